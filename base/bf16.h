@@ -1,0 +1,42 @@
+// bfloat16 and IEEE half storage types: 16 bits each, converted to float for every computation.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace bora {
+
+// The upper half of an IEEE float. Conversion from float rounds to nearest, ties to even; NaN stays
+// NaN.
+struct Bf16 {
+  uint16_t bits = 0;
+};
+
+inline float ToFloat(Bf16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+
+inline Bf16 ToBf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return Bf16{static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return Bf16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+// Rounds to the nearest bfloat16 and back.
+inline float RoundToBf16(float value) { return ToFloat(ToBf16(value)); }
+
+// IEEE binary16, as found in fp16 checkpoints. Exact in float.
+inline float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 0x1fu;
+  const uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 0) {
+    // Subnormal: mantissa * 2^-24, exact in float.
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+}
+
+}  // namespace bora

@@ -1,0 +1,22 @@
+// Fused residual addition and RMSNorm (Zhang & Sennrich 2019):
+//   residual[t, :] += delta[t, :]                        (skipped when delta is null)
+//   out[t, i] = residual[t, i] / sqrt(mean_j residual[t, j]^2 + eps) * gain[i]
+#pragma once
+
+#include "kernels/device.h"
+
+namespace bora {
+
+struct AddRmsNormShape {
+  int64_t n_tokens = 0;
+  int64_t dim = 0;
+  float eps = 0;  // as the checkpoint says
+};
+
+// residual: [n_tokens, dim], updated in place. delta: [n_tokens, dim] or null. gain: [dim]. out:
+// [n_tokens, dim], must not overlap residual. The sum of squares is accumulated in a fixed order
+// that depends on dim alone.
+void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual,
+                const float* delta, const float* gain, float* out);
+
+}  // namespace bora

@@ -1,0 +1,52 @@
+// The CPU device and the views that operations take. A device owns the threads that operations run
+// on; CudaDevice will stand beside CpuDevice, and operations are overloads on the device type.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "base/bf16.h"
+
+namespace bora {
+
+// Element type of weights and of the KV cache. Activations are float; where an operation's weights
+// are bf16 it rounds its activations to bf16 first, as the reference's bf16 matrix products do, and
+// accumulates in float.
+enum class DType { kF32, kBf16 };
+
+inline int64_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+
+// A weight in the device's layout. The memory belongs to the weight loader and outlives every
+// operation.
+struct Weight {
+  DType dtype = DType::kF32;
+  const void* data = nullptr;  // [n_rows, n_cols], row-major: a row makes one output element
+  int64_t n_rows = 0;
+  int64_t n_cols = 0;
+};
+
+// A fixed team of threads; the caller's thread is one of them. Owned and used by one thread (the
+// rank thread).
+class CpuDevice {
+ public:
+  // n_threads >= 1: n_threads - 1 helpers are started.
+  explicit CpuDevice(int n_threads);
+  ~CpuDevice();
+  CpuDevice(const CpuDevice&) = delete;
+  CpuDevice& operator=(const CpuDevice&) = delete;
+
+  int n_threads() const { return n_threads_; }
+
+  // Calls body(begin, end) on disjoint ranges that cover [0, n_items), and returns when all have
+  // returned. Where the ranges are cut must not influence results: every item is computed by
+  // itself. Ranges are at least `grain` items (> 0) long, so that little work stays on one thread.
+  void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
+
+ private:
+  class Team;
+  int n_threads_;
+  std::unique_ptr<Team> team_;
+};
+
+}  // namespace bora

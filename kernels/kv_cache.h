@@ -1,0 +1,48 @@
+// Paged KV cache of one rank: for each of its layers a pool of blocks, each block holding
+// block_size consecutive tokens of one sequence for all local KV heads. The coordinator owns the
+// block table; this is the bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device.h"
+
+namespace bora {
+
+// Shape of a rank's cache. Bytes = 2 * n_layers * n_blocks * local_n_kv_heads * block_size *
+// head_dim * DTypeBytes.
+struct KvCacheShape {
+  DType dtype = DType::kF32;
+  int64_t n_layers = 0;
+  int64_t n_blocks = 0;
+  int64_t local_n_kv_heads = 0;
+  int64_t block_size = 16;  // tokens
+  int64_t head_dim = 0;
+
+  // Elements of K (or of V) of one layer.
+  int64_t layer_elements() const { return n_blocks * local_n_kv_heads * block_size * head_dim; }
+  int64_t total_bytes() const { return 2 * n_layers * layer_elements() * DTypeBytes(dtype); }
+};
+
+// One layer's keys and values: [n_blocks, local_n_kv_heads, block_size, head_dim] each.
+struct KvLayerView {
+  void* keys = nullptr;
+  void* values = nullptr;
+  KvCacheShape shape;
+};
+
+// Where the rows of a step lie: a step's tokens are concatenated row after row; all arrays are step
+// inputs that are filled once per step and reused.
+struct StepTokensView {
+  int64_t n_rows = 0;
+  int64_t n_tokens = 0;
+  const int32_t* row_begin = nullptr;  // [n_rows + 1] first token of each row in the step's tokens
+  const int32_t* row_position = nullptr;  // [n_rows] absolute position of the row's first token
+  const int32_t* positions = nullptr;     // [n_tokens] absolute position of each token
+  const int32_t* token_row = nullptr;     // [n_tokens] row of each token
+  const int32_t* block_table =
+      nullptr;  // [n_rows, max_blocks_per_row] block ids, valid as far as the row needs
+  int64_t max_blocks_per_row = 0;
+};
+
+}  // namespace bora

@@ -1,0 +1,14 @@
+// Matrix product with a weight: y[m, n] = sum_k x[m, k] * w[n, k].
+#pragma once
+
+#include "kernels/device.h"
+
+namespace bora {
+
+// x: [m, w.n_cols] float; y: [m, w.n_rows] float, overwritten, must not overlap x. When w is bf16,
+// x is rounded to bf16 (nearest even) first; products are exact in float then. Accumulation is in
+// float, per output element in an order that depends on w.n_cols alone: the same bits for every m,
+// every blocking and every thread count. m = 0 is allowed.
+void MatMul(CpuDevice& device, const float* x, int64_t m, const Weight& w, float* y);
+
+}  // namespace bora

@@ -1,0 +1,39 @@
+// Rotary position embedding (Su et al. 2021, half-rotation layout) on queries and keys, and the
+// write of keys and values into the paged cache:
+//   for i < head_dim/2, angle = position * theta^(-2i/head_dim):
+//   out[i] = in[i] cos - in[i + head_dim/2] sin;  out[i + head_dim/2] = in[i + head_dim/2] cos +
+//   in[i] sin
+#pragma once
+
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/kv_cache.h"
+
+namespace bora {
+
+// cos and sin of every angle, made once at load in double and rounded to float. Immutable after
+// construction.
+class RopeTable {
+ public:
+  // head_dim even; positions [0, n_positions).
+  RopeTable(int64_t head_dim, int64_t n_positions, double theta);
+  const float* cosines(int64_t position) const {
+    return &cosines_[position * half_];
+  }                                                                                 // [head_dim/2]
+  const float* sines(int64_t position) const { return &sines_[position * half_]; }  // [head_dim/2]
+
+ private:
+  int64_t half_;
+  std::vector<float> cosines_;  // [n_positions, head_dim/2]
+  std::vector<float> sines_;    // [n_positions, head_dim/2]
+};
+
+// qkv: [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]: for each token its query
+// heads, key heads, value heads. Queries are rotated in place; rotated keys and values are rounded
+// to the cache's type and stored at each token's position. The blocks that the tokens fall into
+// must be in the block table.
+void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensView& tokens,
+                    int64_t local_n_heads, float* qkv, const KvLayerView& cache);
+
+}  // namespace bora

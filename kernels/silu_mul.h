@@ -1,0 +1,14 @@
+// The gated activation of the feed-forward block: out = silu(gate) * up, silu(x) = x / (1 +
+// exp(-x)).
+#pragma once
+
+#include "kernels/device.h"
+
+namespace bora {
+
+// gate_up: [n_tokens, 2 * hidden_dim], for each token the gate half, then the up half. out:
+// [n_tokens, hidden_dim].
+void SiluMul(CpuDevice& device, int64_t n_tokens, int64_t hidden_dim, const float* gate_up,
+             float* out);
+
+}  // namespace bora

@@ -1,0 +1,87 @@
+// A model directory: which layout it has, its config, and where the bytes of each weight are.
+//
+// Two layouts are read. Hugging Face: config.json with model.safetensors, or with
+// model.safetensors.index.json and the shards it names. Mistral: params.json with
+// consolidated.safetensors or consolidated-NNNNN-of-MMMMM.safetensors. When a directory holds both
+// (published Mistral repositories do), Hugging Face's files are read and the others are ignored:
+// files are always found by name or through the index, never by a glob over *.safetensors.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "model/config.h"
+#include "model/fingerprint.h"
+#include "model/safetensors.h"
+#include "model/tensor_id.h"
+
+namespace bora {
+
+enum class CheckpointLayout { kHuggingFace, kMistral };
+
+absl::string_view LayoutName(CheckpointLayout layout);
+
+// What the layout calls the tensor, for example "model.layers.3.self_attn.q_proj.weight".
+std::string StoredName(CheckpointLayout layout, TensorId id);
+
+struct ModelDirectory {
+  CheckpointLayout layout = CheckpointLayout::kHuggingFace;
+  ModelConfig config;
+};
+
+// Reads only the directory's config: enough to plan memory, or to serve dummy weights.
+// NOT_FOUND when it has neither config.json nor params.json. Logs the config's notes.
+absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir);
+
+// Where one weight is stored.
+struct StoredTensor {
+  DType dtype = DType::kF32;        // F32, F16 or BF16
+  absl::Span<const uint8_t> bytes;  // row-major, alignment unknown
+  bool interleaved_rotary = false;  // rows rotate adjacent pairs (Mistral's wq and wk)
+};
+
+// A checkpoint whose files are mapped and whose every tensor was found with the shape that the
+// config says. Immutable after construction.
+class Checkpoint {
+ public:
+  // Opens the directory. The message names the file, the tensor and both numbers: missing and
+  // unexpected tensors are listed, except buffers known to be redundant (rotary_emb.inv_freq).
+  // Index entries must be plain file names inside the directory; symbolic links are followed, since
+  // the Hugging Face cache is made of them.
+  static absl::StatusOr<Checkpoint> Open(const std::string& dir);
+
+  CheckpointLayout layout() const { return layout_; }
+  const ModelConfig& config() const { return config_; }
+
+  // The stored form of a weight of this config; kOutput of a tied model gives kTokEmbeddings.
+  StoredTensor Find(TensorId id) const;
+
+  // A hash over the config, every tensor's name, dtype, shape and its first, middle and last 4 KiB,
+  // and tokenizer.model where there is one. Cheap (12 KiB a tensor), equal on every host that has a
+  // copy and for every sharding of the same tensors; different layouts of one model differ.
+  // It finds mixed-up checkpoints; it does not prove that no byte was changed.
+  Fingerprint fingerprint() const { return fingerprint_; }
+
+ private:
+  Checkpoint() = default;
+  absl::Status OpenFiles(const std::string& dir);
+  absl::Status MapTensors();
+  absl::Status ComputeFingerprint(const std::string& dir);
+
+  struct Location {
+    size_t file = 0;    // position in files_
+    size_t tensor = 0;  // position in its tensors()
+  };
+
+  CheckpointLayout layout_ = CheckpointLayout::kHuggingFace;
+  ModelConfig config_;
+  std::vector<SafetensorsFile> files_;
+  absl::flat_hash_map<std::string, Location> by_name_;  // by canonical name
+  Fingerprint fingerprint_;
+};
+
+}  // namespace bora

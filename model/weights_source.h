@@ -1,0 +1,74 @@
+// Where a rank's weights come from: a checkpoint on disk or made-up numbers, read by rectangles so
+// that a rank touches only its own share.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "base/bf16.h"
+#include "model/checkpoint.h"
+#include "model/config.h"
+#include "model/fingerprint.h"
+#include "model/tensor_id.h"
+
+namespace bora {
+
+// Rows [row_begin, row_end) and columns [col_begin, col_end) of a tensor.
+struct TensorSlice {
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  int64_t col_begin = 0;
+  int64_t col_end = 0;
+
+  int64_t n_rows() const { return row_end - row_begin; }
+  int64_t n_cols() const { return col_end - col_begin; }
+  int64_t n_elements() const { return n_rows() * n_cols(); }
+};
+
+// All rows and columns of a tensor of this shape.
+inline TensorSlice WholeTensor(const TensorShape& shape) {
+  return {0, shape.n_rows, 0, shape.n_cols};
+}
+
+// Implementations are immutable after construction: any number of threads may read at once.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  virtual const ModelConfig& config() const = 0;
+
+  // Equal for two sources only if they hold the same weights (see each implementation).
+  virtual Fingerprint fingerprint() const = 0;
+
+  // Writes the slice of tensor `id`, row-major, to `dst` [slice.n_rows(), slice.n_cols()], whose
+  // size must be exactly that (CHECK, as is a slice outside the tensor). Norm vectors are one row.
+  // wq and wk come in half-rotation order from every layout. Conversion to float is exact;
+  // conversion to bf16 rounds to nearest even. DATA_LOSS names tensor and element of a value that
+  // is not finite (also one that overflows bf16).
+  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                                 absl::Span<float> dst) const = 0;
+  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                                 absl::Span<Bf16> dst) const = 0;
+};
+
+// The weights of an opened checkpoint, read in place from its mapped files.
+class CheckpointWeights final : public WeightSource {
+ public:
+  explicit CheckpointWeights(Checkpoint checkpoint);
+
+  const ModelConfig& config() const override { return checkpoint_.config(); }
+  Fingerprint fingerprint() const override { return checkpoint_.fingerprint(); }
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<float> dst) const override;
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Bf16> dst) const override;
+
+ private:
+  template <typename T>
+  absl::Status Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const;
+
+  Checkpoint checkpoint_;
+};
+
+}  // namespace bora

@@ -1,0 +1,73 @@
+// A request as the engine sees it, and what the engine tells the one who waits for it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "coordinator/api_error.h"
+#include "model/sampling_params.h"
+#include "model/step.h"
+
+namespace bora {
+
+// A validated request: every field is within the model's limits.
+struct RequestSpec {
+  std::string request_id;
+  std::vector<int32_t> prompt_tokens;  // at least 1
+  // seed is set; stop_token_ids holds what ends generation, the end-of-sequence ids included unless they are ignored.
+  SamplingParams sampling;
+  int32_t max_tokens = 0;         // prompt_tokens + max_tokens <= max_model_len
+  bool context_limited = false;   // max_tokens is what the context leaves: then FINISH_REASON_CONTEXT_LENGTH
+  std::vector<std::string> stop;  // stop sequences
+  bool include_stop_in_output = false;
+  absl::Time arrival;
+  absl::Time deadline = absl::InfiniteFuture();    // the call's
+  absl::Time time_limit = absl::InfiniteFuture();  // a success when it passes
+};
+
+enum class FinishKind { kStopToken, kStopSequence, kMaxTokens, kContextLength, kTimeLimit };
+
+// Where the time of a request went. Durations between times on the coordinator's clock.
+struct RequestTiming {
+  absl::Duration queue;
+  absl::Duration prefill;
+  absl::Duration decode;
+  absl::Duration first_token;
+};
+
+struct FinishInfo {
+  FinishKind kind = FinishKind::kMaxTokens;
+  int32_t stop_token_id = -1;  // kStopToken
+  std::string stop_sequence;   // kStopSequence
+  uint64_t seed = 0;
+  int32_t n_prompt_tokens = 0;
+  int32_t n_output_tokens = 0;
+  RequestTiming timing;
+};
+
+// What is new since the last one.
+struct OutputDelta {
+  std::string text;                           // valid UTF-8; nothing that may yet be part of a stop sequence
+  std::vector<SampledToken> tokens;           // generated, in order
+  std::vector<SampledToken> prompt_logprobs;  // for positions 1, 2, ... of the prompt, in order
+  absl::optional<FinishInfo> finish;          // in the last one
+};
+
+// Whoever waits for a request. The engine thread calls it, from Submit's success until one of: a delta with finish, or
+// OnError; nothing after that. Implementations only take the data over and return: they must not block or call
+// back into the engine.
+class RequestObserver {
+ public:
+  virtual ~RequestObserver() = default;
+
+  // Takes the delta. False: the reader is slow and its buffer full: the engine plans no further step for this request
+  // until Engine::Resume.
+  virtual bool OnDelta(OutputDelta delta) = 0;
+  virtual void OnError(ApiError error) = 0;
+};
+
+}  // namespace bora

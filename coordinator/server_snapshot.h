@@ -1,0 +1,55 @@
+// What the server is doing at one moment, for GetServerInfo, health and the status table.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace bora {
+
+enum class GroupState { kWaitingForWorkers, kLoading, kJoining, kServing };
+enum class WorkerState { kSpare, kLoading, kLoaded, kJoining, kServing };
+
+struct WorkerSnapshot {
+  int64_t worker_id = 0;
+  std::string host;
+  int32_t pid = 0;
+  std::string device;
+  WorkerState state = WorkerState::kSpare;
+  int32_t stage = -1;
+  int32_t tensor_rank = -1;
+  int32_t layer_begin = 0;
+  int32_t layer_end = 0;
+  int64_t weight_bytes = 0;
+  int64_t kv_cache_bytes = 0;
+  double load_progress = 0;  // 0 to 1
+  absl::Time last_heartbeat;
+};
+
+struct LoadSnapshot {
+  int32_t n_running = 0;
+  int32_t n_waiting = 0;
+  int64_t n_waiting_prompt_tokens = 0;
+  int32_t n_blocks = 0;
+  int32_t n_blocks_used = 0;
+  int32_t n_blocks_reserved = 0;
+  int32_t n_steps_in_flight = 0;
+  int64_t n_output_tokens_total = 0;
+  int64_t n_prompt_tokens_total = 0;
+  int64_t n_finished_requests_total = 0;
+  int64_t n_steps_total = 0;
+};
+
+struct ServerSnapshot {
+  GroupState group_state = GroupState::kWaitingForWorkers;
+  std::string group_detail;  // why it is not serving, for people
+  bool draining = false;
+  int64_t epoch = 0;
+  std::string fingerprint;  // of the checkpoint that the workers loaded; empty before
+  std::vector<WorkerSnapshot> workers;
+  LoadSnapshot load;
+};
+
+}  // namespace bora

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "model/sampling_params.h"
 
 namespace bora {
 
-// What a group of ranks was told when its epoch began; bounds everything a plan may say.
+// What a group of ranks was told when its epoch began; bounds everything a plan may say. A sampled
+// token needs a position too, so a row that ends at max_model_len cannot sample.
 struct GroupLimits {
   int32_t max_num_seqs = 0;            // slots: ids [0, max_num_seqs)
   int32_t max_num_batched_tokens = 0;  // tokens of one plan
@@ -117,6 +119,16 @@ struct StepResult {
   bool operator==(const StepResult&) const = default;
 };
 
+// Caps on what an epoch may ask for, so that a rank can size its step inputs without overflow; far
+// above any sensible deployment.
+inline constexpr int32_t kMaxNumSeqs = 1 << 16;
+inline constexpr int32_t kMaxNumBatchedTokens = 1 << 20;
+inline constexpr int32_t kMaxModelLen = 1 << 24;
+inline constexpr int32_t kMaxBlockSize = 512;  // attention works in splits of 512 tokens
+
+// INVALID_ARGUMENT names the limit that is out of range. block_size must be a power of two.
+absl::Status ValidateLimits(const GroupLimits& limits);
+
 // Everything about a plan that can be checked without knowing the slots' state: ids in range, no
 // duplicates, token ids in the vocabulary, sums within the limits, sampling parameters within
 // theirs. The sender asserts it, the receiver returns it. Errors name the field, the value and the
@@ -125,24 +137,35 @@ absl::Status ValidatePlan(const StepPlan& plan, const GroupLimits& limits);
 
 // The state of the slots that plans refer to, as both sides know it; catches what ValidatePlan
 // cannot: rows that leave gaps, blocks that are missing or granted twice, slots opened twice or
-// used when closed. Owned by one thread.
+// used when closed, a last sampled token that does not exist. A block belongs to one slot until
+// that slot is closed. Owned by one thread.
 class SlotTracker {
  public:
+  // `limits` must have passed ValidateLimits (CHECK).
   explicit SlotTracker(const GroupLimits& limits);
 
-  // Applies the plan, or returns what is wrong with it; after an error the tracker must not be used
-  // again.
+  // Checks the plan with ValidatePlan, then applies it, or returns INVALID_ARGUMENT with what is
+  // wrong with it; after an error the tracker must not be used again. step_id must be the number of
+  // plans applied before.
   absl::Status Apply(const StepPlan& plan);
+
+  // The block table of an open slot (CHECK); valid until the next Apply.
+  absl::Span<const int32_t> block_ids(int32_t slot) const;
+  int32_t n_prompt_tokens(int32_t slot) const;
 
  private:
   struct Slot {
     bool open = false;
     int32_t n_tokens = 0;  // tokens that have passed through the model
     int32_t n_prompt_tokens = 0;
-    bool has_sampled = false;
+    bool wants_prompt_logprobs = false;
+    bool has_sampled = false;  // by its latest row: the token has position n_tokens
     std::vector<int32_t> block_ids;
   };
 
+  absl::Status Close(int32_t slot);
+  absl::Status Open(const SlotOpen& open);
+  absl::Status Grant(const BlockGrant& grant);
   absl::Status ApplyRow(const StepRow& row);
 
   GroupLimits limits_;

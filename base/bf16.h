@@ -39,4 +39,23 @@ inline float HalfToFloat(uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+// The nearest IEEE binary16, ties to even; overflow gives infinity, NaN stays NaN.
+inline uint16_t FloatToHalf(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;
+  // 65520 = 0x477ff000 is halfway between the largest half and the next power of two.
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
+  if (magnitude < 0x38800000u) {
+    // Below 2^-14 halves are multiples of 2^-24, which is the spacing of floats in [0.5, 1): the
+    // addition rounds, and the low bits of the sum count the multiples.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000u);
+  }
+  // Rebias the exponent by 15 - 127 and round away 13 mantissa bits; a carry moves the exponent up.
+  const uint32_t rebased = magnitude - (112u << 23);
+  return sign | static_cast<uint16_t>((rebased + 0xfffu + ((rebased >> 13) & 1u)) >> 13);
+}
+
 }  // namespace bora

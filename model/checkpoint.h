@@ -2,9 +2,10 @@
 //
 // Two layouts are read. Hugging Face: config.json with model.safetensors, or with
 // model.safetensors.index.json and the shards it names. Mistral: params.json with
-// consolidated.safetensors or consolidated-NNNNN-of-MMMMM.safetensors. When a directory holds both
-// (published Mistral repositories do), Hugging Face's files are read and the others are ignored:
-// files are always found by name or through the index, never by a glob over *.safetensors.
+// consolidated.safetensors, or with consolidated.safetensors.index.json and its shards. When a
+// directory holds both (published Mistral repositories do), Hugging Face's files are read and the
+// others are ignored. Files are always found by name or through the index, never by a glob over
+// *.safetensors; where there is an index it is believed.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,13 @@ absl::string_view LayoutName(CheckpointLayout layout);
 
 // What the layout calls the tensor, for example "model.layers.3.self_attn.q_proj.weight".
 std::string StoredName(CheckpointLayout layout, TensorId id);
+
+// The name of shard `shard` (from 0) of n_shards, and of the index that several shards need.
+std::string SafetensorsName(CheckpointLayout layout, int shard, int n_shards);
+std::string IndexName(CheckpointLayout layout);
+
+// "config.json" or "params.json".
+std::string ConfigName(CheckpointLayout layout);
 
 struct ModelDirectory {
   CheckpointLayout layout = CheckpointLayout::kHuggingFace;
@@ -68,19 +76,29 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
-  absl::Status OpenFiles(const std::string& dir);
-  absl::Status MapTensors();
-  absl::Status ComputeFingerprint(const std::string& dir);
 
   struct Location {
     size_t file = 0;    // position in files_
     size_t tensor = 0;  // position in its tensors()
   };
+  using Locations = absl::flat_hash_map<std::string, Location>;
+
+  // Maps the files of `layout_` in `dir` and lists every tensor in them by stored name.
+  absl::StatusOr<Locations> MapFiles(const std::string& dir);
+  absl::StatusOr<Locations> MapIndexedFiles(const std::string& dir, const std::string& index_name);
+  absl::Status AddFile(const std::string& path);
+  // Fills by_name_ from what is stored; every stored tensor must be used or known to be redundant.
+  absl::Status ResolveTensors(const std::string& dir, Locations stored);
+  absl::Status CheckStored(TensorId id, const Location& location) const;
+  const TensorInfo& InfoAt(const Location& location) const {
+    return files_[location.file].tensors()[location.tensor];
+  }
+  absl::Status ComputeFingerprint(const std::string& dir);
 
   CheckpointLayout layout_ = CheckpointLayout::kHuggingFace;
   ModelConfig config_;
   std::vector<SafetensorsFile> files_;
-  absl::flat_hash_map<std::string, Location> by_name_;  // by canonical name
+  Locations by_name_;  // by canonical name
   Fingerprint fingerprint_;
 };
 

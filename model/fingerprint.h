@@ -7,6 +7,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/config.h"
 
 namespace bora {
 
@@ -33,5 +34,8 @@ class Fingerprinter {
   unsigned __int128 state_ =
       (static_cast<unsigned __int128>(0x6c62272e07bb0142u) << 64) | 0x62b821756295c58du;
 };
+
+// Adds every number of the config (not its notes).
+void AddConfig(const ModelConfig& config, Fingerprinter& hash);
 
 }  // namespace bora

@@ -31,6 +31,9 @@ inline TensorSlice WholeTensor(const TensorShape& shape) {
   return {0, shape.n_rows, 0, shape.n_cols};
 }
 
+// CHECK-fails unless the slice lies in the tensor and has dst_size elements.
+void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size);
+
 // Implementations are immutable after construction: any number of threads may read at once.
 class WeightSource {
  public:

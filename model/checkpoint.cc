@@ -1,0 +1,332 @@
+#include "model/checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "model/json.h"
+
+namespace bora {
+namespace {
+
+// The largest model published in this form has fewer than 200 shards.
+constexpr size_t kMaxShards = 1000;
+// tokenizer.model files are about 500 KB; Llama 3's largest is 9 MB.
+constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
+// Names listed in a message about missing or unexpected tensors.
+constexpr size_t kMaxNamesShown = 5;
+constexpr size_t kSampleBytes = 4096;
+
+bool Exists(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
+}
+
+bool HasWeights(const std::string& dir, CheckpointLayout layout) {
+  return Exists(absl::StrCat(dir, "/", IndexName(layout))) ||
+         Exists(absl::StrCat(dir, "/", SafetensorsName(layout, 0, 1)));
+}
+
+// Hugging Face's layout wherever it is complete; Mistral's otherwise; without any weights,
+// whichever config is there.
+absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
+  constexpr CheckpointLayout kLayouts[] = {CheckpointLayout::kHuggingFace,
+                                           CheckpointLayout::kMistral};
+  const auto has_config = [&dir](CheckpointLayout layout) {
+    return Exists(absl::StrCat(dir, "/", ConfigName(layout)));
+  };
+  for (const CheckpointLayout layout : kLayouts) {
+    if (has_config(layout) && HasWeights(dir, layout)) return layout;
+  }
+  for (const CheckpointLayout layout : kLayouts) {
+    if (has_config(layout)) return layout;
+  }
+  return absl::NotFoundError(
+      absl::StrCat(dir, ": no model here: neither config.json nor params.json"));
+}
+
+// The part of the stored name after "layers.N.", or the whole name for tensors outside layers.
+struct StoredPart {
+  TensorKind kind;
+  const char* hugging_face;
+  const char* mistral;
+};
+
+constexpr StoredPart kStoredParts[] = {
+    {TensorKind::kTokEmbeddings, "model.embed_tokens.weight", "tok_embeddings.weight"},
+    {TensorKind::kAttentionNorm, "input_layernorm.weight", "attention_norm.weight"},
+    {TensorKind::kWq, "self_attn.q_proj.weight", "attention.wq.weight"},
+    {TensorKind::kWk, "self_attn.k_proj.weight", "attention.wk.weight"},
+    {TensorKind::kWv, "self_attn.v_proj.weight", "attention.wv.weight"},
+    {TensorKind::kWo, "self_attn.o_proj.weight", "attention.wo.weight"},
+    {TensorKind::kFfnNorm, "post_attention_layernorm.weight", "ffn_norm.weight"},
+    {TensorKind::kW1, "mlp.gate_proj.weight", "feed_forward.w1.weight"},
+    {TensorKind::kW2, "mlp.down_proj.weight", "feed_forward.w2.weight"},
+    {TensorKind::kW3, "mlp.up_proj.weight", "feed_forward.w3.weight"},
+    {TensorKind::kNorm, "model.norm.weight", "norm.weight"},
+    {TensorKind::kOutput, "lm_head.weight", "output.weight"}};
+
+// An index may only name files of its own directory.
+absl::Status CheckShardName(const std::string& name) {
+  const bool plain = absl::EndsWith(name, ".safetensors") && name.front() != '.' &&
+                     name.find_first_of("/\\\0", 0, 3) == std::string::npos;
+  if (plain) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("weight_map names the file ", JsonQuote(name),
+                   ", must be a plain *.safetensors name in the same directory"));
+}
+
+// Stored tensor name -> shard file name.
+absl::StatusOr<std::map<std::string, std::string>> ParseIndex(absl::string_view text) {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text));
+  const auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
+  if (weight_map == json.end() || !weight_map->is_object() || weight_map->empty()) {
+    return absl::InvalidArgumentError("weight_map is missing, empty or not an object");
+  }
+  std::map<std::string, std::string> shard_of;
+  for (const auto& [tensor, file] : weight_map->items()) {
+    if (!file.is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("weight_map entry ", JsonQuote(tensor), " is not a string"));
+    }
+    const std::string& name = file.get_ref<const std::string&>();
+    RETURN_IF_ERROR(CheckShardName(name));
+    shard_of.emplace(tensor, name);
+  }
+  return shard_of;
+}
+
+// "3 tensors missing: a, b, c" with at most kMaxNamesShown names.
+std::string ListNames(std::vector<std::string> names, absl::string_view what) {
+  std::sort(names.begin(), names.end());
+  const size_t n = names.size();
+  names.resize(std::min(n, kMaxNamesShown));
+  return absl::StrCat(n, n == 1 ? " tensor " : " tensors ", what, ": ", absl::StrJoin(names, ", "),
+                      n > kMaxNamesShown ? ", ..." : "");
+}
+
+// Tensors that other software writes and that hold nothing the config does not say.
+bool IsRedundant(const std::string& stored_name, const ModelConfig& config,
+                 CheckpointLayout layout) {
+  if (absl::EndsWith(stored_name, ".rotary_emb.inv_freq")) return true;
+  return config.tie_word_embeddings &&
+         stored_name == StoredName(layout, {TensorKind::kOutput, kNoLayer});
+}
+
+void AddSamples(absl::Span<const uint8_t> bytes, Fingerprinter& hash) {
+  if (bytes.size() <= 3 * kSampleBytes) {
+    hash.AddBytes(bytes);
+    return;
+  }
+  hash.AddBytes(bytes.subspan(0, kSampleBytes));
+  hash.AddBytes(bytes.subspan(bytes.size() / 2 - kSampleBytes / 2, kSampleBytes));
+  hash.AddBytes(bytes.subspan(bytes.size() - kSampleBytes));
+}
+
+}  // namespace
+
+absl::string_view LayoutName(CheckpointLayout layout) {
+  return layout == CheckpointLayout::kHuggingFace ? "hugging-face" : "mistral";
+}
+
+std::string SafetensorsName(CheckpointLayout layout, int shard, int n_shards) {
+  const char* stem = layout == CheckpointLayout::kHuggingFace ? "model" : "consolidated";
+  if (n_shards == 1) return absl::StrCat(stem, ".safetensors");
+  return absl::StrFormat("%s-%05d-of-%05d.safetensors", stem, shard + 1, n_shards);
+}
+
+std::string IndexName(CheckpointLayout layout) {
+  return absl::StrCat(SafetensorsName(layout, 0, 1), ".index.json");
+}
+
+std::string ConfigName(CheckpointLayout layout) {
+  return layout == CheckpointLayout::kHuggingFace ? "config.json" : "params.json";
+}
+
+std::string StoredName(CheckpointLayout layout, TensorId id) {
+  const bool is_hf = layout == CheckpointLayout::kHuggingFace;
+  for (const StoredPart& part : kStoredParts) {
+    if (part.kind != id.kind) continue;
+    const char* name = is_hf ? part.hugging_face : part.mistral;
+    if (!IsLayerTensor(id.kind)) return name;
+    return absl::StrCat(is_hf ? "model.layers." : "layers.", id.layer, ".", name);
+  }
+  CHECK(false) << "tensor kind " << static_cast<int>(id.kind);
+  return "";
+}
+
+absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir) {
+  ASSIGN_OR_RETURN(const CheckpointLayout layout, DetectLayout(dir));
+  const std::string path = absl::StrCat(dir, "/", ConfigName(layout));
+  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kMaxJsonBytes));
+  absl::StatusOr<ModelConfig> config =
+      layout == CheckpointLayout::kHuggingFace ? ParseHfConfig(text) : ParseMistralParams(text);
+  if (!config.ok()) return Annotate(config.status(), dir);
+  LogInfo("model config", {{"path", path}, {"layout", LayoutName(layout)}});
+  for (const std::string& note : config->notes) {
+    LogInfo("model config: a missing field was filled in", {{"rule", note}});
+  }
+  return ModelDirectory{layout, *std::move(config)};
+}
+
+absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
+  ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(dir));
+  Checkpoint checkpoint;
+  checkpoint.layout_ = directory.layout;
+  checkpoint.config_ = std::move(directory.config);
+  ASSIGN_OR_RETURN(Locations stored, checkpoint.MapFiles(dir));
+  RETURN_IF_ERROR(checkpoint.ResolveTensors(dir, std::move(stored)));
+  RETURN_IF_ERROR(checkpoint.ComputeFingerprint(dir));
+  return checkpoint;
+}
+
+absl::Status Checkpoint::AddFile(const std::string& path) {
+  ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Checkpoint::Locations> Checkpoint::MapFiles(const std::string& dir) {
+  const std::string index_name = IndexName(layout_);
+  const std::string file_name = SafetensorsName(layout_, 0, 1);
+  if (Exists(absl::StrCat(dir, "/", index_name))) return MapIndexedFiles(dir, index_name);
+  if (!Exists(absl::StrCat(dir, "/", file_name))) {
+    return absl::NotFoundError(
+        absl::StrCat(dir, ": no weights: neither ", index_name, " nor ", file_name));
+  }
+  RETURN_IF_ERROR(AddFile(absl::StrCat(dir, "/", file_name)));
+  Locations stored;
+  for (size_t i = 0; i < files_[0].tensors().size(); ++i) {
+    stored[files_[0].tensors()[i].name] = {0, i};
+  }
+  return stored;
+}
+
+absl::StatusOr<Checkpoint::Locations> Checkpoint::MapIndexedFiles(const std::string& dir,
+                                                                  const std::string& index_name) {
+  const std::string index_path = absl::StrCat(dir, "/", index_name);
+  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(index_path, kMaxJsonBytes));
+  auto parsed = ParseIndex(text);
+  if (!parsed.ok()) return Annotate(parsed.status(), index_path);
+  const std::map<std::string, std::string>& shard_of = *parsed;
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : shard_of) shards.insert(shard);
+  if (shards.size() > kMaxShards) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(index_path, ": names ", shards.size(), " files, the limit is ", kMaxShards));
+  }
+  Locations stored;
+  for (const std::string& shard : shards) {
+    RETURN_IF_ERROR(AddFile(absl::StrCat(dir, "/", shard)));
+    const std::vector<TensorInfo>& tensors = files_.back().tensors();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const auto it = shard_of.find(tensors[i].name);
+      if (it == shard_of.end() || it->second != shard) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            files_.back().path(), ": holds tensor ", JsonQuote(tensors[i].name), ", which ",
+            index_name, it == shard_of.end() ? " does not list" : " places in ",
+            it == shard_of.end() ? "" : it->second));
+      }
+      stored[tensors[i].name] = {files_.size() - 1, i};
+    }
+  }
+  for (const auto& [tensor, shard] : shard_of) {
+    if (stored.contains(tensor)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(index_path, ": places tensor ",
+                                                   JsonQuote(tensor), " in ", shard,
+                                                   ", which does not hold it"));
+  }
+  return stored;
+}
+
+absl::Status Checkpoint::CheckStored(TensorId id, const Location& location) const {
+  const TensorInfo& info = InfoAt(location);
+  const TensorShape shape = ShapeOf(config_, id);
+  const std::vector<int64_t> expected = shape.is_vector
+                                            ? std::vector<int64_t>{shape.n_cols}
+                                            : std::vector<int64_t>{shape.n_rows, shape.n_cols};
+  const std::string prefix =
+      absl::StrCat(files_[location.file].path(), ": tensor ", info.name, ": ");
+  if (info.shape != expected) {
+    return absl::InvalidArgumentError(absl::StrCat(prefix, "shape ", ShapeText(info.shape),
+                                                   ", config says ", ShapeText(expected)));
+  }
+  if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBf16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(prefix, "dtype ", DTypeName(info.dtype), ", supported are F32, F16 and BF16"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::ResolveTensors(const std::string& dir, Locations stored) {
+  std::vector<std::string> missing;
+  for (const TensorId id : AllTensors(config_)) {
+    const auto it = stored.find(StoredName(layout_, id));
+    if (it == stored.end()) {
+      missing.push_back(StoredName(layout_, id));
+      continue;
+    }
+    RETURN_IF_ERROR(CheckStored(id, it->second));
+    by_name_[TensorName(id)] = it->second;
+    stored.erase(it);
+  }
+  if (!missing.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(dir, ": ", ListNames(missing, "missing")));
+  }
+  std::vector<std::string> unexpected;
+  for (const auto& [name, location] : stored) {
+    if (!IsRedundant(name, config_, layout_)) unexpected.push_back(JsonQuote(name));
+  }
+  if (!unexpected.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(dir, ": ", ListNames(unexpected, "unexpected")));
+  }
+  if (!stored.empty()) {
+    LogInfo("checkpoint: redundant tensors ignored",
+            {{"n_tensors", static_cast<int64_t>(stored.size())}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
+  Fingerprinter hash;
+  hash.AddString(LayoutName(layout_));
+  AddConfig(config_, hash);
+  for (const TensorId id : AllTensors(config_)) {
+    const Location& location = by_name_.at(TensorName(id));
+    const TensorInfo& info = InfoAt(location);
+    hash.AddString(info.name);
+    hash.AddString(DTypeName(info.dtype));
+    for (const int64_t n : info.shape) hash.AddNumber(n);
+    AddSamples(files_[location.file].Bytes(info), hash);
+  }
+  const std::string tokenizer = absl::StrCat(dir, "/tokenizer.model");
+  if (Exists(tokenizer)) {
+    ASSIGN_OR_RETURN(const std::string bytes, ReadSmallFile(tokenizer, kMaxTokenizerBytes));
+    hash.AddString(bytes);
+  }
+  fingerprint_ = hash.Get();
+  return absl::OkStatus();
+}
+
+StoredTensor Checkpoint::Find(TensorId id) const {
+  const bool is_tied_head = id.kind == TensorKind::kOutput && config_.tie_word_embeddings;
+  if (is_tied_head) id = {TensorKind::kTokEmbeddings, kNoLayer};
+  const auto it = by_name_.find(TensorName(id));
+  CHECK(it != by_name_.end()) << TensorName(id) << " is not a tensor of this model";
+  const TensorInfo& info = InfoAt(it->second);
+  const bool rotates = id.kind == TensorKind::kWq || id.kind == TensorKind::kWk;
+  return {info.dtype, files_[it->second.file].Bytes(info),
+          rotates && layout_ == CheckpointLayout::kMistral};
+}
+
+}  // namespace bora

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 
+# torch is Debian's; what else these packages pull in does not touch the numbers.
 REQUIREMENTS = ["transformers==4.46.3", "tokenizers==0.20.3", "safetensors==0.4.5",
                 "huggingface_hub==0.36.2"]
 GOLDENS = pathlib.Path(__file__).resolve().parent / "goldens"
@@ -29,7 +30,7 @@ GOLDENS = pathlib.Path(__file__).resolve().parent / "goldens"
 # What the product is held to: |logit - golden| <= LOGIT_TOLERANCE * max |golden| of the row.
 LOGIT_TOLERANCE = 1e-4
 # Greedy paths are chosen by seed so that the best logit leads the second best by this much: ten
-# times what the tolerance allows at a row maximum of 10, so that identical tokens are a fair demand.
+# times what the tolerance allows at a row maximum of 10: identical tokens are a fair demand.
 MIN_GREEDY_MARGIN = 1e-2
 # A golden must see each known trap (MUTATIONS) at this many times the tolerance.
 MIN_SENSITIVITY = 10
@@ -382,8 +383,9 @@ def make_case(case, weights, out):
             coarse = make_reference(shape, weights, torch.bfloat16)(tokens, use_cache=False)
         tensors["logits_bf16"] = coarse.logits[0].float()[positions].contiguous()
         difference = tensors["logits_bf16"] - golden.logits
-        print(f"{case.name}: reference in bfloat16 is off by {float(difference.square().mean().sqrt()):.3g} RMS, "
-              f"{relative_error(tensors['logits_bf16'], golden.logits):.3g} relative")
+        rms = float(difference.square().mean().sqrt())
+        worst = relative_error(tensors["logits_bf16"], golden.logits)
+        print(f"{case.name}: reference in bfloat16 is off by {rms:.3g} RMS, {worst:.3g} relative")
     safetensors.torch.save_file(tensors, out / f"{case.name}.safetensors")
 
 

@@ -261,9 +261,10 @@ absl::Status Checkpoint::CheckStored(TensorId id, const Location& location) cons
     return absl::InvalidArgumentError(absl::StrCat(prefix, "shape ", ShapeText(info.shape),
                                                    ", config says ", ShapeText(expected)));
   }
-  if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBf16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(prefix, "dtype ", DTypeName(info.dtype), ", supported are F32, F16 and BF16"));
+  if (info.dtype != FileDType::kF32 && info.dtype != FileDType::kF16 &&
+      info.dtype != FileDType::kBf16) {
+    return absl::InvalidArgumentError(absl::StrCat(prefix, "dtype ", FileDTypeName(info.dtype),
+                                                   ", supported are F32, F16 and BF16"));
   }
   return absl::OkStatus();
 }
@@ -305,7 +306,7 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
     const Location& location = by_name_.at(TensorName(id));
     const TensorInfo& info = InfoAt(location);
     hash.AddString(info.name);
-    hash.AddString(DTypeName(info.dtype));
+    hash.AddString(FileDTypeName(info.dtype));
     for (const int64_t n : info.shape) hash.AddNumber(n);
     AddSamples(files_[location.file].Bytes(info), hash);
   }

@@ -47,9 +47,9 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir);
 
 // Where one weight is stored.
 struct StoredTensor {
-  DType dtype = DType::kF32;        // F32, F16 or BF16
-  absl::Span<const uint8_t> bytes;  // row-major, alignment unknown
-  bool interleaved_rotary = false;  // rows rotate adjacent pairs (Mistral's wq and wk)
+  FileDType dtype = FileDType::kF32;  // F32, F16 or BF16
+  absl::Span<const uint8_t> bytes;    // row-major, alignment unknown
+  bool interleaved_rotary = false;    // rows rotate adjacent pairs (Mistral's wq and wk)
 };
 
 // A checkpoint whose files are mapped and whose every tensor was found with the shape that the

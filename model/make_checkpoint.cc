@@ -67,11 +67,11 @@ absl::Status WriteTextFile(const std::string& path, const std::string& text) {
 }
 
 // Appends the values in the stored form of `dtype`, little-endian as this machine.
-absl::Status WriteValues(const std::vector<float>& values, DType dtype, FileWriter& writer) {
-  if (dtype == DType::kF32) return writer.Write(values.data(), values.size() * sizeof(float));
+absl::Status WriteValues(const std::vector<float>& values, FileDType dtype, FileWriter& writer) {
+  if (dtype == FileDType::kF32) return writer.Write(values.data(), values.size() * sizeof(float));
   std::vector<uint16_t> bits(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    bits[i] = dtype == DType::kF16 ? FloatToHalf(values[i]) : ToBf16(values[i]).bits;
+    bits[i] = dtype == FileDType::kF16 ? FloatToHalf(values[i]) : ToBf16(values[i]).bits;
   }
   return writer.Write(bits.data(), bits.size() * sizeof(uint16_t));
 }
@@ -101,8 +101,8 @@ absl::Status WriteTensor(const DummyWeights& weights, TensorId id,
   return absl::OkStatus();
 }
 
-int64_t StoredBytes(const TensorShape& shape, DType dtype) {
-  return shape.n_rows * shape.n_cols * DTypeBytes(dtype);
+int64_t StoredBytes(const TensorShape& shape, FileDType dtype) {
+  return shape.n_rows * shape.n_cols * FileDTypeBytes(dtype);
 }
 
 // The header of one file, padded with spaces so that the data starts at a multiple of eight.
@@ -115,7 +115,7 @@ std::string HeaderText(const ModelConfig& config, const std::vector<TensorId>& i
     const TensorShape shape = ShapeOf(config, id);
     const int64_t end = begin + StoredBytes(shape, options.dtype);
     nlohmann::ordered_json entry;
-    entry["dtype"] = std::string(DTypeName(options.dtype));
+    entry["dtype"] = std::string(FileDTypeName(options.dtype));
     entry["shape"] = shape.is_vector ? std::vector<int64_t>{shape.n_cols}
                                      : std::vector<int64_t>{shape.n_rows, shape.n_cols};
     entry["data_offsets"] = std::vector<int64_t>{begin, end};
@@ -142,7 +142,7 @@ absl::Status WriteShard(const DummyWeights& weights, const std::vector<TensorId>
 std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
                                                 const MakeCheckpointOptions& options) {
   const std::vector<TensorId> ids = AllTensors(config);
-  const int64_t total_bytes = ParameterCount(config) * DTypeBytes(options.dtype);
+  const int64_t total_bytes = ParameterCount(config) * FileDTypeBytes(options.dtype);
   std::vector<std::vector<TensorId>> shards(options.n_shards);
   int64_t written = 0;
   size_t shard = 0;
@@ -160,10 +160,10 @@ std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
 
 absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions& options) {
   RETURN_IF_ERROR(Validate(config));
-  if (options.dtype != DType::kF32 && options.dtype != DType::kF16 &&
-      options.dtype != DType::kBf16) {
+  if (options.dtype != FileDType::kF32 && options.dtype != FileDType::kF16 &&
+      options.dtype != FileDType::kBf16) {
     return absl::InvalidArgumentError(
-        absl::StrCat("dtype is ", DTypeName(options.dtype), ", must be F32, F16 or BF16"));
+        absl::StrCat("dtype is ", FileDTypeName(options.dtype), ", must be F32, F16 or BF16"));
   }
   const auto n_tensors = static_cast<int>(AllTensors(config).size());
   const int max_shards = std::min(kMaxShards, n_tensors);
@@ -192,9 +192,9 @@ absl::Status PrepareDirectory(const std::string& dir) {
   return absl::OkStatus();
 }
 
-const char* TorchDType(DType dtype) {
-  if (dtype == DType::kF32) return "float32";
-  return dtype == DType::kF16 ? "float16" : "bfloat16";
+const char* TorchDType(FileDType dtype) {
+  if (dtype == FileDType::kF32) return "float32";
+  return dtype == FileDType::kF16 ? "float16" : "bfloat16";
 }
 
 }  // namespace
@@ -213,7 +213,7 @@ absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpoi
   }
   if (options.n_shards > 1) {
     nlohmann::ordered_json index;
-    index["metadata"] = {{"total_size", ParameterCount(config) * DTypeBytes(options.dtype)}};
+    index["metadata"] = {{"total_size", ParameterCount(config) * FileDTypeBytes(options.dtype)}};
     index["weight_map"] = std::move(weight_map);
     RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/", IndexName(options.layout)),
                                   absl::StrCat(index.dump(2), "\n")));

@@ -13,7 +13,7 @@ namespace bora {
 
 struct MakeCheckpointOptions {
   CheckpointLayout layout = CheckpointLayout::kHuggingFace;
-  DType dtype = DType::kBf16;  // kF32, kF16 or kBf16
+  FileDType dtype = FileDType::kBf16;  // kF32, kF16 or kBf16
   uint64_t seed = 0;
   int n_shards = 1;  // files; several need an index (HF) or numbered names (Mistral)
 };

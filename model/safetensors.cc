@@ -29,18 +29,21 @@ constexpr size_t kMaxTensors = 100'000;
 
 struct DTypeEntry {
   const char* name;
-  DType dtype;
+  FileDType dtype;
   int64_t bytes;
 };
 
 constexpr DTypeEntry kDTypes[] = {
-    {"BOOL", DType::kBool, 1},      {"U8", DType::kU8, 1},          {"I8", DType::kI8, 1},
-    {"F8_E4M3", DType::kF8E4M3, 1}, {"F8_E5M2", DType::kF8E5M2, 1}, {"U16", DType::kU16, 2},
-    {"I16", DType::kI16, 2},        {"F16", DType::kF16, 2},        {"BF16", DType::kBf16, 2},
-    {"U32", DType::kU32, 4},        {"I32", DType::kI32, 4},        {"F32", DType::kF32, 4},
-    {"U64", DType::kU64, 8},        {"I64", DType::kI64, 8},        {"F64", DType::kF64, 8}};
+    {"BOOL", FileDType::kBool, 1},      {"U8", FileDType::kU8, 1},
+    {"I8", FileDType::kI8, 1},          {"F8_E4M3", FileDType::kF8E4M3, 1},
+    {"F8_E5M2", FileDType::kF8E5M2, 1}, {"U16", FileDType::kU16, 2},
+    {"I16", FileDType::kI16, 2},        {"F16", FileDType::kF16, 2},
+    {"BF16", FileDType::kBf16, 2},      {"U32", FileDType::kU32, 4},
+    {"I32", FileDType::kI32, 4},        {"F32", FileDType::kF32, 4},
+    {"U64", FileDType::kU64, 8},        {"I64", FileDType::kI64, 8},
+    {"F64", FileDType::kF64, 8}};
 
-const DTypeEntry& EntryOf(DType dtype) {
+const DTypeEntry& EntryOf(FileDType dtype) {
   for (const DTypeEntry& entry : kDTypes) {
     if (entry.dtype == dtype) return entry;
   }
@@ -228,17 +231,17 @@ absl::Status CheckRange(const TensorInfo& tensor, uint64_t data_bytes) {
     return TensorError(tensor,
                        absl::StrCat("ends at byte ", tensor.end, ", the data has ", data_bytes));
   }
-  uint64_t n_bytes = static_cast<uint64_t>(DTypeBytes(tensor.dtype));
+  uint64_t n_bytes = static_cast<uint64_t>(FileDTypeBytes(tensor.dtype));
   for (const int64_t n : tensor.shape) {
     if (__builtin_mul_overflow(n_bytes, static_cast<uint64_t>(n), &n_bytes)) {
-      return TensorError(tensor, absl::StrCat(DTypeName(tensor.dtype), " of shape ",
+      return TensorError(tensor, absl::StrCat(FileDTypeName(tensor.dtype), " of shape ",
                                               ShapeText(tensor.shape), " overflows 64 bits"));
     }
   }
   if (n_bytes != tensor.end - tensor.begin) {
     return TensorError(
         tensor,
-        absl::StrCat(DTypeName(tensor.dtype), " of shape ", ShapeText(tensor.shape), " takes ",
+        absl::StrCat(FileDTypeName(tensor.dtype), " of shape ", ShapeText(tensor.shape), " takes ",
                      n_bytes, " bytes, data_offsets say ", tensor.end - tensor.begin));
   }
   return absl::OkStatus();
@@ -267,9 +270,9 @@ absl::Status CheckCoverage(const std::vector<TensorInfo>& tensors, uint64_t data
 
 }  // namespace
 
-absl::string_view DTypeName(DType dtype) { return EntryOf(dtype).name; }
+absl::string_view FileDTypeName(FileDType dtype) { return EntryOf(dtype).name; }
 
-int64_t DTypeBytes(DType dtype) { return EntryOf(dtype).bytes; }
+int64_t FileDTypeBytes(FileDType dtype) { return EntryOf(dtype).bytes; }
 
 std::string ShapeText(absl::Span<const int64_t> shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");

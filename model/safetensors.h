@@ -14,7 +14,7 @@
 namespace bora {
 
 // Element types a file may hold; only F32, F16 and BF16 can be read as weights.
-enum class DType : uint8_t {
+enum class FileDType : uint8_t {
   kBool,
   kU8,
   kI8,
@@ -33,8 +33,8 @@ enum class DType : uint8_t {
 };
 
 // "BF16", "F32", ...: the spelling of the format.
-absl::string_view DTypeName(DType dtype);
-int64_t DTypeBytes(DType dtype);
+absl::string_view FileDTypeName(FileDType dtype);
+int64_t FileDTypeBytes(FileDType dtype);
 
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
 inline constexpr size_t kMaxTensorRank = 8;
@@ -42,7 +42,7 @@ inline constexpr size_t kMaxTensorNameBytes = 1024;
 
 struct TensorInfo {
   std::string name;
-  DType dtype = DType::kF32;
+  FileDType dtype = FileDType::kF32;
   std::vector<int64_t> shape;  // every dimension > 0; empty for a scalar
   uint64_t begin = 0;          // byte range inside the data section
   uint64_t end = 0;

@@ -43,19 +43,19 @@ void ConvertRow(const uint8_t* src, int64_t src_bytes, absl::Span<T> dst) {
 }
 
 template <typename T>
-void ConvertRow(DType dtype, const uint8_t* src, absl::Span<T> dst) {
+void ConvertRow(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   switch (dtype) {
-    case DType::kF32:
+    case FileDType::kF32:
       if constexpr (std::is_same_v<T, float>) {
         std::memcpy(dst.data(), src, dst.size() * sizeof(T));
       } else {
         ConvertRow<LoadF32>(src, 4, dst);
       }
       return;
-    case DType::kF16:
+    case FileDType::kF16:
       ConvertRow<LoadF16>(src, 2, dst);
       return;
-    case DType::kBf16:
+    case FileDType::kBf16:
       if constexpr (std::is_same_v<T, Bf16>) {
         std::memcpy(dst.data(), src, dst.size() * sizeof(T));
       } else {
@@ -63,7 +63,7 @@ void ConvertRow(DType dtype, const uint8_t* src, absl::Span<T> dst) {
       }
       return;
     default:
-      CHECK(false) << "dtype " << DTypeName(dtype) << " was accepted at open";
+      CHECK(false) << "dtype " << FileDTypeName(dtype) << " was accepted at open";
   }
 }
 
@@ -103,7 +103,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
   const TensorShape shape = ShapeOf(config(), id);
   CheckSlice(id, shape, slice, dst.size());
   const StoredTensor stored = checkpoint_.Find(id);
-  const int64_t element_bytes = DTypeBytes(stored.dtype);
+  const int64_t element_bytes = FileDTypeBytes(stored.dtype);
   for (int64_t row = slice.row_begin; row < slice.row_end; ++row) {
     const int64_t stored_row =
         stored.interleaved_rotary ? InterleavedRow(row, config().head_dim) : row;

@@ -26,27 +26,53 @@ struct Weight {
   int64_t n_cols = 0;
 };
 
+// Instruction sets that the inner loops are compiled for. All give the same bits (kernels/simd.h).
+enum class SimdLevel { kPortable, kAvx2, kAvx512 };
+
+// Whether this machine can run the level, and the best that it can.
+bool SimdLevelAvailable(SimdLevel level);
+SimdLevel BestSimdLevel();
+
+struct SimdKernels;
+
 // A fixed team of threads; the caller's thread is one of them. Owned and used by one thread (the
 // rank thread).
 class CpuDevice {
  public:
-  // n_threads >= 1: n_threads - 1 helpers are started.
-  explicit CpuDevice(int n_threads);
+  // n_threads >= 1: n_threads - 1 helpers are started. They sleep when there is nothing to do.
+  // `level` must be available.
+  explicit CpuDevice(int n_threads, SimdLevel level = BestSimdLevel());
   ~CpuDevice();
   CpuDevice(const CpuDevice&) = delete;
   CpuDevice& operator=(const CpuDevice&) = delete;
 
   int n_threads() const { return n_threads_; }
 
+  // The inner loops for this device's instruction set.
+  const SimdKernels& simd() const { return *simd_; }
+
   // Calls body(begin, end) on disjoint ranges that cover [0, n_items), and returns when all have
   // returned. Where the ranges are cut must not influence results: every item is computed by
   // itself. Ranges are at least `grain` items (> 0) long, so that little work stays on one thread.
+  // Must not be called from inside a body.
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
+
+  // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
+  // valid until the next call. It grows to the largest request and is then reused, so a steady
+  // state does not allocate.
+  float* Scratch(int64_t n_floats);
 
  private:
   class Team;
+  struct FreeDeleter {
+    void operator()(float* memory) const;
+  };
+
   int n_threads_;
+  const SimdKernels* simd_;
   std::unique_ptr<Team> team_;
+  std::unique_ptr<float, FreeDeleter> scratch_;
+  int64_t scratch_floats_ = 0;
 };
 
 }  // namespace bora

@@ -19,16 +19,24 @@ struct KvCacheShape {
   int64_t block_size = 16;  // tokens
   int64_t head_dim = 0;
 
-  // Elements of K (or of V) of one layer.
-  int64_t layer_elements() const { return n_blocks * local_n_kv_heads * block_size * head_dim; }
+  // Elements of K (or of V) of one block in one layer, and of all blocks of one layer.
+  int64_t block_elements() const { return local_n_kv_heads * block_size * head_dim; }
+  int64_t layer_elements() const { return n_blocks * block_elements(); }
   int64_t total_bytes() const { return 2 * n_layers * layer_elements() * DTypeBytes(dtype); }
 };
 
-// One layer's keys and values: [n_blocks, local_n_kv_heads, block_size, head_dim] each.
+// One layer's keys and values. Inside a block keys lie transposed, so that the scores of 16
+// neighbouring positions are one vector and need no reduction. Only RopeAndStoreKv and
+// PagedAttention depend on it; whoever copies blocks copies block_elements() from each.
 struct KvLayerView {
-  void* keys = nullptr;
-  void* values = nullptr;
+  void* keys = nullptr;    // [n_blocks, local_n_kv_heads, head_dim, block_size]
+  void* values = nullptr;  // [n_blocks, local_n_kv_heads, block_size, head_dim]
   KvCacheShape shape;
+
+  // First element of a (block, head) in keys and in values.
+  int64_t BlockOffset(int64_t block_id, int64_t kv_head_idx) const {
+    return (block_id * shape.local_n_kv_heads + kv_head_idx) * shape.block_size * shape.head_dim;
+  }
 };
 
 // Where the rows of a step lie: a step's tokens are concatenated row after row; all arrays are step

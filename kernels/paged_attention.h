@@ -15,8 +15,11 @@ inline constexpr int64_t kAttentionSplitTokens = 512;
 
 // qkv: as RopeAndStoreKv left it (queries at the front of each token's row); keys and values are
 // read from the cache only, also those of this step. out: [n_tokens, local_n_heads * head_dim].
-// Slots of blocks beyond a row's position are never read: they may hold NaN. Under a bf16 cache the
-// query is used in float.
+// Slots of blocks beyond a token's position never reach its result: they may hold NaN. Under a bf16
+// cache the query is used in float. head_dim is even and at most 256.
+//
+// Order: a score is summed over ascending dimensions; a split's exponentials are summed in 16 lanes
+// (position modulo 16) and a fixed tree; values are summed over ascending positions of a split.
 void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t local_n_heads,
                     const float* qkv, const KvLayerView& cache, float* out);
 

@@ -23,8 +23,11 @@ class RopeTable {
   }                                                                                 // [head_dim/2]
   const float* sines(int64_t position) const { return &sines_[position * half_]; }  // [head_dim/2]
 
+  int64_t n_positions() const { return n_positions_; }
+
  private:
   int64_t half_;
+  int64_t n_positions_;
   std::vector<float> cosines_;  // [n_positions, head_dim/2]
   std::vector<float> sines_;    // [n_positions, head_dim/2]
 };

@@ -21,6 +21,12 @@ struct SampleRow {
   int32_t target_token_id = -1;
 };
 
+// Each restriction of SamplingParams acts on the distribution that the one before it left,
+// renormalised. A token is drawn by the inverse of the cumulative distribution over the kept
+// tokens, most probable first, in double. Exponentials and logarithms are our own
+// (kernels/exact_math.h), so a draw does not depend on the machine's libm. When min_tokens would
+// ban every token it bans none.
+//
 // Fills one SampledToken per row, in order. A row with any non-finite logit gets non_finite and
 // token_id -1 and touches nothing else. Log-probabilities: logit - logsumexp(all logits of the
 // row), in double, rounded to float; rank is 1 + the number of tokens with a greater logit, or an

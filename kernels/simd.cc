@@ -1,0 +1,81 @@
+#include "kernels/simd.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/check.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// The target attribute stands on every function, because compilers split generic vectors into
+// pieces of the function's own instruction set before they inline. Whole-file flags (-mavx512f)
+// would leak such instructions into inline functions that other files share.
+
+#define BORA_SIMD_NAMESPACE portable
+#define BORA_SIMD_TARGET
+#define BORA_SIMD_NATIVE_LANES 4
+// The product of two bf16 has 16 significant bits: in double it is exact and so is its sum with any
+// float that reaches its last 37 bits, which makes the one rounding to float that of a fused
+// multiply-add.
+#define BORA_SIMD_FMA(a, b, c)                                                    \
+  __builtin_convertvector(                                                        \
+      __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles) + \
+          __builtin_convertvector(c, Doubles),                                    \
+      Native)
+#include "kernels/simd_kernels.inc"
+
+#if defined(__x86_64__)
+#define BORA_SIMD_NAMESPACE avx2
+#define BORA_SIMD_TARGET __attribute__((target("avx2,fma")))
+#define BORA_SIMD_NATIVE_LANES 8
+#define BORA_SIMD_FMA(a, b, c) (Native) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#include "kernels/simd_kernels.inc"
+
+#define BORA_SIMD_NAMESPACE avx512
+#define BORA_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+#define BORA_SIMD_NATIVE_LANES 16
+#define BORA_SIMD_FMA(a, b, c) (Native) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#include "kernels/simd_kernels.inc"
+#endif
+
+namespace bora {
+
+bool SimdLevelAvailable(SimdLevel level) {
+#if defined(__x86_64__)
+  switch (level) {
+    case SimdLevel::kPortable:
+      return true;
+    case SimdLevel::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case SimdLevel::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             SimdLevelAvailable(SimdLevel::kAvx2);
+  }
+  return false;
+#else
+  return level == SimdLevel::kPortable;
+#endif
+}
+
+SimdLevel BestSimdLevel() {
+  for (SimdLevel level : {SimdLevel::kAvx512, SimdLevel::kAvx2}) {
+    if (SimdLevelAvailable(level)) return level;
+  }
+  return SimdLevel::kPortable;
+}
+
+const SimdKernels& GetSimdKernels(SimdLevel level) {
+  CHECK(SimdLevelAvailable(level))
+      << "instruction set level " << static_cast<int>(level) << " on a machine without it";
+#if defined(__x86_64__)
+  if (level == SimdLevel::kAvx512) return avx512::kKernels;
+  if (level == SimdLevel::kAvx2) return avx2::kKernels;
+#endif
+  return portable::kKernels;
+}
+
+}  // namespace bora

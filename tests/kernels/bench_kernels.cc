@@ -1,0 +1,200 @@
+// Speed of the CPU operations beside the machine's limits, one row a figure:
+//   figure NAME VALUE UNIT [limit L ratio R]
+// Usage: bora-bench-kernels [n_threads]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "base/philox.h"
+#include "kernels/ops.h"
+
+namespace bora {
+namespace {
+
+// Median seconds of one call, over at least 5 calls and 0.3 s.
+double MedianSeconds(absl::FunctionRef<void()> body) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> seconds;
+  double total = 0;
+  body();
+  while (seconds.size() < 5 || total < 0.3) {
+    const auto begin = Clock::now();
+    body();
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    total += seconds.back();
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+void PrintFigure(const std::string& name, double value, const char* unit, double limit = 0) {
+  std::printf("figure %s %.4g %s", name.c_str(), value, unit);
+  if (limit > 0) std::printf(" limit %.4g ratio %.3f", limit, value / limit);
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+std::vector<float> RandomFloats(int64_t n) {
+  std::vector<float> values(n);
+  for (int64_t i = 0; i < n; i += 4) {
+    const auto words = Philox4x32(1, i, 0);
+    for (int64_t j = 0; j < std::min<int64_t>(4, n - i); ++j) {
+      values[i + j] = UniformFloat(words[j]) - 0.5f;
+    }
+  }
+  return values;
+}
+
+// Gigabytes a second of a plain sum over `data`, the limit of any product with one row.
+double ReadBandwidth(CpuDevice& device, const std::vector<uint64_t>& data) {
+  std::vector<uint64_t> sums(1 << 16);
+  const double seconds = MedianSeconds([&] {
+    device.ParallelFor(data.size(), 1 << 14, [&](int64_t begin, int64_t end) {
+      uint64_t lanes[16] = {};
+      for (int64_t i = begin; i + 16 <= end; i += 16) {
+        for (int lane = 0; lane < 16; ++lane) lanes[lane] ^= data[i + lane];
+      }
+      sums[begin % sums.size()] = std::accumulate(lanes, lanes + 16, uint64_t{0});
+    });
+  });
+  return static_cast<double>(data.size()) * 8e-9 / seconds;
+}
+
+void BenchMatMul(CpuDevice& device) {
+  constexpr int64_t kDim = 4096;
+  constexpr int64_t kRows = 14336;
+  constexpr int64_t kCopies = 4;  // 470 MB of bf16: no cache holds it
+  std::vector<uint64_t> memory(kCopies * kRows * kDim / 4);
+  const std::vector<float> floats = RandomFloats(1 << 20);
+  Bf16* bf16 = reinterpret_cast<Bf16*>(memory.data());
+  for (int64_t i = 0; i < kCopies * kRows * kDim; ++i) bf16[i] = ToBf16(floats[i & 0xfffff]);
+  const std::vector<float> x = RandomFloats(512 * kDim);
+  std::vector<float> y(512 * kRows);
+  const double bandwidth = ReadBandwidth(device, memory);
+  PrintFigure("read_bandwidth", bandwidth, "GB/s");
+  for (int64_t m : {1, 2, 4, 8, 16, 64, 512}) {
+    int64_t copy = 0;
+    const double seconds = MedianSeconds([&] {
+      const Weight w = {DType::kBf16, bf16 + (copy++ % kCopies) * kRows * kDim, kRows, kDim};
+      MatMul(device, x.data(), m, w, y.data());
+    });
+    const double gflops = 2e-9 * static_cast<double>(m * kRows * kDim) / seconds;
+    PrintFigure(absl::StrCat("matmul_bf16_4096x14336_m", m, "_flops"), gflops, "GFLOP/s",
+                115.0 * device.n_threads());
+    if (m <= 4) {
+      PrintFigure(absl::StrCat("matmul_bf16_4096x14336_m", m, "_weights"),
+                  2e-9 * static_cast<double>(kRows * kDim) / seconds, "GB/s",
+                  ReadBandwidth(device, memory));
+    }
+  }
+  std::vector<float> w32 = RandomFloats(kRows * kDim);
+  for (int64_t m : {1, 64}) {
+    const Weight w = {DType::kF32, w32.data(), kRows, kDim};
+    const double seconds = MedianSeconds([&] { MatMul(device, x.data(), m, w, y.data()); });
+    PrintFigure(absl::StrCat("matmul_f32_4096x14336_m", m, "_flops"),
+                2e-9 * static_cast<double>(m * kRows * kDim) / seconds, "GFLOP/s",
+                115.0 * device.n_threads());
+  }
+  for (int64_t dim : {128, 384, 1024}) {
+    const Weight w = {DType::kBf16, bf16, dim, dim};
+    for (int64_t m : {1, 64}) {
+      const double seconds = MedianSeconds([&] { MatMul(device, x.data(), m, w, y.data()); });
+      PrintFigure(absl::StrCat("matmul_bf16_", dim, "x", dim, "_m", m), seconds * 1e6, "us");
+    }
+  }
+}
+
+struct AttentionCase {
+  const char* name;
+  int64_t n_heads, n_kv_heads, head_dim;
+  int64_t n_tokens;  // at the end of the context
+  int64_t n_context;
+  DType dtype;
+};
+
+void BenchAttention(CpuDevice& device, const AttentionCase& c) {
+  const int64_t n_blocks = c.n_context / 16;
+  const KvCacheShape shape = {c.dtype, 1, n_blocks, c.n_kv_heads, 16, c.head_dim};
+  std::vector<float> keys(shape.layer_elements()), values(shape.layer_elements());
+  const std::vector<float> qkv =
+      RandomFloats(c.n_tokens * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim);
+  std::vector<float> out(c.n_tokens * c.n_heads * c.head_dim);
+  std::vector<int32_t> table(n_blocks), positions(c.n_tokens), token_row(c.n_tokens, 0);
+  std::iota(table.begin(), table.end(), 0);
+  std::iota(positions.begin(), positions.end(), c.n_context - c.n_tokens);
+  const int32_t row_begin[] = {0, static_cast<int32_t>(c.n_tokens)};
+  const StepTokensView tokens = {1,
+                                 c.n_tokens,
+                                 row_begin,
+                                 positions.data(),
+                                 positions.data(),
+                                 token_row.data(),
+                                 table.data(),
+                                 n_blocks};
+  const double seconds = MedianSeconds([&] {
+    PagedAttention(device, tokens, c.n_heads, qkv.data(), {keys.data(), values.data(), shape},
+                   out.data());
+  });
+  double attended = 0;
+  for (int32_t position : positions) attended += position + 1;
+  PrintFigure(absl::StrCat(c.name, "_flops"),
+              4e-9 * attended * static_cast<double>(c.n_heads * c.head_dim) / seconds, "GFLOP/s",
+              115.0 * device.n_threads());
+  if (c.n_tokens == 1) {
+    PrintFigure(absl::StrCat(c.name, "_cache"),
+                1e-9 * static_cast<double>(shape.total_bytes()) / seconds, "GB/s");
+  }
+}
+
+void BenchSample(CpuDevice& device) {
+  constexpr int64_t kVocab = 32000;
+  std::vector<float> logits = RandomFloats(kVocab);
+  for (float& logit : logits) logit *= 24.0f;
+  const auto bench = [&](const char* name, const SamplingParams& sampling) {
+    std::vector<SampledToken> out;
+    int32_t position = 0;
+    const double seconds = MedianSeconds([&] {
+      const SampleRow row = {logits.data(), &sampling, 0, position++};
+      Sample(device, kVocab, absl::MakeConstSpan(&row, 1), &out);
+    });
+    PrintFigure(absl::StrCat("sample_32000_", name), seconds * 1e6, "us");
+  };
+  bench("greedy", {.temperature = 0});
+  bench("temperature1", {});
+  bench("temperature100", {.temperature = 100});
+  bench("top_p", {.top_p = 0.9f});
+  bench("top_k", {.top_k = 50});
+  bench("greedy_logprobs", {.temperature = 0, .n_logprobs = 20});
+}
+
+}  // namespace
+}  // namespace bora
+
+int main(int argc, char** argv) {
+  using bora::DType;
+  bora::CpuDevice device(argc > 1 ? std::atoi(argv[1]) : 2);
+  const double handover = bora::MedianSeconds([&] {
+    for (int i = 0; i < 100; ++i) device.ParallelFor(2, 1, [](int64_t, int64_t) {});
+  });
+  bora::PrintFigure("parallel_for", handover * 1e4, "us");
+  bora::BenchMatMul(device);
+  for (const auto& c : std::vector<bora::AttentionCase>{
+           {"attention_prefill_7b_4096_bf16", 32, 8, 128, 512, 4096, DType::kBf16},
+           {"attention_prefill_7b_4096_f32", 32, 8, 128, 512, 4096, DType::kF32},
+           {"attention_prefill_tiny_4096_bf16", 8, 2, 16, 512, 4096, DType::kBf16},
+           {"attention_prefill_13b_4096_bf16", 40, 40, 128, 256, 4096, DType::kBf16},
+           {"attention_decode_7b_8192_bf16", 32, 8, 128, 1, 8192, DType::kBf16},
+           {"attention_decode_7b_32768_bf16", 32, 8, 128, 1, 32768, DType::kBf16},
+           {"attention_decode_13b_8192_bf16", 40, 40, 128, 1, 8192, DType::kBf16}}) {
+    bora::BenchAttention(device, c);
+  }
+  bora::BenchSample(device);
+  return 0;
+}

@@ -43,17 +43,19 @@
 // afterwards: run it on a network that you trust as you trust NCCL's.
 #pragma once
 
+#include <poll.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/unique_fd.h"
 
 namespace bora {
 
@@ -73,6 +75,9 @@ struct RankAddress {
 // Two processes with equal ids can reach each other's abstract unix sockets.
 absl::StatusOr<std::string> LocalHostId();
 
+// Most peers of one rank: bounds the work arrays of a call.
+inline constexpr size_t kMaxPeers = 63;
+
 struct MeshOptions {
   int64_t epoch = 0;
   std::string secret;  // of this epoch, from the coordinator; at least 16 bytes
@@ -83,8 +88,8 @@ struct MeshOptions {
   bool allow_shared_memory = true;               // false: TCP also inside a host
   // Buffer of each direction of a link; the same on all ranks; a power of two, 4 KiB to 1 GiB.
   int64_t ring_bytes = int64_t{1} << 20;
-  // How long a wait spins before it sleeps. Negative: kDefaultSpin, or none when the ranks of this
-  // machine outnumber the CPUs this process may use.
+  // How long a wait spins before it sleeps. Negative: 50, or 0 when the ranks of this machine
+  // outnumber the CPUs this process may use.
   int spin_us = -1;
   // A TCP link on which data stays unacknowledged this long is lost.
   absl::Duration link_timeout = absl::Seconds(2);
@@ -94,7 +99,6 @@ enum class LinkKind { kSharedMemory = 1, kTcp = 2 };
 
 class AbortSignal;
 class Link;
-struct EstablishedLink;
 
 // This rank's links of one epoch. Owned by the rank thread, except Abort(). Destroying it frees
 // every descriptor and mapping; nothing has a name that could be left behind.
@@ -136,28 +140,51 @@ class Mesh {
   void Abort(absl::Status reason);
 
  private:
-  friend class Listener;
+  friend class MeshBuilder;
   struct Transfer;
 
-  Mesh(const MeshOptions& options, std::shared_ptr<AbortSignal> abort_signal);
+  Mesh(const MeshOptions& options, std::vector<std::unique_ptr<Link>> links, UniqueFd doorbell,
+       std::shared_ptr<AbortSignal> abort_signal);
 
-  absl::Status CheckGroup(absl::Span<const int> group) const;
+  // The sticky error, if any, and the argument checks that every call starts with.
+  absl::Status BeginCall() const;
+  absl::Status BeginGroupCall(absl::Span<const int> group) const;
   absl::StatusOr<Link*> FindLink(int peer) const;
+
   absl::Status AllReduceDirect(absl::Span<const int> group, absl::Span<float> data);
   absl::Status AllReduceScattered(absl::Span<const int> group, absl::Span<float> data);
-  void AddSend(uint32_t operation, Link* link, absl::Span<const uint8_t> message);
-  void AddRecv(uint32_t operation, Link* link, absl::Span<uint8_t> message);
+
+  // Queues one message of the current call.
+  void AddSend(uint32_t operation, int peer, absl::Span<const uint8_t> message);
+  void AddRecv(uint32_t operation, int peer, absl::Span<uint8_t> message);
+  // Moves all queued messages, in any interleaving, and calls `after_progress` whenever bytes have
+  // moved. On failure the Mesh is broken.
   absl::Status RunTransfers(absl::FunctionRef<void()> after_progress);
-  absl::StatusOr<bool> Progress();
-  absl::Status ProgressUntilDone(absl::FunctionRef<void()> after_progress);
-  absl::Status Sleep();
+  absl::Status MoveAll(absl::FunctionRef<void()> after_progress);
+  // One try on every queued message; true if bytes moved.
+  absl::StatusOr<bool> MoveSome();
+  // Waits in poll() until something may move; true if bytes moved before going to sleep.
+  absl::StatusOr<bool> Sleep();
+  // The failure of a link that ends the current call.
   absl::Status CheckLinks() const;
+  // Payload bytes that all of these messages have moved.
+  static int64_t MovedByAll(const std::vector<Transfer>& transfers);
 
   const int my_rank_;
   const int64_t epoch_;
   const absl::Duration spin_;
+  const absl::Duration tick_;  // longest sleep without CheckAlive; infinite without TCP links
+  const std::vector<std::unique_ptr<Link>> links_;
+  const UniqueFd doorbell_;  // peers on this host ring it
   const std::shared_ptr<AbortSignal> abort_signal_;
-  std::vector<std::unique_ptr<Link>> links_;
+  absl::Status failed_;
+  absl::Time next_check_;
+  // Reused by every call: at most one message per link and direction.
+  std::vector<Transfer> sends_;
+  std::vector<Transfer> recvs_;
+  std::vector<pollfd> poll_requests_;
+  std::vector<float> staging_;  // parts of the peers, before they are summed
+  std::vector<const float*> sources_;
 };
 
 struct ListenerOptions {

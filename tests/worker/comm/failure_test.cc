@@ -1,0 +1,182 @@
+// How a mesh fails: abort, death and silence of peers.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "tests/worker/comm/comm_test_util.h"
+#include "worker/comm/communicator.h"
+
+namespace bora {
+namespace {
+
+// Generous against the scheduling noise of a loaded machine; the expected times are 0.1 ms for an
+// abort and 1 ms for a death.
+constexpr absl::Duration kAbortLimit = absl::Milliseconds(50);
+constexpr absl::Duration kDeathLimit = absl::Seconds(1);
+
+// Blocks in `call` on rank 1 of 2 until another thread aborts it, and returns the time from there.
+absl::Duration TimeToAbort(Wiring wiring, int spin_us,
+                           const std::function<absl::Status(Mesh&)>& call) {
+  absl::Duration elapsed;
+  std::atomic<bool> is_done = false;
+  RunRanks(
+      2, wiring,
+      [&](Mesh& mesh) {
+        if (mesh.my_rank() == 0) {
+          // Stays alive and silent until the other has ended.
+          while (!is_done) absl::SleepFor(absl::Milliseconds(1));
+          return;
+        }
+        absl::Time aborted_at;
+        std::thread aborter([&] {
+          // Long enough for the call to be asleep in poll(); if it is not, the test is only easier.
+          absl::SleepFor(absl::Milliseconds(20));
+          aborted_at = absl::Now();
+          mesh.Abort(absl::UnavailableError("new epoch"));
+        });
+        const absl::Status status = call(mesh);
+        const absl::Time ended_at = absl::Now();
+        aborter.join();
+        elapsed = ended_at - aborted_at;
+        EXPECT_EQ(status, absl::AbortedError("new epoch"));
+        EXPECT_EQ(mesh.Send(0, {}), status) << "later calls must fail too";
+        is_done = true;
+      },
+      [spin_us](MeshOptions* options) { options->spin_us = spin_us; });
+  return elapsed;
+}
+
+TEST(MeshAbortTest, EndsEveryBlockedCallWithinMilliseconds) {
+  std::vector<uint8_t> bytes(8 << 20);
+  std::vector<float> data(2 << 20);
+  const std::vector<std::function<absl::Status(Mesh&)>> calls = {
+      [&](Mesh& mesh) { return mesh.Recv(0, absl::MakeSpan(bytes)); },
+      [&](Mesh& mesh) { return mesh.Send(0, bytes); },
+      [&](Mesh& mesh) {
+        return mesh.AllReduceSum({0, 1}, absl::MakeSpan(data));
+      },
+      [&](Mesh& mesh) {
+        return mesh.Barrier({0, 1});
+      },
+  };
+  for (const Wiring wiring : {Wiring::kSharedMemory, Wiring::kTcp}) {
+    for (const int spin_us : {0, 1000000}) {
+      for (const auto& call : calls) {
+        EXPECT_LT(TimeToAbort(wiring, spin_us, call), kAbortLimit) << WiringName(wiring);
+      }
+    }
+  }
+}
+
+TEST(MeshAbortTest, AbortEpochsBeforeReachesMeshesOfOlderEpochsOnly) {
+  const auto listeners = NewListeners(1);
+  MeshOptions options = FullMeshOptions(EndpointsOf(listeners), 0, Wiring::kTcp);
+  options.epoch = 3;
+  const absl::StatusOr<std::unique_ptr<Mesh>> old_mesh = listeners[0]->Connect(options);
+  options.epoch = 4;
+  const absl::StatusOr<std::unique_ptr<Mesh>> new_mesh = listeners[0]->Connect(options);
+  ASSERT_TRUE(old_mesh.ok() && new_mesh.ok());
+  listeners[0]->AbortEpochsBefore(4, absl::UnavailableError("epoch 4 begins"));
+  EXPECT_EQ((*old_mesh)->Barrier({0}), absl::AbortedError("epoch 4 begins"));
+  EXPECT_TRUE((*new_mesh)->Barrier({0}).ok());
+  options.epoch = 3;
+  EXPECT_EQ(listeners[0]->Connect(options).status().code(), absl::StatusCode::kAborted);
+}
+
+class PeerDeathTest : public testing::TestWithParam<Wiring> {};
+
+absl::Status WaitForever(Mesh& mesh) {
+  RETURN_IF_ERROR(mesh.Barrier(AllRanks(3)));
+  uint8_t byte;
+  return mesh.Recv(2, absl::MakeSpan(&byte, 1));
+}
+
+// Ranks 0 and 1 are processes, rank 2 is the test. Rank 1 waits for rank 2 when rank 0 is killed:
+// it must fail although it does not need rank 0, and so must rank 2.
+TEST_P(PeerDeathTest, SigkillEndsEveryWait) {
+  ForkedRanks ranks(3, 2, GetParam(), WaitForever);
+  absl::StatusOr<std::unique_ptr<Mesh>> mesh = ranks.Connect(2, nullptr);
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  ASSERT_TRUE((*mesh)->Barrier(AllRanks(3)).ok());
+  const absl::Time killed_at = absl::Now();
+  ASSERT_EQ(kill(ranks.pid(0), SIGKILL), 0);
+  std::vector<float> data(100000, 1.0f);
+  const absl::Status status = (*mesh)->AllReduceSum({0, 2}, absl::MakeSpan(data));
+  const absl::Duration elapsed = absl::Now() - killed_at;
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_NE(status.message().find("rank 0 (127.0.0.1:"), absl::string_view::npos) << status;
+  EXPECT_LT(elapsed, kDeathLimit);
+  EXPECT_EQ((*mesh)->Barrier({1, 2}), status) << "the error must be sticky";
+  const int exit_status = ranks.Wait(1);
+  EXPECT_TRUE(WIFEXITED(exit_status) && WEXITSTATUS(exit_status) == 1);
+  EXPECT_LT(absl::Now() - killed_at, kDeathLimit);
+}
+
+// A stopped peer is not a dead one: the wait lasts until Abort, and ends at once then.
+TEST_P(PeerDeathTest, SigstopLeavesTheWaitToAbort) {
+  ForkedRanks ranks(2, 1, GetParam(), [](Mesh& mesh) {
+    RETURN_IF_ERROR(mesh.Barrier({0, 1}));
+    uint8_t byte;
+    return mesh.Recv(1, absl::MakeSpan(&byte, 1));
+  });
+  // A short link_timeout: that of a stopped peer's kernel must not count, even with a full window.
+  absl::StatusOr<std::unique_ptr<Mesh>> mesh = ranks.Connect(
+      1, [](MeshOptions* options) { options->link_timeout = absl::Milliseconds(200); });
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  ASSERT_TRUE((*mesh)->Barrier({0, 1}).ok());
+  ASSERT_EQ(kill(ranks.pid(0), SIGSTOP), 0);
+  absl::Time aborted_at;
+  std::thread aborter([&] {
+    // Five link timeouts.
+    absl::SleepFor(absl::Seconds(1));
+    aborted_at = absl::Now();
+    (*mesh)->Abort(absl::DeadlineExceededError("step took too long"));
+  });
+  const absl::Status status = (*mesh)->Send(0, std::vector<uint8_t>(32 << 20));
+  const absl::Time ended_at = absl::Now();
+  aborter.join();
+  EXPECT_EQ(status, absl::AbortedError("step took too long"));
+  EXPECT_LT(ended_at - aborted_at, kAbortLimit);
+}
+
+// What a peer sent before it left in good order is still received; then the call that needs it
+// fails, and calls that do not need it go on.
+TEST_P(PeerDeathTest, AnOrderlyEndDeliversWhatWasSent) {
+  std::atomic<int> n_left = 0;
+  RunRanks(3, GetParam(), [&](Mesh& mesh) {
+    const std::vector<uint8_t> message(1000, 42);
+    if (mesh.my_rank() == 0) {
+      ASSERT_TRUE(mesh.Send(1, message).ok());
+      ASSERT_TRUE(mesh.Send(2, message).ok());
+      ++n_left;
+      return;
+    }
+    while (n_left == 0) std::this_thread::yield();
+    std::vector<uint8_t> received(message.size());
+    for (int round = 0; round < 100; ++round) {
+      const absl::Status status = mesh.Barrier({1, 2});
+      ASSERT_TRUE(status.ok()) << status;
+    }
+    ASSERT_TRUE(mesh.Recv(0, absl::MakeSpan(received)).ok());
+    EXPECT_EQ(received, message);
+    ASSERT_TRUE(mesh.Barrier({1, 2}).ok());
+    const absl::Status status = mesh.Recv(0, absl::MakeSpan(received));
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_NE(status.message().find("has closed its mesh"), absl::string_view::npos) << status;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(, PeerDeathTest,
+                         testing::Values(Wiring::kSharedMemory, Wiring::kTcp, Wiring::kMixed),
+                         [](const testing::TestParamInfo<Wiring>& info) {
+                           return std::string(WiringName(info.param));
+                         });
+
+}  // namespace
+}  // namespace bora

@@ -1,0 +1,24 @@
+#include "worker/comm/abort_signal.h"
+
+#include <string>
+
+#include "worker/comm/socket_util.h"
+
+namespace bora {
+
+void AbortSignal::Raise(const absl::Status& reason) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!status_.ok()) return;
+    status_ = absl::AbortedError(reason.message());
+  }
+  raised_.store(true, std::memory_order_release);
+  SignalEventFd(event_fd_.get());
+}
+
+absl::Status AbortSignal::status() const {
+  absl::MutexLock lock(&mutex_);
+  return status_;
+}
+
+}  // namespace bora

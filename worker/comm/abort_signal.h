@@ -1,0 +1,35 @@
+// A one-way switch with a reason that also wakes poll(): how other threads end a rank's wait.
+#pragma once
+
+#include <atomic>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "base/unique_fd.h"
+
+namespace bora {
+
+// Thread-safe.
+class AbortSignal {
+ public:
+  // The descriptor comes from NewEventFd().
+  explicit AbortSignal(UniqueFd event_fd) : event_fd_(std::move(event_fd)) {}
+
+  // Keeps the first reason; its code becomes ABORTED.
+  void Raise(const absl::Status& reason);
+
+  bool raised() const { return raised_.load(std::memory_order_acquire); }
+  // Readable from Raise() on; it is never drained.
+  int fd() const { return event_fd_.get(); }
+  // ABORTED with the reason, or OK when not raised.
+  absl::Status status() const;
+
+ private:
+  const UniqueFd event_fd_;
+  std::atomic<bool> raised_ = false;
+  mutable absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace bora

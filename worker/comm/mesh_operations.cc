@@ -1,0 +1,258 @@
+// The operations of a Mesh, as lists of messages.
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/int_math.h"
+#include "base/status_macros.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/fixed_order_sum.h"
+#include "worker/comm/mesh_transfer.h"
+
+namespace bora {
+namespace {
+
+constexpr int64_t kFloatBytes = sizeof(float);
+
+// Up to this size an all-reduce of more than two ranks sends everything to everybody: one exchange,
+// (r - 1) n bytes per rank. Above it reduce-scatter and all-gather need two exchanges but only
+// 2 (r - 1) / r n bytes.
+constexpr int64_t kDirectBytesMax = int64_t{32} << 10;
+
+// Sums follow the arrival of data in steps of at least this much, which is still in the L2 cache.
+constexpr int64_t kSumStepFloats = int64_t{8} << 10;
+
+absl::Span<const uint8_t> ToBytes(absl::Span<const float> data) {
+  return {reinterpret_cast<const uint8_t*>(data.data()), data.size() * sizeof(float)};
+}
+
+absl::Span<uint8_t> ToMutableBytes(absl::Span<float> data) {
+  return {reinterpret_cast<uint8_t*>(data.data()), data.size() * sizeof(float)};
+}
+
+const char* OperationName(uint32_t operation) {
+  switch (operation) {
+    case kOperationMessage:
+      return "Send/Recv";
+    case kOperationAllReduce:
+      return "AllReduceSum";
+    case kOperationReduceScatter:
+      return "AllReduceSum (scatter)";
+    case kOperationShareSums:
+      return "AllReduceSum (gather)";
+    case kOperationAllGather:
+      return "AllGather";
+    case kOperationGather:
+      return "GatherTo";
+    case kOperationBarrier:
+      return "Barrier";
+    default:
+      return "unknown operation";
+  }
+}
+
+// The part of n floats that the idx-th of n_ranks sums; parts start on cache lines (16 floats), so
+// that the last ones may be short or empty.
+struct Part {
+  int64_t begin;
+  int64_t end;
+  int64_t n_floats() const { return end - begin; }
+};
+Part PartOf(int64_t n, int64_t n_ranks, int64_t idx) {
+  const int64_t step = RoundUp(CeilDiv(n, n_ranks), 16);
+  return {std::min(n, idx * step), std::min(n, (idx + 1) * step)};
+}
+
+// Sums sources[k][0..n) into out as far as all of them have arrived.
+class IncrementalSum {
+ public:
+  IncrementalSum(absl::Span<const float* const> sources, int64_t n, float* out)
+      : sources_(sources), n_(n), out_(out) {
+    CHECK_LE(sources.size(), kMaxPeers + 1);
+  }
+
+  void Advance(int64_t n_ready) {
+    if (n_ready - n_done_ < kSumStepFloats && n_ready < n_) return;
+    const int64_t n_step = std::min(n_ready, n_) - n_done_;
+    if (n_step <= 0) return;
+    const float* at[kMaxPeers + 1];
+    for (size_t k = 0; k < sources_.size(); ++k) at[k] = sources_[k] + n_done_;
+    FixedOrderSum(absl::MakeConstSpan(at, sources_.size()), n_step, out_ + n_done_);
+    n_done_ += n_step;
+  }
+
+ private:
+  absl::Span<const float* const> sources_;
+  const int64_t n_;
+  float* const out_;
+  int64_t n_done_ = 0;
+};
+
+}  // namespace
+
+absl::Status Mesh::Transfer::CheckHeader(int my_rank) const {
+  if (header.operation == kGoodbyeOperation) {
+    return absl::UnavailableError(absl::StrCat("rank ", link->peer(), " has closed its mesh; rank ",
+                                               my_rank, " expected ",
+                                               OperationName(expected.operation)));
+  }
+  if (header.operation == expected.operation && header.sequence == expected.sequence &&
+      header.n_bytes == expected.n_bytes) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      absl::StrCat("rank ", link->peer(), " sent ", OperationName(header.operation), " of ",
+                   header.n_bytes, " bytes as message ", header.sequence, ", but rank ", my_rank,
+                   " expects ", OperationName(expected.operation), " of ", expected.n_bytes,
+                   " bytes as message ", expected.sequence));
+}
+
+absl::Status Mesh::AllReduceSum(absl::Span<const int> group, absl::Span<float> data) {
+  RETURN_IF_ERROR(BeginGroupCall(group));
+  if (group.size() == 1 || data.empty()) return absl::OkStatus();
+  const bool is_small = static_cast<int64_t>(data.size()) * kFloatBytes <= kDirectBytesMax;
+  if (group.size() == 2 || is_small) return AllReduceDirect(group, data);
+  return AllReduceScattered(group, data);
+}
+
+absl::Status Mesh::AllReduceDirect(absl::Span<const int> group, absl::Span<float> data) {
+  const auto n = static_cast<int64_t>(data.size());
+  const size_t n_staged = (group.size() - 1) * data.size();
+  if (staging_.size() < n_staged) staging_.resize(n_staged);
+  sources_.clear();
+  float* stage = staging_.data();
+  for (const int rank : group) {
+    if (rank == my_rank_) {
+      sources_.push_back(data.data());
+      continue;
+    }
+    AddSend(kOperationAllReduce, rank, ToBytes(data));
+    AddRecv(kOperationAllReduce, rank, ToMutableBytes(absl::MakeSpan(stage, data.size())));
+    sources_.push_back(stage);
+    stage += n;
+  }
+  // The sum overwrites `data`, so it must not overtake what is still to be sent.
+  IncrementalSum sum(sources_, n, data.data());
+  return RunTransfers(
+      [&] { sum.Advance(std::min(MovedByAll(sends_), MovedByAll(recvs_)) / kFloatBytes); });
+}
+
+absl::Status Mesh::AllReduceScattered(absl::Span<const int> group, absl::Span<float> data) {
+  const auto n = static_cast<int64_t>(data.size());
+  const auto n_ranks = static_cast<int64_t>(group.size());
+  const auto part_of = [&](int64_t idx) {
+    const Part part = PartOf(n, n_ranks, idx);
+    return data.subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.n_floats()));
+  };
+  const int64_t my_idx = std::find(group.begin(), group.end(), my_rank_) - group.begin();
+  const absl::Span<float> mine = part_of(my_idx);
+  const size_t n_staged = (group.size() - 1) * mine.size();
+  if (staging_.size() < n_staged) staging_.resize(n_staged);
+
+  sources_.clear();
+  float* stage = staging_.data();
+  for (int64_t idx = 0; idx < n_ranks; ++idx) {
+    const int rank = group[static_cast<size_t>(idx)];
+    if (rank == my_rank_) {
+      sources_.push_back(mine.data());
+      continue;
+    }
+    AddSend(kOperationReduceScatter, rank, ToBytes(part_of(idx)));
+    AddRecv(kOperationReduceScatter, rank, ToMutableBytes(absl::MakeSpan(stage, mine.size())));
+    sources_.push_back(stage);
+    stage += mine.size();
+  }
+  IncrementalSum sum(sources_, static_cast<int64_t>(mine.size()), mine.data());
+  RETURN_IF_ERROR(RunTransfers([&] { sum.Advance(MovedByAll(recvs_) / kFloatBytes); }));
+
+  for (int64_t idx = 0; idx < n_ranks; ++idx) {
+    const int rank = group[static_cast<size_t>(idx)];
+    if (rank == my_rank_) continue;
+    AddSend(kOperationShareSums, rank, ToBytes(mine));
+    AddRecv(kOperationShareSums, rank, ToMutableBytes(part_of(idx)));
+  }
+  return RunTransfers([] {});
+}
+
+absl::Status Mesh::AllGather(absl::Span<const int> group, absl::Span<const float> local,
+                             absl::Span<float> all) {
+  RETURN_IF_ERROR(BeginGroupCall(group));
+  if (all.size() != group.size() * local.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("AllGather: all has ", all.size(), " floats, ",
+                                                   group.size(), " parts of ", local.size(),
+                                                   " need ", group.size() * local.size()));
+  }
+  if (local.empty()) return absl::OkStatus();
+  for (size_t i = 0; i < group.size(); ++i) {
+    const absl::Span<float> part = all.subspan(i * local.size(), local.size());
+    if (group[i] == my_rank_) {
+      if (part.data() != local.data()) {
+        memmove(part.data(), local.data(), local.size() * sizeof(float));
+      }
+      continue;
+    }
+    AddSend(kOperationAllGather, group[i], ToBytes(local));
+    AddRecv(kOperationAllGather, group[i], ToMutableBytes(part));
+  }
+  return group.size() == 1 ? absl::OkStatus() : RunTransfers([] {});
+}
+
+absl::Status Mesh::GatherTo(int root, absl::Span<const int> group, absl::Span<const float> local,
+                            absl::Span<float> all) {
+  RETURN_IF_ERROR(BeginGroupCall(group));
+  if (std::find(group.begin(), group.end(), root) == group.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("GatherTo: root ", root, " is not in the group"));
+  }
+  const size_t n_needed = root == my_rank_ ? group.size() * local.size() : 0;
+  if (all.size() != n_needed) {
+    return absl::InvalidArgumentError(absl::StrCat("GatherTo root ", root, ": all has ", all.size(),
+                                                   " floats on rank ", my_rank_, ", must have ",
+                                                   n_needed));
+  }
+  if (local.empty() || group.size() == 1) {
+    if (!local.empty()) memmove(all.data(), local.data(), local.size() * sizeof(float));
+    return absl::OkStatus();
+  }
+  if (root != my_rank_) {
+    AddSend(kOperationGather, root, ToBytes(local));
+    return RunTransfers([] {});
+  }
+  for (size_t i = 0; i < group.size(); ++i) {
+    const absl::Span<float> part = all.subspan(i * local.size(), local.size());
+    if (group[i] != my_rank_) {
+      AddRecv(kOperationGather, group[i], ToMutableBytes(part));
+    } else if (part.data() != local.data()) {
+      memmove(part.data(), local.data(), local.size() * sizeof(float));
+    }
+  }
+  return RunTransfers([] {});
+}
+
+absl::Status Mesh::Barrier(absl::Span<const int> group) {
+  RETURN_IF_ERROR(BeginGroupCall(group));
+  if (group.size() == 1) return absl::OkStatus();
+  for (const int rank : group) {
+    if (rank == my_rank_) continue;
+    AddSend(kOperationBarrier, rank, {});
+    AddRecv(kOperationBarrier, rank, {});
+  }
+  return RunTransfers([] {});
+}
+
+absl::Status Mesh::Send(int peer, absl::Span<const uint8_t> message) {
+  RETURN_IF_ERROR(BeginCall());
+  RETURN_IF_ERROR(FindLink(peer).status());
+  AddSend(kOperationMessage, peer, message);
+  return RunTransfers([] {});
+}
+
+absl::Status Mesh::Recv(int peer, absl::Span<uint8_t> message) {
+  RETURN_IF_ERROR(BeginCall());
+  RETURN_IF_ERROR(FindLink(peer).status());
+  AddRecv(kOperationMessage, peer, message);
+  return RunTransfers([] {});
+}
+
+}  // namespace bora

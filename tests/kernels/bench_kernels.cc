@@ -1,11 +1,13 @@
 // Speed of the CPU operations beside the machine's limits, one row a figure:
 //   figure NAME VALUE UNIT [limit L ratio R]
-// Usage: bora-bench-kernels [n_threads]
+// Usage: bora-bench-kernels [n_threads [cpu]]
+// With "cpu" a second is a second of processor time of each thread, which tells something on a
+// machine that others use too (memory bandwidth excepted).
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -18,16 +20,25 @@
 namespace bora {
 namespace {
 
+// How time is taken; set once by main.
+int processor_time_threads = 0;
+
+double Now() {
+  timespec now;
+  clock_gettime(processor_time_threads > 0 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &now);
+  return (static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec)) /
+         std::max(1, processor_time_threads);
+}
+
 // Median seconds of one call, over at least 5 calls and 0.3 s.
 double MedianSeconds(absl::FunctionRef<void()> body) {
-  using Clock = std::chrono::steady_clock;
   std::vector<double> seconds;
   double total = 0;
   body();
   while (seconds.size() < 5 || total < 0.3) {
-    const auto begin = Clock::now();
+    const double begin = Now();
     body();
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    seconds.push_back(Now() - begin);
     total += seconds.back();
   }
   std::sort(seconds.begin(), seconds.end());
@@ -180,6 +191,7 @@ void BenchSample(CpuDevice& device) {
 int main(int argc, char** argv) {
   using bora::DType;
   bora::CpuDevice device(argc > 1 ? std::atoi(argv[1]) : 2);
+  if (argc > 2 && std::string(argv[2]) == "cpu") bora::processor_time_threads = device.n_threads();
   const double handover = bora::MedianSeconds([&] {
     for (int i = 0; i < 100; ++i) device.ParallelFor(2, 1, [](int64_t, int64_t) {});
   });

@@ -1,0 +1,257 @@
+#include "kernels/sample.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/kernels/op_testing.h"
+#include "tests/reference/reference.h"
+
+namespace bora {
+namespace {
+
+std::vector<SampledToken> RunSample(int64_t vocab_size, const std::vector<SampleRow>& rows,
+                                    int n_threads = 1) {
+  CpuDevice device(n_threads);
+  std::vector<SampledToken> out;
+  Sample(device, vocab_size, rows, &out);
+  return out;
+}
+
+SampledToken SampleOne(const std::vector<float>& logits, const SamplingParams& sampling,
+                       int32_t position = 0, int32_t n_generated = 0) {
+  return RunSample(static_cast<int64_t>(logits.size()),
+                   {{logits.data(), &sampling, 0, position, n_generated}})[0];
+}
+
+// Logits with ties, in no order.
+std::vector<float> Logits(int64_t vocab_size, float scale, uint64_t seed) {
+  std::vector<float> logits = RandomFloats(vocab_size, seed);
+  for (float& logit : logits) logit = std::round(logit * 16) / 16 * scale;
+  return logits;
+}
+
+TEST(SampleTest, GreedyTakesLowestIdAmongEquals) {
+  EXPECT_EQ(SampleOne({1, 3, 2, 3}, {.temperature = 0}).token_id, 1);
+  EXPECT_EQ(SampleOne({-1, -3, -0.0f, 0.0f}, {.temperature = 0}).token_id, 2);
+  EXPECT_EQ(SampleOne({-3e38f, -1e38f}, {.temperature = 0}).token_id, 1);
+  EXPECT_EQ(SampleOne({5}, {.temperature = 0}).token_id, 0);
+}
+
+// Pearson's chi-square of 40000 draws against the float64 reference. With d degrees of freedom the
+// statistic has mean d and variance 2d; d + 4 sqrt(2d) + 8 is exceeded with a probability below
+// 1e-4 for every d >= 1. The seed is fixed, so this either always passes or never does.
+TEST(SampleTest, DrawsFollowTheReferenceDistribution) {
+  constexpr int32_t kDraws = 40000;
+  struct Case {
+    int64_t vocab_size;
+    float scale;
+    SamplingParams sampling;
+    std::vector<int32_t> banned;
+  };
+  const std::vector<Case> cases = {
+      {1, 1, {}, {}},
+      {7, 2, {}, {}},
+      {50, 3, {.temperature = 0.7f}, {}},
+      {50, 3, {.temperature = 100}, {}},
+      {2000, 4, {}, {}},
+      {50, 3, {.top_k = 5}, {}},
+      {50, 3, {.top_p = 0.8f}, {}},
+      {50, 3, {.min_p = 0.05f}, {}},
+      {50, 3, {.temperature = 1.5f, .top_p = 0.9f, .top_k = 20, .min_p = 0.02f}, {}},
+      {50, 3, {.top_p = 0.5f, .top_k = 3}, {}},
+      {1000, 4, {.top_p = 0.95f}, {}},
+      {1000, 4, {.top_k = 600}, {}},
+      {50, 3, {.top_p = 0.9f, .min_tokens = 1, .stop_token_ids = {3, 10, 49}}, {3, 10, 49}},
+  };
+  for (size_t c = 0; c < cases.size(); ++c) {
+    const Case& test = cases[c];
+    const std::vector<float> logits = Logits(test.vocab_size, test.scale, c);
+    SamplingParams sampling = test.sampling;
+    sampling.seed = 12345 + c;
+    const std::vector<double> probs =
+        reference::SamplingDistribution(ToDoubles(logits), {.temperature = sampling.temperature,
+                                                            .top_k = sampling.top_k,
+                                                            .top_p = sampling.top_p,
+                                                            .min_p = sampling.min_p,
+                                                            .banned_ids = test.banned});
+    std::vector<SampleRow> rows;
+    for (int32_t i = 0; i < kDraws; ++i) rows.push_back({logits.data(), &sampling, 0, i, 0});
+    std::vector<int64_t> counts(test.vocab_size, 0);
+    for (const SampledToken& token : RunSample(test.vocab_size, rows)) ++counts[token.token_id];
+    // Tokens expected fewer than 5 times share a cell.
+    double statistic = 0, rest_expected = 0, rest_count = 0;
+    int64_t n_cells = 0;
+    const auto add_cell = [&](double expected, double count) {
+      statistic += (count - expected) * (count - expected) / expected;
+      ++n_cells;
+    };
+    for (int64_t id = 0; id < test.vocab_size; ++id) {
+      const double expected = probs[id] * kDraws;
+      if (probs[id] == 0) {
+        EXPECT_EQ(counts[id], 0) << "case " << c << " token " << id;
+      } else if (expected < 5) {
+        rest_expected += expected;
+        rest_count += static_cast<double>(counts[id]);
+      } else {
+        add_cell(expected, static_cast<double>(counts[id]));
+      }
+    }
+    if (rest_expected > 0) add_cell(rest_expected, rest_count);
+    const double degrees = static_cast<double>(n_cells - 1);
+    std::printf("chi-square case %zu: %.1f, degrees %.0f\n", c, statistic, degrees);
+    EXPECT_LE(statistic, degrees + 4 * std::sqrt(2 * degrees) + 8) << "case " << c;
+  }
+}
+
+// Straight from the definition: sort everything, walk the cumulative distribution.
+int32_t DrawBySorting(const std::vector<float>& logits, const SamplingParams& sampling,
+                      int32_t position) {
+  const std::vector<double> probs =
+      reference::SamplingDistribution(ToDoubles(logits), {.temperature = sampling.temperature,
+                                                          .top_k = sampling.top_k,
+                                                          .top_p = sampling.top_p,
+                                                          .min_p = sampling.min_p});
+  std::vector<int32_t> order(logits.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  const auto words = Philox4x32(sampling.seed, position, 0x73616d706c65);
+  const double target = UniformDouble(words[0], words[1]);
+  double cumulative = 0;
+  for (int32_t id : order) {
+    cumulative += probs[id];
+    if (cumulative > target) return id;
+  }
+  return -1;
+}
+
+TEST(SampleTest, PartialSortingDrawsWhatFullSortingWould) {
+  for (uint64_t seed = 0; seed < 300; ++seed) {
+    const auto words = Philox4x32(seed, 99, 0);
+    const int64_t vocab_size = 1 + words[0] % 5000;
+    const SamplingParams sampling = {
+        .temperature = std::exp(4 * UniformFloat(words[1]) - 2),
+        .top_p = words[2] % 3 == 0 ? 1.0f : 0.05f + 0.95f * UniformFloat(words[2]),
+        .top_k = words[3] % 3 == 0 ? 0 : static_cast<int32_t>(words[3] % 6000),
+        .min_p = seed % 4 == 0 ? 0.01f : 0.0f,
+        .seed = seed};
+    const std::vector<float> logits = Logits(vocab_size, 5, seed);
+    for (int32_t position = 0; position < 4; ++position) {
+      EXPECT_EQ(SampleOne(logits, sampling, position).token_id,
+                DrawBySorting(logits, sampling, position))
+          << "seed " << seed << " position " << position;
+    }
+  }
+}
+
+TEST(SampleTest, DrawDependsOnSeedAndPositionAlone) {
+  const std::vector<float> logits = Logits(300, 2, 1), other = Logits(300, 2, 2);
+  const SamplingParams sampling = {.seed = 5}, filler = {.top_p = 0.5f, .seed = 6};
+  std::vector<SampleRow> rows;
+  for (int32_t i = 0; i < 200; ++i) {
+    rows.push_back({logits.data(), &sampling, i % 8, i, i});
+    rows.push_back({other.data(), &filler, i % 7, 3 * i, 0});
+  }
+  const std::vector<SampledToken> want = RunSample(300, rows);
+  for (int n_threads : {2, 3, 4}) EXPECT_EQ(RunSample(300, rows, n_threads), want);
+  for (int32_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(SampleOne(logits, sampling, i).token_id, want[2 * i].token_id);
+  }
+}
+
+TEST(SampleTest, ExtremeParametersGiveTheirLimit) {
+  const std::vector<float> logits = {0.5f, 2.0f, 1.9999f, 2.0f, -3e38f, 1.0f};
+  for (int32_t position = 0; position < 200; ++position) {
+    // The two best tie; everything else is 100 temperatures away or more.
+    EXPECT_THAT(SampleOne(logits, {.temperature = 1e-6f}, position).token_id, testing::AnyOf(1, 3));
+    EXPECT_THAT(SampleOne(logits, {.temperature = 1e-45f}, position).token_id,
+                testing::AnyOf(1, 3));
+    EXPECT_EQ(SampleOne(logits, {.top_p = 1e-9f}, position).token_id, 1);
+    EXPECT_EQ(SampleOne(logits, {.top_k = 1}, position).token_id, 1);
+    EXPECT_THAT(SampleOne(logits, {.min_p = 1.0f}, position).token_id, testing::AnyOf(1, 3));
+    // -3e38 has no weight even at temperature 100.
+    EXPECT_NE(SampleOne(logits, {.temperature = 100}, position).token_id, 4);
+    EXPECT_NE(SampleOne(logits, {.top_k = kMaxTopK}, position).token_id, 4);
+  }
+}
+
+TEST(SampleTest, MinTokensBansStopTokensUntilReached) {
+  const std::vector<float> logits = {9, 1, 8, 0};
+  const SamplingParams sampling = {
+      .temperature = 0, .n_logprobs = 2, .min_tokens = 3, .stop_token_ids = {0, 2}};
+  const SampledToken banned = SampleOne(logits, sampling, 0, 2);
+  EXPECT_EQ(banned.token_id, 1);
+  // Log-probabilities still include them.
+  EXPECT_EQ(banned.rank, 3);
+  EXPECT_EQ(banned.top[0].token_id, 0);
+  EXPECT_EQ(SampleOne(logits, sampling, 0, 3).token_id, 0);
+}
+
+TEST(SampleTest, BansThatLeaveNothingAreVoid) {
+  const std::vector<float> logits = {1, 2, 0};
+  EXPECT_EQ(SampleOne(logits, {.temperature = 0, .min_tokens = 1, .stop_token_ids = {0, 1, 2, 50}})
+                .token_id,
+            1);
+}
+
+TEST(SampleTest, NonFiniteRowFailsAlone) {
+  const std::vector<float> good = Logits(100, 3, 1);
+  const SamplingParams sampling = {.n_logprobs = 1};
+  const SampledToken want = SampleOne(good, sampling);
+  for (float poison : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> bad = good;
+    bad[99] = poison;
+    const std::vector<SampledToken> got = RunSample(
+        100, {{good.data(), &sampling}, {bad.data(), &sampling}, {good.data(), &sampling}});
+    EXPECT_EQ(got[0], want);
+    EXPECT_EQ(got[2], want);
+    EXPECT_TRUE(got[1].non_finite);
+    EXPECT_EQ(got[1].token_id, -1);
+    EXPECT_TRUE(got[1].top.empty());
+  }
+}
+
+// In double, then rounded to float once: half a unit in the last place, and 1e-12 for the sum.
+TEST(SampleTest, LogprobsRanksAndAlternativesAgreeWithReference) {
+  WorstRatio worst("logprob");
+  for (int64_t vocab_size : {1, 2, 7, 8, 9, 100, 3001}) {
+    const std::vector<float> logits = Logits(vocab_size, 8, vocab_size);
+    const std::vector<double> want = reference::LogSoftmax(ToDoubles(logits));
+    std::vector<int32_t> order(vocab_size);
+    for (int32_t i = 0; i < vocab_size; ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    for (int32_t n : {0, 1, 5, 20}) {
+      const SamplingParams sampling = {.n_prompt_logprobs = n};
+      for (int64_t target = 0; target < vocab_size; target += 1 + vocab_size / 9) {
+        const SampleRow row = {.logits = logits.data(),
+                               .sampling = &sampling,
+                               .target_token_id = static_cast<int32_t>(target)};
+        const SampledToken got = RunSample(vocab_size, {row})[0];
+        EXPECT_EQ(got.token_id, target);
+        const auto near = [&](float value, int64_t id) {
+          worst.Add(value, want[id], kFloatEps * std::abs(want[id]) + 1e-12);
+        };
+        near(got.logprob, target);
+        EXPECT_EQ(order[got.rank - 1], target);
+        ASSERT_EQ(static_cast<int64_t>(got.top.size()), std::min<int64_t>(n, vocab_size));
+        for (size_t i = 0; i < got.top.size(); ++i) {
+          EXPECT_EQ(got.top[i].token_id, order[i]);
+          near(got.top[i].logprob, order[i]);
+        }
+      }
+    }
+  }
+}
+
+TEST(SampleTest, NoLogprobsUnlessAsked) {
+  const SampledToken token = SampleOne({1, 2}, {.temperature = 0});
+  EXPECT_EQ(token.rank, 0);
+  EXPECT_EQ(token.logprob, 0);
+  EXPECT_TRUE(token.top.empty());
+}
+
+}  // namespace
+}  // namespace bora

@@ -49,6 +49,10 @@ absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat("JSON of ", text.size(), " bytes, the limit is ", kMaxJsonBytes));
   }
+  // The parser takes a NUL for the end of its input and would not see what follows.
+  if (text.find('\0') != absl::string_view::npos) {
+    return absl::InvalidArgumentError("not valid JSON: it holds a NUL byte");
+  }
   const int depth = NestingDepth(text);
   if (depth > kMaxJsonDepth) {
     return absl::InvalidArgumentError(

@@ -1,16 +1,15 @@
 // bora-make-checkpoint: writes a checkpoint of made-up weights for load tests and benchmarks.
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <string>
-#include <vector>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
 #include "absl/flags/reflection.h"
-#include "absl/flags/usage.h"
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/json.h"
@@ -41,38 +40,56 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
-// Abseil's flags are spelled with underscores; --hidden-dim is accepted as --hidden_dim. Returns
-// the arguments in Abseil's spelling, or the first flag that does not exist or does not parse, so
-// that this can be told from a failure by the exit code.
-absl::StatusOr<std::vector<std::string>> CheckArguments(int argc, char** argv) {
-  std::vector<std::string> arguments = {argv[0]};
+constexpr char kUsage[] =
+    "bora-make-checkpoint writes a checkpoint of made-up weights.\n\n"
+    "  bora-make-checkpoint --output DIR [--config config.json | --dim N ...]\n\n"
+    "The weights are those of --load-format dummy with the same --seed, rounded to --dtype.\n"
+    "Exit status: 0 written, 1 failed (a file or directory), 2 wrong flag or value.\n\n";
+
+// This program's flags by the name they are typed as; Abseil adds some of its own, left out here.
+std::map<std::string, absl::CommandLineFlag*> OwnFlags() {
+  std::map<std::string, absl::CommandLineFlag*> flags;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::EndsWith(flag->Filename(), "make_checkpoint_main.cc")) continue;
+    flags[absl::StrReplaceAll(name, {{"_", "-"}})] = flag;
+  }
+  return flags;
+}
+
+void PrintHelp() {
+  std::fputs(kUsage, stdout);
+  for (const auto& [name, flag] : OwnFlags()) {
+    const std::string value = flag->DefaultValue();
+    std::printf("  --%-15s %s%s\n", name.c_str(), flag->Help().c_str(),
+                value.empty() ? "" : absl::StrCat(" (", value, ")").c_str());
+  }
+}
+
+// Sets the flags from --name value or --name=value; hyphens and underscores are the same. Abseil's
+// own parser exits with 1 on a wrong flag, and so could not be told from a failed write.
+absl::Status ParseArguments(int argc, char** argv) {
+  const std::map<std::string, absl::CommandLineFlag*> flags = OwnFlags();
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
-    if (argument.rfind("--", 0) != 0) {
-      return absl::InvalidArgumentError(absl::StrCat("unexpected argument \"", argument, "\""));
-    }
-    if (argument == "--help") {
-      arguments.push_back(argument);
-      continue;
-    }
     const size_t equals = argument.find('=');
-    std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
-    std::replace(name.begin(), name.end(), '-', '_');
-    absl::CommandLineFlag* const flag = absl::FindCommandLineFlag(name);
-    if (flag == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag ", argument, ", try --help"));
+    const std::string typed = argument.substr(0, equals);
+    const auto it = typed.rfind("--", 0) == 0
+                        ? flags.find(absl::StrReplaceAll(typed.substr(2), {{"_", "-"}}))
+                        : flags.end();
+    if (it == flags.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown argument ", argument, ", try --help"));
     }
     if (equals == std::string::npos && i + 1 == argc) {
       return absl::InvalidArgumentError(absl::StrCat(argument, " needs a value"));
     }
     const std::string value = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);
     std::string error;
-    if (!flag->ParseFrom(value, &error)) {
-      return absl::InvalidArgumentError(absl::StrCat("--", name, ": ", error));
+    if (!it->second->ParseFrom(value, &error)) {
+      return absl::InvalidArgumentError(absl::StrCat(typed, ": ", error));
     }
-    arguments.push_back(absl::StrCat("--", name, "=", value));
   }
-  return arguments;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ModelConfig> ConfigFromFlags() {
@@ -109,9 +126,9 @@ absl::StatusOr<MakeCheckpointOptions> OptionsFromFlags() {
   if (layout == "mistral") options.layout = CheckpointLayout::kMistral;
   const std::string dtype = absl::GetFlag(FLAGS_dtype);
   if (dtype == "f32") {
-    options.dtype = DType::kF32;
+    options.dtype = FileDType::kF32;
   } else if (dtype == "f16") {
-    options.dtype = DType::kF16;
+    options.dtype = FileDType::kF16;
   } else if (dtype != "bf16") {
     return absl::InvalidArgumentError(
         absl::StrCat("--dtype is \"", dtype, "\", must be f32, bf16 or f16"));
@@ -155,18 +172,12 @@ int Run() {
 
 int Main(int argc, char** argv) {
   InitLog("bora-make-checkpoint", LogLevel::kWarning);
-  absl::SetProgramUsageMessage(
-      "writes a checkpoint of made-up weights.\n\n"
-      "  bora-make-checkpoint --output DIR [--config config.json | --dim N ...]\n\n"
-      "The weights are those of --load-format dummy with the same --seed, rounded to --dtype.\n"
-      "Exit status: 0 written, 1 failed (a file or directory), 2 wrong flag or value.");
-  const absl::StatusOr<std::vector<std::string>> arguments = CheckArguments(argc, argv);
-  if (!arguments.ok()) return Fail(arguments.status());
-  std::vector<char*> pointers;
-  for (const std::string& argument : *arguments) {
-    pointers.push_back(const_cast<char*>(argument.c_str()));
+  for (int i = 1; i < argc; ++i) {
+    if (absl::string_view(argv[i]) != "--help") continue;
+    PrintHelp();
+    return 0;
   }
-  absl::ParseCommandLine(static_cast<int>(pointers.size()), pointers.data());
+  if (const absl::Status status = ParseArguments(argc, argv); !status.ok()) return Fail(status);
   return Run();
 }
 

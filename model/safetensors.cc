@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -299,6 +300,10 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_
   if (header_bytes == 0 || text[0] != '{') {
     return absl::InvalidArgumentError(
         absl::StrCat("header of ", header_bytes, " bytes does not start with '{'"));
+  }
+  // The JSON parser takes a NUL for the end of its input and would not see what follows.
+  if (std::memchr(text, '\0', header_bytes) != nullptr) {
+    return absl::InvalidArgumentError("header is not valid JSON: it holds a NUL byte");
   }
   HeaderHandler handler;
   const bool parsed = nlohmann::json::sax_parse(text, text + header_bytes, &handler);

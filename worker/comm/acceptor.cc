@@ -164,6 +164,7 @@ absl::Status Acceptor::AcceptProof(Pending* pending) {
     }
     ASSIGN_OR_RETURN(link.mapping, SharedMapping::Map(pending->fds[0].get(), terms.ring_bytes));
     link.peer_doorbell = std::move(pending->fds[1]);
+    pending->fds.clear();
   } else {
     RETURN_IF_ERROR(TuneTcp(pending->socket.get()));
   }

@@ -91,7 +91,7 @@ struct MeshOptions {
   // How long a wait spins before it sleeps. Negative: 50, or 0 when the ranks of this machine
   // outnumber the CPUs this process may use.
   int spin_us = -1;
-  // A TCP link on which data stays unacknowledged this long is lost.
+  // A TCP link whose other end acknowledges nothing for this long is lost; at least 1 s.
   absl::Duration link_timeout = absl::Seconds(2);
 };
 

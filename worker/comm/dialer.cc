@@ -75,6 +75,7 @@ absl::StatusOr<EstablishedLink> DialPeer(const DialOptions& options) {
   link.kind = LinkKind::kTcp;
   if (options.use_shared_memory) {
     absl::StatusOr<UniqueFd> socket = ConnectUnix(options);
+    if (absl::IsResourceExhausted(socket.status())) return socket.status();
     if (socket.ok()) {
       link.kind = LinkKind::kSharedMemory;
       link.socket = *std::move(socket);

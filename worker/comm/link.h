@@ -68,7 +68,7 @@ class Link {
   virtual void EndSleep(short revents) = 0;
 
   // Looks for a connection that was cut silently. Called a few times a second while waiting.
-  virtual void CheckAlive(absl::Time) {}
+  virtual void CheckAlive() {}
 
   // Tells the peer that the end of this link is not a failure.
   virtual void CloseOrderly() = 0;

@@ -206,7 +206,7 @@ absl::StatusOr<bool> Mesh::Sleep() {
   if (tick_ != absl::InfiniteDuration()) {
     const absl::Time now = absl::Now();
     if (now >= next_check_) {
-      for (const auto& link : links_) link->CheckAlive(now);
+      for (const auto& link : links_) link->CheckAlive();
       next_check_ = now + tick_;
     }
   }

@@ -46,9 +46,9 @@ absl::Status CheckOptions(const MeshOptions& options) {
   if (options.peers.size() > kMaxPeers) {
     return invalid(options.peers.size(), " peers, at most ", kMaxPeers, " are possible");
   }
-  if (options.link_timeout < absl::Milliseconds(100)) {
+  if (options.link_timeout < absl::Seconds(1)) {
     return invalid("link_timeout is ", absl::FormatDuration(options.link_timeout),
-                   ", must be at least 100ms");
+                   ", must be at least 1s");
   }
   if (FindRank(options, options.my_rank) == nullptr) {
     return invalid("my_rank ", options.my_rank, " is not among the ranks");

@@ -141,7 +141,9 @@ absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, absl::Time dead
       0) {
     return fd;
   }
-  // A unix socket whose backlog is full says EAGAIN; the caller retries.
+  if (errno == EAGAIN) {
+    return absl::ResourceExhaustedError("connect: the other side has too many connections pending");
+  }
   if (errno != EINPROGRESS) return ErrnoStatus("connect", errno);
   RETURN_IF_ERROR(Annotate(WaitFor(fd.get(), POLLOUT, deadline, abort_fd), "connect"));
   int error = 0;

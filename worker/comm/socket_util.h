@@ -43,6 +43,7 @@ absl::StatusOr<UniqueFd> ListenOn(const SocketAddress& address);
 // The port that a TCP socket is bound to.
 absl::StatusOr<int> LocalPort(int fd);
 // Connects; gives up at `deadline` or, with ABORTED, when `abort_fd` becomes readable.
+// RESOURCE_EXHAUSTED: the backlog of a unix socket is full, try again.
 absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, absl::Time deadline, int abort_fd);
 
 // TCP_NODELAY, and keepalive so that the kernel finds an idle link that was cut silently in about

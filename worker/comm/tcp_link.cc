@@ -6,7 +6,7 @@
 // Silent cuts. TCP_USER_TIMEOUT would be the usual means, but it also ends a healthy connection
 // whose receiver leaves its window closed that long, and a rank that computes for seconds while its
 // predecessor sends does just that. So the waiting side looks at TCP_INFO instead: a link is lost
-// when retransmissions or probes stay unanswered for link_timeout. A closed window answers probes.
+// when it has been silent for link_timeout and did not answer the last retransmission or probe.
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
@@ -66,21 +66,24 @@ class TcpLink final : public Link {
     if ((revents & (POLLERR | POLLHUP)) != 0 && n_inbox_ == InboxBytes()) MarkLost(SocketError());
   }
 
-  void CheckAlive(absl::Time now) override {
+  void CheckAlive() override {
     tcp_info info = {};
     socklen_t n_bytes = sizeof(info);
     if (state() != LinkState::kUp) return;
     if (getsockopt(socket_.get(), IPPROTO_TCP, TCP_INFO, &info, &n_bytes) != 0) return;
-    if (info.tcpi_retransmits == 0 && info.tcpi_probes == 0) {
-      stalled_since_ = absl::InfiniteFuture();
-      return;
-    }
-    stalled_since_ = std::min(stalled_since_, now);
-    // An acknowledgement since then means that the path works, however slowly.
+    // Keepalive probes an idle link every second, so a longer silence is the path's or the peer's.
     const absl::Duration silent = absl::Milliseconds(info.tcpi_last_ack_recv);
-    if (now - stalled_since_ >= link_timeout_ && silent >= link_timeout_) {
-      MarkLost(absl::StrCat("no acknowledgement for ", absl::FormatDuration(silent)));
-    }
+    if (silent < link_timeout_) return;
+    // Any acknowledgement resets tcpi_probes, so 2 means that one was not answered in its time.
+    const bool probe_unanswered = info.tcpi_probes >= 2;
+    // A stopped receiver answers each retransmission, but these become rare. So silence counts only
+    // after a retransmission that had time to be answered.
+    const absl::Duration since_sent = absl::Milliseconds(info.tcpi_last_data_sent);
+    const absl::Duration answer_time = absl::Milliseconds(100) + absl::Microseconds(info.tcpi_rtt);
+    const bool data_unanswered =
+        info.tcpi_retransmits > 0 && since_sent < silent && since_sent >= answer_time;
+    if (!probe_unanswered && !data_unanswered) return;
+    MarkLost(absl::StrCat("no acknowledgement for ", absl::FormatDuration(silent)));
   }
 
   void CloseOrderly() override {
@@ -168,7 +171,6 @@ class TcpLink final : public Link {
   bool wants_recv_ = false;
   bool wants_send_ = false;
   bool at_end_ = false;
-  absl::Time stalled_since_ = absl::InfiniteFuture();
 };
 
 }  // namespace

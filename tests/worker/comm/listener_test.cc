@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -27,11 +29,24 @@ int CountEntries(const char* folder) {
   return n;
 }
 
+// Memory mappings of this process whose line in /proc/self/maps contains `text`.
+int CountMappings(const char* text) {
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  int n = 0;
+  while (std::getline(maps, line)) n += line.find(text) != std::string::npos ? 1 : 0;
+  return n;
+}
+
 UniqueFd MustConnect(const SocketAddress& address) {
   const absl::StatusOr<UniqueFd> never = NewEventFd();
-  absl::StatusOr<UniqueFd> fd = ConnectTo(address, absl::Now() + absl::Seconds(5), never->get());
-  EXPECT_TRUE(fd.ok()) << fd.status();
-  return *std::move(fd);
+  while (true) {
+    absl::StatusOr<UniqueFd> fd = ConnectTo(address, absl::Now() + absl::Seconds(5), never->get());
+    // A full backlog empties as fast as the acceptor runs.
+    if (absl::IsResourceExhausted(fd.status())) continue;
+    EXPECT_TRUE(fd.ok()) << fd.status();
+    return *std::move(fd);
+  }
 }
 
 // Waits for the end of the stream and returns how many bytes came before it.
@@ -310,6 +325,7 @@ TEST(ListenerTest, AHundredEpochsLeaveNothingBehind) {
         float value = 1.0f;
         ASSERT_TRUE((*mesh)->AllReduceSum(AllRanks(3), absl::MakeSpan(&value, 1)).ok());
         EXPECT_EQ(value, 3.0f);
+        EXPECT_EQ(CountMappings("/dev/shm"), 0) << "shared memory must have no name";
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -317,11 +333,15 @@ TEST(ListenerTest, AHundredEpochsLeaveNothingBehind) {
   run_epoch(0);
   const int n_fds = CountEntries("/proc/self/fd");
   const int n_threads = CountEntries("/proc/self/task");
-  const int n_shm = CountEntries("/dev/shm");
   for (int64_t epoch = 1; epoch <= 100; ++epoch) run_epoch(epoch);
   EXPECT_EQ(CountEntries("/proc/self/fd"), n_fds);
-  EXPECT_EQ(CountEntries("/proc/self/task"), n_threads);
-  EXPECT_EQ(CountEntries("/dev/shm"), n_shm);
+  EXPECT_EQ(CountMappings("memfd:bora-link"), 0);
+  // The kernel removes a thread that has been joined from the list a moment later.
+  const absl::Time deadline = absl::Now() + absl::Seconds(5);
+  while (CountEntries("/proc/self/task") > n_threads && absl::Now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_LE(CountEntries("/proc/self/task"), n_threads);
 }
 
 TEST(ListenerTest, BadOptionsAreNamed) {
@@ -382,7 +402,7 @@ TEST(HandshakeTest, HmacSha256GivesThePublishedValues) {
   EXPECT_EQ(hex(HmacSha256(std::string(20, '\x0b'), bytes("Hi There"))),
             "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
   EXPECT_EQ(hex(HmacSha256("Jefe", bytes("what do ya want for nothing?"))),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739582ec958b964ec3843"
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
             "");
 }
 

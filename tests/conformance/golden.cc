@@ -1,6 +1,7 @@
 #include "tests/conformance/golden.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +12,6 @@
 namespace bora {
 namespace {
 
-constexpr int32_t kSlot = 1;
 // One token, less and more than a block, neither a multiple of a block nor of an attention split.
 constexpr int32_t kChunkTokens[] = {1, 33, 7, 1031, 16, 257};
 constexpr int32_t kMaxBatchedTokens = 1031;
@@ -68,41 +68,15 @@ absl::StatusOr<Golden> LoadGolden(const std::string& name) {
   return golden;
 }
 
-SequencePlanner::SequencePlanner(int64_t epoch, int32_t n_prompt_tokens, const GroupLimits& limits,
-                                 const SamplingParams& sampling)
-    : epoch_(epoch), n_prompt_tokens_(n_prompt_tokens), limits_(limits), sampling_(sampling) {}
-
-StepPlan SequencePlanner::NextPlan(int32_t n_new_tokens) {
-  StepPlan plan{.epoch = epoch_, .step_id = n_plans_};
-  if (n_plans_ == 0) {
-    plan.opened.push_back(
-        {.slot = kSlot, .n_prompt_tokens = n_prompt_tokens_, .sampling = sampling_});
-  }
-  ++n_plans_;
-  const int32_t n_blocks = CeilDiv(n_tokens_ + n_new_tokens, limits_.block_size);
-  for (; n_blocks_ < n_blocks; ++n_blocks_) {
-    plan.grants.push_back(
-        {.slot = kSlot, .block_idx = n_blocks_, .block_id = limits_.n_blocks - 1 - n_blocks_});
-  }
-  plan.rows.push_back({.slot = kSlot, .position = n_tokens_, .n_tokens = n_new_tokens});
-  n_tokens_ += n_new_tokens;
-  return plan;
+std::string CaseName(const testing::TestParamInfo<ConformanceCase>& info) {
+  const ConformanceCase& c = info.param;
+  return absl::StrCat(c.checkpoint, "_on_", c.golden, "_tp", c.tp_size, "_pp", c.pp_size);
 }
 
-StepPlan SequencePlanner::Feed(const Chunk& chunk) {
-  StepPlan plan = NextPlan(static_cast<int32_t>(chunk.tokens.size()));
-  plan.tokens.assign(chunk.tokens.begin(), chunk.tokens.end());
-  plan.rows[0].sample = chunk.sample;
-  plan.rows[0].prompt_logprobs = chunk.prompt_logprobs;
-  if (chunk.prompt_logprobs) plan.next_tokens = {chunk.next_token};
-  return plan;
-}
-
-StepPlan SequencePlanner::FeedSampled() {
-  StepPlan plan = NextPlan(1);
-  plan.rows[0].use_last_sampled = true;
-  plan.rows[0].sample = true;
-  return plan;
+double MaxAbs(absl::Span<const float> row) {
+  double max = 0;
+  for (const float value : row) max = std::max(max, std::abs(static_cast<double>(value)));
+  return max;
 }
 
 GroupLimits LimitsForSequence(int64_t vocab_size, int64_t n_tokens) {

@@ -1,6 +1,8 @@
-// A golden file of the reference implementation, and the plans that pass its tokens through the
-// product.
+// What the conformance tests share: golden files of the reference implementation, and how their
+// tokens are passed through the product.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <cstdint>
 #include <string>
@@ -35,38 +37,25 @@ std::string GoldenPath(const std::string& name);
 // Reads goldens/<name>.safetensors. INVALID_ARGUMENT names what does not fit together.
 absl::StatusOr<Golden> LoadGolden(const std::string& name);
 
-// Makes the plans of one sequence. Its blocks are granted in descending order of their ids, so that
-// neighbours in the sequence are not neighbours in memory. Owned by one thread.
-class SequencePlanner {
- public:
-  SequencePlanner(int64_t epoch, int32_t n_prompt_tokens, const GroupLimits& limits,
-                  const SamplingParams& sampling);
-
-  // The next tokens of the sequence. next_token: the one after them, or -1 where it is not known.
-  struct Chunk {
-    absl::Span<const int32_t> tokens;
-    int32_t next_token = -1;
-    bool sample = false;
-    bool prompt_logprobs = false;
-  };
-  StepPlan Feed(const Chunk& chunk);
-
-  // One decoding step on the token that was sampled last.
-  StepPlan FeedSampled();
-
-  int32_t n_tokens() const { return n_tokens_; }
-
- private:
-  StepPlan NextPlan(int32_t n_new_tokens);
-
-  const int64_t epoch_;
-  const int32_t n_prompt_tokens_;
-  const GroupLimits limits_;
-  const SamplingParams sampling_;
-  int64_t n_plans_ = 0;
-  int32_t n_tokens_ = 0;
-  int32_t n_blocks_ = 0;
+// One run of the product: which checkpoint, against which golden, divided how.
+struct ConformanceCase {
+  const char* checkpoint = "";
+  const char* golden = "";
+  int tp_size = 1;
+  int pp_size = 1;
 };
+
+std::string CaseName(const testing::TestParamInfo<ConformanceCase>& info);
+
+// |logit - golden| <= kLogitTolerance * max |golden| of the row. The reference itself is up to
+// 1.2e-5 from exact (README.md).
+inline constexpr double kLogitTolerance = 1e-4;
+
+// The largest magnitude of a row: what errors are relative to.
+double MaxAbs(absl::Span<const float> row);
+
+// The slot that these tests use; the limits have one more, so that 0 is not the answer to all.
+inline constexpr int32_t kSlot = 1;
 
 // Limits for one sequence of n_tokens tokens, with spare blocks and a spare slot.
 GroupLimits LimitsForSequence(int64_t vocab_size, int64_t n_tokens);

@@ -1,19 +1,16 @@
 // The product against the public reference implementation (tests/conformance/README.md): the same
-// checkpoints, the same tokens, logits within kLogitTolerance and identical greedy continuations.
-#include <gmock/gmock.h>
+// checkpoints, the same tokens, and whole rows of logits. greedy_test.cc has the rest of the way.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "base/status_macros.h"
 #include "kernels/ops.h"
@@ -21,6 +18,7 @@
 #include "model/partition.h"
 #include "model/weights_source.h"
 #include "tests/conformance/golden.h"
+#include "tests/worker/plan_builder.h"
 #include "worker/collectives.h"
 #include "worker/rank_weights.h"
 #include "worker/stage.h"
@@ -28,28 +26,6 @@
 
 namespace bora {
 namespace {
-
-// |logit - golden| <= kLogitTolerance * max |golden| of the row. The reference itself is up to
-// 1.2e-5 from exact (README.md).
-constexpr double kLogitTolerance = 1e-4;
-
-struct ConformanceCase {
-  const char* checkpoint;
-  const char* golden;
-  int tp_size = 1;
-  int pp_size = 1;
-};
-
-std::string CaseName(const testing::TestParamInfo<ConformanceCase>& info) {
-  const ConformanceCase& c = info.param;
-  return absl::StrCat(c.checkpoint, "_on_", c.golden, "_tp", c.tp_size, "_pp", c.pp_size);
-}
-
-double MaxAbs(absl::Span<const float> values) {
-  double max = 0;
-  for (const float value : values) max = std::max(max, std::abs(static_cast<double>(value)));
-  return max;
-}
 
 // Largest |logit - golden| of a row, relative to the row's largest |golden|.
 double RelativeError(absl::Span<const float> logits, absl::Span<const float> golden) {
@@ -151,16 +127,19 @@ absl::StatusOr<std::vector<float>> ProductLogits(const ConformanceCase& test, co
   ASSIGN_OR_RETURN(const std::unique_ptr<StageChain> chain,
                    StageChain::Load(GoldenPath(test.checkpoint), dtype, test.pp_size, limits));
   const int32_t n_prompt = static_cast<int32_t>(golden.prompt.size());
-  SequencePlanner planner(/*epoch=*/1, n_prompt, limits, SamplingParams());
+  PlanBuilder plans(limits, /*epoch=*/1);
+  plans.Open(kSlot, n_prompt, SamplingParams());
   std::vector<absl::Span<const int32_t>> chunks = OddChunks(golden.prompt, limits);
   for (size_t i = 0; i + 1 < golden.greedy.size(); ++i) {
     chunks.push_back(absl::MakeConstSpan(golden.greedy).subspan(i, 1));
   }
   std::vector<float> logits;
+  int32_t begin = 0;
   for (const absl::Span<const int32_t> chunk : chunks) {
-    const int32_t begin = planner.n_tokens();
-    const StepPlan plan = planner.Feed({.tokens = chunk});
-    RETURN_IF_ERROR(chain->Run(plan, KeptTokens(golden, begin, planner.n_tokens()), &logits));
+    const int32_t end = begin + static_cast<int32_t>(chunk.size());
+    plans.AddRow(kSlot, chunk, {});
+    RETURN_IF_ERROR(chain->Run(plans.Take(), KeptTokens(golden, begin, end), &logits));
+    begin = end;
   }
   return logits;
 }

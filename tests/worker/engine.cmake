@@ -5,3 +5,7 @@ bora_library(
   DEPS bora_rank)
 
 bora_test(engine_test SRCS engine_test.cc DEPS bora_local_group LABEL property TIMEOUT 300)
+bora_test(rank_test SRCS rank_test.cc rank_weights_test.cc step_inputs_test.cc DEPS bora_local_group
+          LABEL unit TIMEOUT 180)
+bora_test(reference_model_test SRCS reference_model_test.cc DEPS bora_local_group bora_reference
+          LABEL unit)

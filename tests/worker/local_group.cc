@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -161,6 +162,12 @@ void LocalGroup::SubmitTo(int rank, const StepPlan& plan) {
       PushResult(*std::move(*result));
     }
   });
+}
+
+void LocalGroup::WaitIdle(int rank) {
+  absl::Notification idle;
+  ranks_.at(rank)->tasks.PushUnbounded([&idle] { idle.Notify(); });
+  idle.WaitForNotification();
 }
 
 void LocalGroup::PushResult(absl::StatusOr<StepResult> result) {

@@ -52,6 +52,9 @@ class LocalGroup {
   // Hands the plan to one rank only, as a coordinator that fails half-way does.
   void SubmitTo(int rank, const StepPlan& plan);
 
+  // Returns when the rank has executed every plan handed to it.
+  void WaitIdle(int rank);
+
   // The next result in plan order, or the error of the first rank that failed (further ranks'
   // errors follow). DEADLINE_EXCEEDED when nothing comes.
   absl::StatusOr<StepResult> WaitResult(absl::Duration timeout = absl::Seconds(60));

@@ -1,0 +1,178 @@
+#include "worker/rank_weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "model/dummy_weights.h"
+#include "tests/worker/tiny_model.h"
+#include "worker/rank.h"
+
+namespace bora {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kSeed = 3;
+
+RankShape TinyShape(int tp_size, int pp_size, int stage, int tp_rank) {
+  const absl::StatusOr<Partition> partition = MakePartition(TinyConfig(), tp_size, pp_size);
+  CHECK_OK(partition.status());
+  return ShapeOfRank(TinyConfig(), *partition, stage, tp_rank);
+}
+
+// The made-up weights, and what a loader may meet.
+class FakeSource final : public WeightSource {
+ public:
+  const ModelConfig& config() const override { return weights_.config(); }
+  Fingerprint fingerprint() const override { return weights_.fingerprint(); }
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<float> dst) const override {
+    if (id == fails) return absl::DataLossError("bad byte");
+    return weights_.ReadSlice(id, slice, dst);
+  }
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Bf16> dst) const override {
+    if (id == fails) return absl::DataLossError("bad byte");
+    return weights_.ReadSlice(id, slice, dst);
+  }
+
+  TensorId fails{TensorKind::kNorm, 99};  // none
+
+ private:
+  DummyWeights weights_{TinyConfig(), kSeed};
+};
+
+// Expects rows [row, row + slice.n_rows()) of `weight` to be the slice of the tensor.
+void ExpectRows(const Weight& weight, int64_t row, TensorId id, const TensorSlice& slice) {
+  ASSERT_EQ(weight.n_cols, slice.n_cols()) << TensorName(id);
+  ASSERT_LE(row + slice.n_rows(), weight.n_rows) << TensorName(id);
+  std::vector<float> expected(slice.n_elements());
+  CHECK_OK(DummyWeights(TinyConfig(), kSeed).ReadSlice(id, slice, absl::MakeSpan(expected)));
+  const float* actual = static_cast<const float*>(weight.data) + row * weight.n_cols;
+  EXPECT_EQ(std::memcmp(actual, expected.data(), expected.size() * sizeof(float)), 0)
+      << TensorName(id);
+}
+
+void ExpectLayer(const LayerWeights& w, int64_t layer, const RankShape& shape) {
+  const int64_t dim = TinyConfig().dim;
+  const int64_t q = shape.local_n_heads * TinyConfig().head_dim;
+  const int64_t kv = shape.local_n_kv_heads * TinyConfig().head_dim;
+  const int64_t hidden = shape.local_hidden_dim;
+  const int64_t tp = shape.tp_rank;
+  ExpectRows(w.attention_norm, 0, {TensorKind::kAttentionNorm, layer}, {0, 1, 0, dim});
+  ExpectRows(w.wqkv, 0, {TensorKind::kWq, layer}, {tp * q, tp * q + q, 0, dim});
+  ExpectRows(w.wqkv, q, {TensorKind::kWk, layer}, {tp * kv, tp * kv + kv, 0, dim});
+  ExpectRows(w.wqkv, q + kv, {TensorKind::kWv, layer}, {tp * kv, tp * kv + kv, 0, dim});
+  ExpectRows(w.wo, 0, {TensorKind::kWo, layer}, {0, dim, tp * q, tp * q + q});
+  ExpectRows(w.ffn_norm, 0, {TensorKind::kFfnNorm, layer}, {0, 1, 0, dim});
+  ExpectRows(w.w13, 0, {TensorKind::kW1, layer}, {tp * hidden, tp * hidden + hidden, 0, dim});
+  ExpectRows(w.w13, hidden, {TensorKind::kW3, layer}, {tp * hidden, tp * hidden + hidden, 0, dim});
+  ExpectRows(w.w2, 0, {TensorKind::kW2, layer}, {0, dim, tp * hidden, tp * hidden + hidden});
+}
+
+TEST(RankWeightsTest, EveryRankHoldsItsShareOfEveryTensor) {
+  for (const int tp_size : {1, 2, 4}) {
+    for (int rank = 0; rank < 2 * tp_size; ++rank) {
+      const RankShape shape = TinyShape(tp_size, 2, rank / tp_size, rank % tp_size);
+      CpuDevice device(2);
+      const auto loaded = RankWeights::Load(FakeSource(), shape, DType::kF32, device);
+      ASSERT_TRUE(loaded.ok()) << loaded.status();
+      const RankWeights& weights = **loaded;
+      ASSERT_EQ(static_cast<int64_t>(weights.layers().size()), shape.layers.n_layers());
+      for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
+        ExpectLayer(weights.layers()[i], shape.layers.begin + i, shape);
+      }
+      if (shape.has_embedding) {
+        ExpectRows(weights.tok_embeddings(), 0, {TensorKind::kTokEmbeddings}, {0, 257, 0, 64});
+      }
+      if (!shape.has_head) continue;
+      ExpectRows(weights.norm(), 0, {TensorKind::kNorm}, {0, 1, 0, 64});
+      ExpectRows(weights.output(), 0, {TensorKind::kOutput},
+                 {shape.vocab_begin, shape.vocab_end, 0, 64});
+    }
+  }
+}
+
+// 257 rows over 4 ranks: 65, 65, 65, 62 and three rows of zeros.
+TEST(RankWeightsTest, PadsTheHeadWithZeros) {
+  const RankShape shape = TinyShape(4, 1, 0, 3);
+  CpuDevice device(1);
+  const auto weights = RankWeights::Load(FakeSource(), shape, DType::kF32, device);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const Weight& output = (*weights)->output();
+  ASSERT_EQ(output.n_rows, 65);
+  const float* padding = static_cast<const float*>(output.data) + 62 * 64;
+  EXPECT_THAT(std::vector<float>(padding, padding + 3 * 64), testing::Each(0.0f));
+}
+
+TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    const RankShape shape = TinyShape(2, 2, 1, 0);
+    CpuDevice device(1);
+    const auto weights = RankWeights::Load(FakeSource(), shape, dtype, device);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    const RankMemory memory = PlanRankMemory(TinyConfig(), shape, dtype, TinyLimits());
+    EXPECT_EQ((*weights)->bytes(), memory.weight_bytes);
+    // 2 layers, keys and values, 2 KV heads of 16, blocks of 4 tokens.
+    EXPECT_EQ(memory.kv_bytes_per_block, 2 * 2 * 2 * 16 * 4 * DTypeBytes(dtype));
+  }
+}
+
+TEST(RankWeightsTest, ProgressAscendsToTheTotal) {
+  std::vector<int64_t> done;
+  int64_t total = 0;
+  LoadOptions options;
+  options.progress = [&](int64_t done_bytes, int64_t total_bytes) {
+    done.push_back(done_bytes);
+    total = total_bytes;
+  };
+  CpuDevice device(1);
+  const auto weights =
+      RankWeights::Load(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+  EXPECT_EQ(done.back(), total);
+  EXPECT_EQ(total, ParameterCount(TinyConfig()) * 4);
+}
+
+TEST(RankWeightsTest, StopsWhenCancelled) {
+  std::atomic<bool> cancelled = false;
+  LoadOptions options;
+  options.cancelled = &cancelled;
+  options.progress = [&](int64_t, int64_t) { cancelled = true; };
+  CpuDevice device(1);
+  const auto weights =
+      RankWeights::Load(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST(RankWeightsTest, ErrorsNameTheTensor) {
+  FakeSource source;
+  source.fails = {TensorKind::kWk, 2};
+  CpuDevice device(2);
+  const auto weights = RankWeights::Load(source, TinyShape(2, 1, 0, 1), DType::kBf16, device);
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("layers.2.wk: bad byte"));
+}
+
+TEST(RankWeightsTest, RefusesHeadsThatAttentionCannotTake) {
+  ModelConfig config = TinyConfig();
+  config.head_dim = 258;
+  const Partition partition = {1, 1, {{0, 4}}};
+  CpuDevice device(1);
+  const auto weights = RankWeights::Load(DummyWeights(config, kSeed),
+                                         ShapeOfRank(config, partition, 0, 0), DType::kF32, device);
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(weights.status().message()), HasSubstr("head_dim: 258"));
+}
+
+}  // namespace
+}  // namespace bora

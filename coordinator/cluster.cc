@@ -1,0 +1,441 @@
+#include "coordinator/cluster.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/variant.h"
+#include "base/check.h"
+#include "base/int_math.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace bora {
+namespace {
+
+constexpr absl::Duration kJoinRetryDelay = absl::Milliseconds(300);
+
+// Compares in a time that depends on the lengths only, so that a credential cannot be guessed byte
+// by byte.
+bool ConstantTimeEqual(const std::string& a, const std::string& b) {
+  unsigned difference = a.size() == b.size() ? 0 : 1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned char>(a[i]) ^
+                  static_cast<unsigned char>(b.empty() ? 0xff : b[i % b.size()]);
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+Cluster::Cluster(ClusterOptions options, ClusterObserver* observer,
+                 std::function<std::string()> make_secret)
+    : options_(std::move(options)),
+      observer_(observer),
+      make_secret_(std::move(make_secret)),
+      fingerprint_(options_.fingerprint) {
+  CHECK_GT(options_.load.tensor_parallel_size, 0);
+  CHECK(!options_.load.layers_per_stage.empty());
+  ranks_.resize(n_ranks(), nullptr);
+}
+
+Cluster::Worker* Cluster::Find(const WorkerLink* link) {
+  for (const auto& worker : workers_) {
+    if (worker->link.get() == link) return worker.get();
+  }
+  return nullptr;
+}
+
+absl::Status Cluster::CheckHello(const Hello& hello) const {
+  if (!ConstantTimeEqual(hello.credential, options_.credential)) {
+    return absl::UnauthenticatedError("worker credential is wrong");
+  }
+  if (hello.build_id != options_.build_id) {
+    return absl::FailedPreconditionError(absl::StrCat("worker on ", hello.host, " is build ",
+                                                      hello.build_id, ", coordinator is build ",
+                                                      options_.build_id));
+  }
+  if (static_cast<int32_t>(workers_.size()) >= n_ranks() + options_.max_spares) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        workers_.size(), " workers are attached, the limit is ", n_ranks() + options_.max_spares,
+        " (", n_ranks(), " ranks and ", options_.max_spares, " spares)"));
+  }
+  return absl::OkStatus();
+}
+
+void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, absl::Time now) {
+  if (const absl::Status status = CheckHello(hello); !status.ok()) {
+    LogWarning("worker refused", {{"host", hello.host}, {"reason", status.message()}});
+    link->Close(status);
+    return;
+  }
+  auto worker = std::make_unique<Worker>();
+  worker->link = std::move(link);
+  worker->hello = hello;
+  worker->hello.credential.clear();
+  worker->worker_id = next_worker_id_++;
+  worker->last_heard = now;
+  worker->link->Send(
+      Welcome{worker->worker_id,
+              static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)),
+              static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat_timeout))});
+  LogInfo("worker attached", {{"worker_id", worker->worker_id},
+                              {"host", hello.host},
+                              {"pid", hello.pid},
+                              {"device", hello.device},
+                              {"has_weights", hello.loaded.has_value()}});
+  workers_.push_back(std::move(worker));
+  FillPlaces();
+}
+
+LoadModel Cluster::LoadForRank(int32_t rank) const {
+  LoadModel load = options_.load;
+  load.stage = rank / load.tensor_parallel_size;
+  load.tensor_rank = rank % load.tensor_parallel_size;
+  return load;
+}
+
+int32_t Cluster::ChooseRank(const Worker& worker) const {
+  const int32_t tp_size = options_.load.tensor_parallel_size;
+  int32_t best = -1;
+  int best_score = -1;
+  for (int32_t rank = 0; rank < n_ranks(); ++rank) {
+    if (ranks_[rank] != nullptr) continue;
+    int score = 0;
+    bool stage_is_empty = true;
+    bool stage_is_here = true;
+    const int32_t stage_begin = rank / tp_size * tp_size;
+    for (int32_t other = stage_begin; other < stage_begin + tp_size; ++other) {
+      if (ranks_[other] == nullptr) continue;
+      stage_is_empty = false;
+      stage_is_here &= ranks_[other]->hello.endpoint.host_id == worker.hello.endpoint.host_id;
+    }
+    if (stage_is_empty) {
+      score = 1;
+    } else if (stage_is_here) {
+      score = 2;
+    }
+    if (worker.hello.loaded.has_value() && worker.hello.loaded->load == LoadForRank(rank))
+      score = 3;
+    if (score > best_score) {
+      best = rank;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+void Cluster::Place(Worker* worker) {
+  const int32_t rank = ChooseRank(*worker);
+  if (rank < 0) return;
+  worker->rank = rank;
+  worker->state = WorkerState::kLoading;
+  worker->load_progress = 0;
+  ranks_[rank] = worker;
+  const LoadModel load = LoadForRank(rank);
+  for (const Worker* other : ranks_) {
+    if (other != nullptr && other != worker &&
+        other->rank / load.tensor_parallel_size == load.stage &&
+        other->hello.endpoint.host_id != worker->hello.endpoint.host_id) {
+      LogWarning(
+          "tensor parallel ranks of one stage are on different hosts",
+          {{"stage", load.stage}, {"host", worker->hello.host}, {"other_host", other->hello.host}});
+      break;
+    }
+  }
+  LogInfo(
+      "worker placed",
+      {{"worker_id", worker->worker_id}, {"stage", load.stage}, {"tensor_rank", load.tensor_rank}});
+  worker->link->Send(load);
+}
+
+void Cluster::FillPlaces() {
+  // Workers that hold weights choose first, so that nobody takes the place that they fit.
+  for (const bool with_weights : {true, false}) {
+    for (const auto& worker : workers_) {
+      if (worker->rank < 0 && worker->hello.loaded.has_value() == with_weights) Place(worker.get());
+    }
+  }
+  if (state_ == GroupState::kWaitingForWorkers &&
+      std::find(ranks_.begin(), ranks_.end(), nullptr) == ranks_.end()) {
+    state_ = GroupState::kLoading;
+  }
+}
+
+void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, absl::Time now) {
+  Worker* worker = Find(link);
+  if (worker == nullptr) return;
+  worker->last_heard = now;
+  if (auto* progress = std::get_if<LoadProgress>(&message)) {
+    if (progress->total_bytes > 0) {
+      worker->load_progress =
+          std::clamp(static_cast<double>(progress->loaded_bytes) / progress->total_bytes, 0.0, 1.0);
+    }
+  } else if (auto* load_result = std::get_if<LoadResult>(&message)) {
+    OnLoadResult(worker, std::move(*load_result), now);
+  } else if (auto* join_result = std::get_if<JoinResult>(&message)) {
+    OnJoinResult(worker, *join_result, now);
+  } else if (auto* step_result = std::get_if<StepResult>(&message)) {
+    if (serving() && step_result->epoch == epoch_) {
+      --n_plans_in_flight_;
+      oldest_plan_time_ = now;
+      observer_->OnStepResult(std::move(*step_result));
+    }
+  } else if (auto* failed = std::get_if<StepFailed>(&message)) {
+    if (failed->epoch == epoch_ && worker->rank >= 0 && state_ >= GroupState::kJoining) {
+      EndEpoch(absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, ": ",
+                            failed->status.message()),
+               now);
+    }
+  } else if (std::holds_alternative<Hello>(message)) {
+    Drop(worker, absl::InvalidArgumentError("a worker says hello once"), now);
+  }
+}
+
+void Cluster::OnLoadResult(Worker* worker, LoadResult result, absl::Time now) {
+  if (worker->state != WorkerState::kLoading) {
+    Drop(worker, absl::InvalidArgumentError("a load result that nobody asked for"), now);
+    return;
+  }
+  if (!result.status.ok()) {
+    detail_ = absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host,
+                           " cannot load: ", result.status.message());
+    LogError("worker cannot load", {{"worker_id", worker->worker_id},
+                                    {"host", worker->hello.host},
+                                    {"reason", result.status.message()}});
+    Drop(worker, Annotate(result.status, "cannot load"), now);
+    return;
+  }
+  if (fingerprint_.empty()) fingerprint_ = result.loaded.fingerprint;
+  if (result.loaded.fingerprint != fingerprint_) {
+    detail_ =
+        absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, " has checkpoint ",
+                     result.loaded.fingerprint, ", the group has ", fingerprint_);
+    LogError("worker refused", {{"reason", detail_}});
+    Drop(worker, absl::FailedPreconditionError(detail_), now);
+    return;
+  }
+  worker->state = WorkerState::kLoaded;
+  worker->load_progress = 1;
+  worker->loaded = std::move(result.loaded);
+  worker->hello.loaded = worker->loaded;
+  MaybeBeginEpoch(now);
+}
+
+absl::StatusOr<int32_t> Cluster::CountBlocks() const {
+  const GroupLimits& limits = options_.limits;
+  // More than every slot can fill is of no use.
+  int64_t n_blocks =
+      int64_t{limits.max_num_seqs} * CeilDiv(limits.max_model_len, limits.block_size);
+  for (const Worker* worker : ranks_) {
+    n_blocks = std::min(n_blocks, worker->loaded.max_blocks);
+    n_blocks = std::min(n_blocks, options_.kv_cache_bytes_max /
+                                      std::max<int64_t>(worker->loaded.kv_block_bytes, 1));
+  }
+  if (n_blocks * limits.block_size < limits.max_model_len) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the KV cache holds ", n_blocks * limits.block_size,
+                     " tokens, one sequence of ", limits.max_model_len,
+                     " does not fit: lower --max-model-len or raise --kv-cache-memory-bytes"));
+  }
+  return static_cast<int32_t>(std::min<int64_t>(n_blocks, INT32_MAX));
+}
+
+void Cluster::MaybeBeginEpoch(absl::Time now) {
+  if (state_ >= GroupState::kJoining || now < next_join_) return;
+  for (const Worker* worker : ranks_) {
+    if (worker == nullptr || worker->state != WorkerState::kLoaded) return;
+  }
+  const absl::StatusOr<int32_t> n_blocks = CountBlocks();
+  if (!n_blocks.ok()) {
+    if (detail_ != n_blocks.status().message()) {
+      LogError("group cannot form", {{"reason", n_blocks.status().message()}});
+    }
+    detail_ = std::string(n_blocks.status().message());
+    next_join_ = now + absl::Seconds(5);
+    return;
+  }
+  limits_ = options_.limits;
+  limits_.n_blocks = *n_blocks;
+  // Greater than every epoch of an earlier coordinator process too.
+  epoch_ = std::max(epoch_ + 1, absl::ToUnixMillis(now));
+  JoinGroup join;
+  join.epoch = epoch_;
+  join.secret = make_secret_();
+  join.limits = limits_;
+  join.timeout_ms = static_cast<int32_t>(absl::ToInt64Milliseconds(options_.join_timeout));
+  for (const Worker* worker : ranks_) join.ranks.push_back(worker->hello.endpoint);
+  state_ = GroupState::kJoining;
+  join_deadline_ = now + options_.join_timeout;
+  for (Worker* worker : ranks_) {
+    worker->state = WorkerState::kJoining;
+    worker->link->Send(join);
+  }
+}
+
+void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, absl::Time now) {
+  if (result.epoch != epoch_ || worker->state != WorkerState::kJoining) return;
+  if (!result.status.ok()) {
+    EndEpoch(absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host,
+                          " cannot join: ", result.status.message()),
+             now);
+    return;
+  }
+  worker->state = WorkerState::kServing;
+  for (const Worker* other : ranks_) {
+    if (other->state != WorkerState::kServing) return;
+  }
+  state_ = GroupState::kServing;
+  detail_.clear();
+  n_plans_in_flight_ = 0;
+  LogInfo("group formed", {{"epoch", epoch_},
+                           {"tensor_parallel_size", options_.load.tensor_parallel_size},
+                           {"pipeline_parallel_size", pp_size()},
+                           {"kv_blocks", limits_.n_blocks},
+                           {"kv_tokens", int64_t{limits_.n_blocks} * limits_.block_size},
+                           {"full_length_requests", int64_t{limits_.n_blocks} * limits_.block_size /
+                                                        limits_.max_model_len}});
+  observer_->OnGroupFormed(epoch_, limits_);
+}
+
+void Cluster::EndEpoch(const std::string& reason, absl::Time now) {
+  if (state_ < GroupState::kJoining) return;
+  const bool was_serving = serving();
+  LogWarning("group lost", {{"epoch", epoch_}, {"reason", reason}});
+  detail_ = reason;
+  state_ = GroupState::kWaitingForWorkers;
+  next_join_ = now + kJoinRetryDelay;
+  for (Worker* worker : ranks_) {
+    if (worker == nullptr || worker->state < WorkerState::kJoining) continue;
+    worker->state = WorkerState::kLoaded;
+    worker->link->Send(LeaveGroup{epoch_, reason});
+  }
+  if (was_serving) observer_->OnGroupLost(reason);
+  FillPlaces();
+}
+
+void Cluster::Drop(Worker* worker, const absl::Status& reason, absl::Time now) {
+  worker->link->Close(reason);
+  const std::shared_ptr<WorkerLink> link = worker->link;
+  OnGone(link.get(), std::string(reason.message()), now);
+}
+
+void Cluster::OnGone(const WorkerLink* link, const std::string& reason, absl::Time now) {
+  const auto it = std::find_if(workers_.begin(), workers_.end(),
+                               [&](const auto& worker) { return worker->link.get() == link; });
+  if (it == workers_.end()) return;
+  const std::unique_ptr<Worker> worker = std::move(*it);
+  workers_.erase(it);
+  LogWarning("worker gone", {{"worker_id", worker->worker_id},
+                             {"host", worker->hello.host},
+                             {"pid", worker->hello.pid},
+                             {"reason", reason}});
+  if (worker->rank < 0) return;
+  ranks_[worker->rank] = nullptr;
+  const std::string text =
+      absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, " is gone: ", reason);
+  if (worker->state >= WorkerState::kJoining) {
+    EndEpoch(text, now);
+  } else {
+    detail_ = text;
+    state_ = GroupState::kWaitingForWorkers;
+    FillPlaces();
+  }
+}
+
+void Cluster::Tick(absl::Time now) {
+  std::vector<Worker*> silent;
+  for (const auto& worker : workers_) {
+    if (now - worker->last_heard > options_.heartbeat_timeout) silent.push_back(worker.get());
+  }
+  for (Worker* worker : silent) {
+    Drop(worker,
+         absl::DeadlineExceededError(absl::StrCat(
+             "no heartbeat for ", absl::ToInt64Milliseconds(now - worker->last_heard), " ms")),
+         now);
+  }
+  if (state_ == GroupState::kJoining && now > join_deadline_) {
+    EndEpoch(absl::StrCat("joining took longer than ",
+                          absl::ToInt64Milliseconds(options_.join_timeout), " ms"),
+             now);
+  }
+  if (serving() && n_plans_in_flight_ > 0 && now - oldest_plan_time_ > options_.step_timeout) {
+    EndEpoch(absl::StrCat("a step took longer than ",
+                          absl::ToInt64Milliseconds(options_.step_timeout), " ms"),
+             now);
+  }
+  if (now >= next_heartbeat_) {
+    next_heartbeat_ = now + options_.heartbeat_interval;
+    for (const auto& worker : workers_) worker->link->Send(Heartbeat{});
+  }
+  MaybeBeginEpoch(now);
+}
+
+void Cluster::Broadcast(const StepPlan& plan, absl::Time now) {
+  CHECK(serving());
+  CHECK_EQ(plan.epoch, epoch_);
+  if (n_plans_in_flight_++ == 0) oldest_plan_time_ = now;
+  for (Worker* worker : ranks_) worker->link->Send(plan);
+}
+
+void Cluster::BreakGroup(const std::string& reason, absl::Time now) { EndEpoch(reason, now); }
+
+void Cluster::ShutdownAll(const std::string& reason) {
+  for (const auto& worker : workers_) worker->link->Send(Shutdown{reason});
+}
+
+void Cluster::CloseAll(const std::string& reason) {
+  for (const auto& worker : workers_) worker->link->Close(absl::UnavailableError(reason));
+  workers_.clear();
+  std::fill(ranks_.begin(), ranks_.end(), nullptr);
+  state_ = GroupState::kWaitingForWorkers;
+}
+
+void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
+  snapshot->group_state = state_;
+  snapshot->epoch = epoch_;
+  snapshot->fingerprint = fingerprint_;
+  snapshot->group_detail = detail_;
+  if (!serving()) {
+    int32_t n_placed = 0;
+    int32_t n_loaded = 0;
+    for (const Worker* worker : ranks_) {
+      n_placed += worker != nullptr ? 1 : 0;
+      n_loaded += worker != nullptr && worker->state >= WorkerState::kLoaded ? 1 : 0;
+    }
+    snapshot->group_detail =
+        absl::StrCat(n_placed, " of ", n_ranks(), " workers attached, ", n_loaded, " loaded",
+                     detail_.empty() ? "" : "; ", detail_);
+  }
+  for (const auto& worker : workers_) {
+    WorkerSnapshot& out = snapshot->workers.emplace_back();
+    out.worker_id = worker->worker_id;
+    out.host = worker->hello.host;
+    out.pid = worker->hello.pid;
+    out.device = worker->hello.device;
+    out.state = worker->state;
+    out.load_progress = worker->load_progress;
+    out.last_heartbeat = worker->last_heard;
+    if (worker->rank < 0) continue;
+    const int32_t stage = worker->rank / options_.load.tensor_parallel_size;
+    out.stage = stage;
+    out.tensor_rank = worker->rank % options_.load.tensor_parallel_size;
+    for (int32_t s = 0; s <= stage; ++s) {
+      out.layer_begin = out.layer_end;
+      out.layer_end += options_.load.layers_per_stage[s];
+    }
+    out.weight_bytes = worker->loaded.weight_bytes;
+    if (worker->state >= WorkerState::kJoining) {
+      out.kv_cache_bytes = worker->loaded.kv_block_bytes * limits_.n_blocks;
+    }
+  }
+  std::sort(snapshot->workers.begin(), snapshot->workers.end(),
+            [](const WorkerSnapshot& a, const WorkerSnapshot& b) {
+              const bool a_spare = a.stage < 0;
+              const bool b_spare = b.stage < 0;
+              return std::tie(a_spare, a.stage, a.tensor_rank, a.worker_id) <
+                     std::tie(b_spare, b.stage, b.tensor_rank, b.worker_id);
+            });
+}
+
+}  // namespace bora

@@ -1,0 +1,140 @@
+// Who the workers are, which place each has, and whether together they form a group that can run
+// steps.
+//
+//   waiting for workers -> loading -> joining (a new epoch) -> serving
+//
+// Loss of any worker, of its link or of its heartbeats ends the epoch: the survivors leave it and
+// keep their weights, and the next epoch begins as soon as every place is filled by a worker that
+// has its weights.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/server_snapshot.h"
+#include "model/step.h"
+#include "model/worker_protocol.h"
+
+namespace bora {
+
+// A worker as seen from the coordinator: a place to send messages to. Called from the engine thread
+// only; neither call blocks. After Close nothing more is sent.
+class WorkerLink {
+ public:
+  virtual ~WorkerLink() = default;
+  virtual void Send(CoordinatorMessage message) = 0;
+  // Ends the link; the worker learns the reason if it can still be reached.
+  virtual void Close(absl::Status reason) = 0;
+};
+
+struct ClusterOptions {
+  std::string build_id;    // workers of another build are refused
+  std::string credential;  // workers with another credential are refused
+  // What the group loads; stage and tensor_rank are filled in for each worker.
+  LoadModel load;
+  // n_blocks is computed: what fits every rank.
+  GroupLimits limits;
+  int64_t kv_cache_bytes_max = int64_t{1} << 30;  // per worker
+  // Of the checkpoint; empty: the first worker's counts.
+  std::string fingerprint;
+  absl::Duration heartbeat_interval = absl::Milliseconds(250);
+  absl::Duration heartbeat_timeout = absl::Milliseconds(1500);
+  absl::Duration join_timeout = absl::Seconds(10);
+  // A step that takes longer has hung.
+  absl::Duration step_timeout = absl::Seconds(60);
+  int32_t max_spares = 16;
+};
+
+// Told by the cluster, from inside its calls.
+class ClusterObserver {
+ public:
+  virtual ~ClusterObserver() = default;
+  virtual void OnGroupFormed(int64_t epoch, const GroupLimits& limits) = 0;
+  virtual void OnGroupLost(const std::string& detail) = 0;
+  virtual void OnStepResult(StepResult result) = 0;
+};
+
+// Owned by the engine thread; no clock, thread or I/O of its own.
+class Cluster {
+ public:
+  // `make_secret` returns 32 random bytes.
+  Cluster(ClusterOptions options, ClusterObserver* observer,
+          std::function<std::string()> make_secret);
+
+  void OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, absl::Time now);
+  void OnMessage(const WorkerLink* link, WorkerMessage message, absl::Time now);
+  void OnGone(const WorkerLink* link, const std::string& reason, absl::Time now);
+  // Sends heartbeats, notices missing ones, ends joins that take too long. Call at least every
+  // heartbeat_interval.
+  void Tick(absl::Time now);
+
+  // Sends a plan to every rank. Only while serving, with this epoch (CHECK).
+  void Broadcast(const StepPlan& plan, absl::Time now);
+  // The group cannot go on (a result that makes no sense): ends the epoch.
+  void BreakGroup(const std::string& reason, absl::Time now);
+  // Tells every worker to exit.
+  void ShutdownAll(const std::string& reason);
+  // Closes every link; workers keep their weights and wait for a coordinator.
+  void CloseAll(const std::string& reason);
+
+  bool serving() const { return state_ == GroupState::kServing; }
+  int64_t epoch() const { return epoch_; }
+  int32_t pp_size() const { return static_cast<int32_t>(options_.load.layers_per_stage.size()); }
+  int32_t n_ranks() const { return pp_size() * options_.load.tensor_parallel_size; }
+  // Fills the group's part of the snapshot.
+  void FillSnapshot(ServerSnapshot* snapshot) const;
+
+ private:
+  struct Worker {
+    std::shared_ptr<WorkerLink> link;
+    Hello hello;
+    int64_t worker_id = 0;
+    WorkerState state = WorkerState::kSpare;
+    int32_t rank = -1;
+    absl::Time last_heard;
+    double load_progress = 0;
+    LoadedModel loaded;
+  };
+
+  Worker* Find(const WorkerLink* link);
+  absl::Status CheckHello(const Hello& hello) const;
+  LoadModel LoadForRank(int32_t rank) const;
+  // The free place that suits the worker best, or -1: where its weights are from, then a stage on
+  // its host, then an empty stage, then any.
+  int32_t ChooseRank(const Worker& worker) const;
+  void Place(Worker* worker);
+  void FillPlaces();
+  void OnLoadResult(Worker* worker, LoadResult result, absl::Time now);
+  void OnJoinResult(Worker* worker, const JoinResult& result, absl::Time now);
+  void MaybeBeginEpoch(absl::Time now);
+  // Ends the epoch for everybody in it.
+  void EndEpoch(const std::string& reason, absl::Time now);
+  void Drop(Worker* worker, const absl::Status& reason, absl::Time now);
+  absl::StatusOr<int32_t> CountBlocks() const;
+
+  ClusterOptions options_;
+  ClusterObserver* observer_;
+  std::function<std::string()> make_secret_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<Worker*> ranks_;  // [n_ranks], null where nobody is
+  GroupState state_ = GroupState::kWaitingForWorkers;
+  std::string detail_;       // of the last trouble
+  std::string fingerprint_;  // that every worker must have; empty until known
+  int64_t epoch_ = 0;
+  int64_t next_worker_id_ = 1;
+  GroupLimits limits_;
+  absl::Time join_deadline_;
+  absl::Time next_join_ =
+      absl::InfinitePast();  // not before: a failed join is not repeated at once
+  absl::Time next_heartbeat_ = absl::InfinitePast();
+  int32_t n_plans_in_flight_ = 0;
+  absl::Time oldest_plan_time_;
+};
+
+}  // namespace bora

@@ -1,0 +1,448 @@
+#include "coordinator/engine.h"
+
+#include <algorithm>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/log.h"
+
+namespace bora {
+namespace {
+
+// How often deadlines, heartbeats and the snapshot are looked at.
+constexpr absl::Duration kTick = absl::Milliseconds(50);
+constexpr absl::Duration kRetryDelayMin = absl::Milliseconds(50);
+constexpr absl::Duration kRetryDelayMax = absl::Seconds(10);
+
+std::string RandomSecret() {
+  std::random_device device;  // the kernel's generator
+  std::string secret(32, '\0');
+  for (size_t i = 0; i < secret.size(); i += sizeof(uint32_t)) {
+    const uint32_t word = device();
+    for (size_t b = 0; b < sizeof(word); ++b) secret[i + b] = static_cast<char>(word >> (8 * b));
+  }
+  return secret;
+}
+
+ApiError Unavailable(const char* reason, std::string message, absl::Duration retry_delay) {
+  ApiError error;
+  error.code = absl::StatusCode::kUnavailable;
+  error.reason = reason;
+  error.message = std::move(message);
+  error.retry_delay = retry_delay;
+  return error;
+}
+
+ApiError DeadlineError(bool running, int32_t n_output_tokens) {
+  ApiError error;
+  error.code = absl::StatusCode::kDeadlineExceeded;
+  error.reason = running ? reason::kDeadlineInDecode : reason::kDeadlineInQueue;
+  error.message = running ? absl::StrCat("the deadline passed after ", n_output_tokens, " tokens")
+                          : "the deadline passed in the queue";
+  if (running) error.metadata["outputTokenCount"] = absl::StrCat(n_output_tokens);
+  return error;
+}
+
+}  // namespace
+
+// A request from its submission to its end. Owned by the engine thread.
+struct Engine::Request {
+  Request(RequestSpec request_spec, std::shared_ptr<RequestObserver> request_observer,
+          const Tokenizer& tokenizer)
+      : spec(std::move(request_spec)),
+        observer(std::move(request_observer)),
+        text(tokenizer, spec.prompt_tokens, spec.stop, spec.include_stop_in_output,
+             spec.sampling.min_tokens) {}
+
+  RequestSpec spec;
+  std::shared_ptr<RequestObserver> observer;
+  CompletionText text;
+  int32_t n_output_tokens = 0;
+  absl::Time first_step = absl::InfiniteFuture();
+  absl::Time first_token = absl::InfiniteFuture();
+  absl::Time last_token;
+  bool running = false;
+};
+
+Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
+               std::function<void(bool)> on_serving_changed)
+    : options_(std::move(options)),
+      tokenizer_(tokenizer),
+      on_serving_changed_(std::move(on_serving_changed)),
+      // What is pushed is bounded elsewhere: requests by max_num_queued_reqs and slots, worker
+      // messages by workers and steps in flight.
+      mailbox_(std::numeric_limits<size_t>::max()),
+      retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
+      cluster_(options_.cluster, this, RandomSecret),
+      now_(absl::Now()),
+      last_finish_(now_) {
+  UpdateSnapshot();
+}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Start() {
+  CHECK(!thread_.joinable());
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Engine::Stop() {
+  stopping_ = true;
+  mailbox_.Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
+                                                std::shared_ptr<RequestObserver> observer) {
+  if (!accepting_) return RefusalWhileNotServing();
+  const int32_t n_ahead = n_queued_.fetch_add(1);
+  if (n_ahead >= options_.max_num_queued_reqs) {
+    n_queued_.fetch_sub(1);
+    ApiError error =
+        Unavailable(reason::kQueueFull,
+                    absl::StrCat("the queue holds ", n_ahead, " requests, its limit is ",
+                                 options_.max_num_queued_reqs),
+                    absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed)));
+    error.metadata["queueDepth"] = absl::StrCat(n_ahead);
+    error.metadata["limit"] = absl::StrCat(options_.max_num_queued_reqs);
+    return error;
+  }
+  const uint64_t handle = next_handle_.fetch_add(1);
+  if (!mailbox_.PushUnbounded(SubmitEvent{handle, std::move(spec), std::move(observer)})) {
+    n_queued_.fetch_sub(1);
+    return Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1));
+  }
+  return handle;
+}
+
+void Engine::Cancel(uint64_t handle) { mailbox_.PushUnbounded(CancelEvent{handle}); }
+
+void Engine::Abort(uint64_t handle, ApiError error) {
+  mailbox_.PushUnbounded(AbortEvent{handle, std::move(error)});
+}
+
+void Engine::Resume(uint64_t handle) { mailbox_.PushUnbounded(ResumeEvent{handle}); }
+
+void Engine::Drain(absl::Time deadline, std::function<void()> on_drained) {
+  drain_asked_ = true;
+  accepting_ = false;
+  mailbox_.PushUnbounded(DrainEvent{deadline, std::move(on_drained)});
+}
+
+void Engine::OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) {
+  mailbox_.PushUnbounded(AttachedEvent{std::move(link), std::move(hello)});
+}
+
+void Engine::OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message) {
+  mailbox_.PushUnbounded(MessageEvent{std::move(link), std::move(message)});
+}
+
+void Engine::OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) {
+  mailbox_.PushUnbounded(GoneEvent{std::move(link), std::move(reason)});
+}
+
+ServerSnapshot Engine::Snapshot() const {
+  absl::MutexLock lock(&snapshot_mutex_);
+  return snapshot_;
+}
+
+ApiError Engine::RefusalWhileNotServing() const {
+  if (drain_asked_ || stopping_) {
+    return Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1));
+  }
+  const ServerSnapshot snapshot = Snapshot();
+  ApiError error = Unavailable(reason::kNotReady,
+                               absl::StrCat("the workers are not ready: ", snapshot.group_detail),
+                               absl::Seconds(1));
+  error.metadata["detail"] = snapshot.group_detail;
+  return error;
+}
+
+void Engine::Run() {
+  while (!stopping_) {
+    std::vector<Event> events = mailbox_.DrainUntil(next_tick_);
+    now_ = absl::Now();
+    for (Event& event : events) Handle(std::move(event));
+    if (now_ >= next_tick_) {
+      next_tick_ = now_ + kTick;
+      cluster_.Tick(now_);
+      ExpireDeadlines();
+      UpdateSnapshot();
+    }
+    PlanSteps();
+    CheckDrained();
+  }
+  now_ = absl::Now();
+  FailAll(Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1)));
+  scheduler_.reset();
+  cluster_.CloseAll("the coordinator is shutting down");
+  UpdateServing();
+}
+
+void Engine::Handle(Event event) {
+  if (auto* submit = std::get_if<SubmitEvent>(&event)) {
+    HandleSubmit(std::move(*submit));
+  } else if (auto* cancel = std::get_if<CancelEvent>(&event)) {
+    Forget(cancel->handle);
+  } else if (auto* abort = std::get_if<AbortEvent>(&event)) {
+    Fail(abort->handle, std::move(abort->error));
+  } else if (auto* resume = std::get_if<ResumeEvent>(&event)) {
+    if (scheduler_ != nullptr) scheduler_->SetHeld(resume->handle, false);
+  } else if (auto* drain = std::get_if<DrainEvent>(&event)) {
+    HandleDrain(std::move(*drain));
+  } else if (auto* attached = std::get_if<AttachedEvent>(&event)) {
+    cluster_.OnAttached(std::move(attached->link), attached->hello, now_);
+  } else if (auto* message = std::get_if<MessageEvent>(&event)) {
+    cluster_.OnMessage(message->link.get(), std::move(message->message), now_);
+  } else if (auto* gone = std::get_if<GoneEvent>(&event)) {
+    cluster_.OnGone(gone->link.get(), gone->reason, now_);
+  }
+}
+
+void Engine::HandleSubmit(SubmitEvent event) {
+  if (scheduler_ == nullptr) {
+    n_queued_.fetch_sub(1);
+    event.observer->OnError(RefusalWhileNotServing());
+    return;
+  }
+  SequenceSpec sequence;
+  sequence.handle = event.handle;
+  sequence.prompt_tokens = event.spec.prompt_tokens;
+  sequence.sampling = event.spec.sampling;
+  sequence.max_tokens = event.spec.max_tokens;
+  scheduler_->Add(std::move(sequence));
+  requests_.emplace(event.handle, std::make_unique<Request>(std::move(event.spec),
+                                                            std::move(event.observer), tokenizer_));
+}
+
+void Engine::HandleDrain(DrainEvent event) {
+  drain_deadline_ = event.deadline;
+  on_drained_ = std::move(event.on_drained);
+  UpdateServing();
+}
+
+void Engine::PlanSteps() {
+  while (scheduler_ != nullptr && cluster_.serving()) {
+    const absl::optional<StepPlan> plan = scheduler_->PlanStep();
+    if (!plan.has_value()) return;
+    for (const uint64_t handle : scheduler_->newly_admitted()) {
+      Request* request = requests_.at(handle).get();
+      request->running = true;
+      request->first_step = now_;
+      n_queued_.fetch_sub(1);
+    }
+    for (const StepRow& row : plan->rows) {
+      if (!row.use_last_sampled) totals_.n_prompt_tokens_total += row.n_tokens;
+    }
+    cluster_.Broadcast(*plan, now_);
+  }
+}
+
+void Engine::ExpireDeadlines() {
+  std::vector<uint64_t> late;
+  std::vector<uint64_t> out_of_time;
+  for (const auto& [handle, request] : requests_) {
+    if (now_ >= request->spec.deadline) {
+      late.push_back(handle);
+    } else if (now_ >= request->spec.time_limit) {
+      out_of_time.push_back(handle);
+    }
+  }
+  for (const uint64_t handle : late) {
+    const Request& request = *requests_.at(handle);
+    Fail(handle, DeadlineError(request.running, request.n_output_tokens));
+  }
+  for (const uint64_t handle : out_of_time) {
+    Request& request = *requests_.at(handle);
+    OutputDelta delta;
+    delta.text = request.text.Finish();
+    FinishInfo& finish = delta.finish.emplace();
+    finish.kind = FinishKind::kTimeLimit;
+    FillFinish(request, &finish);
+    request.observer->OnDelta(std::move(delta));
+    Forget(handle);
+  }
+}
+
+void Engine::OnStepResult(StepResult result) {
+  auto progress = scheduler_->CompleteStep(std::move(result));
+  if (!progress.ok()) {
+    cluster_.BreakGroup(std::string(progress.status().message()), now_);
+    return;
+  }
+  ++totals_.n_steps_total;
+  for (SequenceProgress& item : *progress) Deliver(std::move(item));
+}
+
+void Engine::Deliver(SequenceProgress progress) {
+  const auto it = requests_.find(progress.handle);
+  if (it == requests_.end()) return;
+  Request* request = it->second.get();
+  OutputDelta delta;
+  delta.prompt_logprobs = std::move(progress.prompt_logprobs);
+  const bool non_finite_prompt =
+      std::any_of(delta.prompt_logprobs.begin(), delta.prompt_logprobs.end(),
+                  [](const SampledToken& token) { return token.non_finite; });
+  if (non_finite_prompt || (progress.sampled.has_value() && progress.sampled->non_finite)) {
+    ApiError error;
+    error.code = absl::StatusCode::kInternal;
+    error.reason = reason::kNonFiniteLogits;
+    error.message = absl::StrCat("the model's output is not finite after ",
+                                 request->n_output_tokens, " tokens of this request");
+    error.metadata["outputTokenCount"] = absl::StrCat(request->n_output_tokens);
+    Fail(progress.handle, std::move(error));
+    return;
+  }
+  if (progress.sampled.has_value()) {
+    AppendToken(request, *progress.sampled, &delta);
+    delta.tokens.push_back(std::move(*progress.sampled));
+  }
+  const bool finished = delta.finish.has_value();
+  const bool reader_keeps_up = request->observer->OnDelta(std::move(delta));
+  if (finished) {
+    Forget(progress.handle);
+  } else if (!reader_keeps_up) {
+    scheduler_->SetHeld(progress.handle, true);
+  }
+}
+
+void Engine::AppendToken(Request* request, const SampledToken& token, OutputDelta* delta) {
+  if (request->n_output_tokens++ == 0) request->first_token = now_;
+  request->last_token = now_;
+  ++totals_.n_output_tokens_total;
+  const RequestSpec& spec = request->spec;
+  const auto& stop_ids = spec.sampling.stop_token_ids;
+  FinishInfo finish;
+  if (std::binary_search(stop_ids.begin(), stop_ids.end(), token.token_id)) {
+    finish.kind = FinishKind::kStopToken;
+    finish.stop_token_id = token.token_id;
+    delta->text = request->text.Finish();
+  } else {
+    CompletionText::Piece piece = request->text.Append(token.token_id);
+    delta->text = std::move(piece.delta);
+    if (piece.stop_sequence_matched.has_value()) {
+      finish.kind = FinishKind::kStopSequence;
+      finish.stop_sequence = *std::move(piece.stop_sequence_matched);
+    } else if (request->n_output_tokens >= spec.max_tokens) {
+      finish.kind = spec.context_limited ? FinishKind::kContextLength : FinishKind::kMaxTokens;
+      delta->text += request->text.Finish();
+    } else if (now_ >= spec.time_limit) {
+      finish.kind = FinishKind::kTimeLimit;
+      delta->text += request->text.Finish();
+    } else {
+      return;
+    }
+  }
+  FillFinish(*request, &finish);
+  delta->finish = std::move(finish);
+}
+
+void Engine::FillFinish(const Request& request, FinishInfo* finish) const {
+  finish->seed = request.spec.sampling.seed;
+  finish->n_prompt_tokens = static_cast<int32_t>(request.spec.prompt_tokens.size());
+  finish->n_output_tokens = request.n_output_tokens;
+  const absl::Time first_step = std::min(request.first_step, now_);
+  const absl::Time first_token = std::min(request.first_token, now_);
+  finish->timing.queue = first_step - request.spec.arrival;
+  finish->timing.prefill = first_token - first_step;
+  finish->timing.decode =
+      request.n_output_tokens > 0 ? request.last_token - first_token : absl::ZeroDuration();
+  finish->timing.first_token = first_token - request.spec.arrival;
+}
+
+void Engine::Forget(uint64_t handle) {
+  const auto it = requests_.find(handle);
+  if (it == requests_.end()) return;
+  if (!it->second->running) n_queued_.fetch_sub(1);
+  if (scheduler_ != nullptr) scheduler_->Remove(handle);
+  requests_.erase(it);
+  ++totals_.n_finished_requests_total;
+  // A moving average of the time between ends tells when a place in the queue will be free.
+  const int64_t interval_us =
+      absl::ToInt64Microseconds(std::clamp(now_ - last_finish_, kRetryDelayMin, kRetryDelayMax));
+  last_finish_ = now_;
+  retry_delay_us_.store((retry_delay_us_.load(std::memory_order_relaxed) * 7 + interval_us) / 8,
+                        std::memory_order_relaxed);
+}
+
+void Engine::Fail(uint64_t handle, ApiError error) {
+  const auto it = requests_.find(handle);
+  if (it == requests_.end()) return;
+  it->second->observer->OnError(std::move(error));
+  Forget(handle);
+}
+
+void Engine::FailAll(const ApiError& error) {
+  std::vector<uint64_t> handles;
+  handles.reserve(requests_.size());
+  for (const auto& [handle, request] : requests_) handles.push_back(handle);
+  for (const uint64_t handle : handles) {
+    ApiError own = error;
+    own.metadata["outputTokenCount"] = absl::StrCat(requests_.at(handle)->n_output_tokens);
+    Fail(handle, std::move(own));
+  }
+}
+
+void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
+  SchedulerOptions options;
+  options.limits = limits;
+  options.epoch = epoch;
+  options.n_lanes = cluster_.pp_size();
+  scheduler_ = std::make_unique<Scheduler>(options);
+  UpdateServing();
+}
+
+void Engine::OnGroupLost(const std::string& detail) {
+  // Requests are kept in no step: nothing of the old epoch is waited for.
+  scheduler_.reset();
+  UpdateServing();
+  ApiError error = Unavailable(reason::kWorkerLost, absl::StrCat("the workers were lost: ", detail),
+                               absl::Seconds(1));
+  error.metadata["detail"] = detail;
+  FailAll(error);
+}
+
+void Engine::UpdateServing() {
+  const bool serving = scheduler_ != nullptr && !drain_asked_ && !stopping_;
+  accepting_ = serving;
+  if (serving != announced_serving_) {
+    announced_serving_ = serving;
+    on_serving_changed_(serving);
+  }
+  UpdateSnapshot();
+}
+
+void Engine::UpdateSnapshot() {
+  ServerSnapshot snapshot;
+  cluster_.FillSnapshot(&snapshot);
+  snapshot.draining = drain_asked_;
+  snapshot.load = totals_;
+  if (scheduler_ != nullptr) {
+    snapshot.load.n_running = scheduler_->n_running();
+    snapshot.load.n_waiting = scheduler_->n_waiting();
+    snapshot.load.n_waiting_prompt_tokens = scheduler_->n_waiting_prompt_tokens();
+    snapshot.load.n_steps_in_flight = scheduler_->n_in_flight();
+    snapshot.load.n_blocks = scheduler_->blocks().n_blocks();
+    snapshot.load.n_blocks_used = scheduler_->blocks().n_allocated();
+    snapshot.load.n_blocks_reserved = scheduler_->blocks().n_reserved();
+  }
+  absl::MutexLock lock(&snapshot_mutex_);
+  snapshot_ = std::move(snapshot);
+}
+
+void Engine::CheckDrained() {
+  if (on_drained_ == nullptr) return;
+  if (now_ >= drain_deadline_) {
+    FailAll(Unavailable(reason::kDraining, "the server shut down before the request ended",
+                        absl::Seconds(1)));
+  }
+  if (!requests_.empty()) return;
+  const std::function<void()> on_drained = std::exchange(on_drained_, nullptr);
+  on_drained();
+}
+
+}  // namespace bora

@@ -1,0 +1,171 @@
+// The coordinator's one thread that owns requests, scheduler and cluster. Everybody else posts to
+// its mailbox.
+//
+// Loop: drain the mailbox -> cluster (who is there, which epoch) -> expire deadlines -> plan steps
+// while lanes are free
+// -> broadcast; results come back through the mailbox and go to the requests' observers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/mailbox.h"
+#include "coordinator/api_error.h"
+#include "coordinator/cluster.h"
+#include "coordinator/completion_text.h"
+#include "coordinator/request.h"
+#include "coordinator/request_engine.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/server_snapshot.h"
+#include "model/tokenizer.h"
+#include "model/worker_protocol.h"
+
+namespace bora {
+
+struct EngineOptions {
+  ClusterOptions cluster;
+  int32_t max_num_queued_reqs = 1024;
+};
+
+// Thread-safe: Start once, Stop once; everything else from any thread in between.
+class Engine final : public RequestEngine, private ClusterObserver {
+ public:
+  // `tokenizer` outlives the engine. `on_serving_changed` is called on the engine thread whenever
+  // the server begins or ceases to serve; it does not serve at first, nor while it drains.
+  Engine(EngineOptions options, const Tokenizer& tokenizer,
+         std::function<void(bool)> on_serving_changed);
+  ~Engine() override;
+
+  void Start();
+  // Ends every request with UNAVAILABLE/DRAINING, closes the links and joins the thread. Workers
+  // keep their weights and wait for the next coordinator.
+  void Stop();
+
+  // Admits a request to the queue and returns its handle, > 0; from then on `observer` hears from
+  // it until it ends. Refused at once, and the observer never called: UNAVAILABLE with QUEUE_FULL,
+  // NOT_READY or DRAINING.
+  std::variant<uint64_t, ApiError> Submit(RequestSpec spec,
+                                          std::shared_ptr<RequestObserver> observer) override;
+  // The client is gone: frees slot and blocks at the next step. The observer hears nothing more
+  // than what is already under way. Unknown or ended handles are ignored.
+  void Cancel(uint64_t handle) override;
+  // Ends the request with the error; the observer's OnError is called.
+  void Abort(uint64_t handle, ApiError error) override;
+  // The reader has caught up after OnDelta said false.
+  void Resume(uint64_t handle) override;
+
+  // Nothing new is accepted, running and queued requests go on. `on_drained` is called once, on the
+  // engine thread, when none is left; at `deadline` those that are left end with
+  // UNAVAILABLE/DRAINING.
+  void Drain(absl::Time deadline, std::function<void()> on_drained);
+
+  // The worker edge. The cluster calls a link on the engine thread until it has closed it or learnt
+  // that it is gone.
+  void OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello);
+  void OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message);
+  void OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason);
+
+  // At most about 100 ms old.
+  ServerSnapshot Snapshot() const override;
+
+ private:
+  struct Request;
+  struct SubmitEvent {
+    uint64_t handle;
+    RequestSpec spec;
+    std::shared_ptr<RequestObserver> observer;
+  };
+  struct CancelEvent {
+    uint64_t handle;
+  };
+  struct AbortEvent {
+    uint64_t handle;
+    ApiError error;
+  };
+  struct ResumeEvent {
+    uint64_t handle;
+  };
+  struct DrainEvent {
+    absl::Time deadline;
+    std::function<void()> on_drained;
+  };
+  struct AttachedEvent {
+    std::shared_ptr<WorkerLink> link;
+    Hello hello;
+  };
+  struct MessageEvent {
+    std::shared_ptr<WorkerLink> link;
+    WorkerMessage message;
+  };
+  struct GoneEvent {
+    std::shared_ptr<WorkerLink> link;
+    std::string reason;
+  };
+  using Event = std::variant<SubmitEvent, CancelEvent, AbortEvent, ResumeEvent, DrainEvent,
+                             AttachedEvent, MessageEvent, GoneEvent>;
+
+  void Run();
+  void Handle(Event event);
+  void HandleSubmit(SubmitEvent event);
+  void HandleDrain(DrainEvent event);
+  void PlanSteps();
+  void ExpireDeadlines();
+  void CheckDrained();
+  // Takes one step's outcome for one request to its observer.
+  void Deliver(SequenceProgress progress);
+  // Decides whether the newest token ends the request; fills text and finish.
+  void AppendToken(Request* request, const SampledToken& token, OutputDelta* delta);
+  void FillFinish(const Request& request, FinishInfo* finish) const;
+  // Forgets the request everywhere.
+  void Forget(uint64_t handle);
+  void Fail(uint64_t handle, ApiError error);
+  void FailAll(const ApiError& error);
+  void UpdateServing();
+  void UpdateSnapshot();
+  ApiError RefusalWhileNotServing() const;
+
+  // ClusterObserver, on the engine thread.
+  void OnGroupFormed(int64_t epoch, const GroupLimits& limits) override;
+  void OnGroupLost(const std::string& detail) override;
+  void OnStepResult(StepResult result) override;
+
+  const EngineOptions options_;
+  const Tokenizer& tokenizer_;
+  const std::function<void(bool)> on_serving_changed_;
+  Mailbox<Event> mailbox_;
+  std::thread thread_;
+
+  std::atomic<uint64_t> next_handle_{1};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> accepting_{false};  // serving and not draining
+  std::atomic<bool> drain_asked_{false};
+  std::atomic<int32_t> n_queued_{0};     // submitted and without a slot
+  std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about when a place is free
+
+  // Owned by the engine thread.
+  Cluster cluster_;
+  std::unique_ptr<Scheduler> scheduler_;  // of the current epoch; null while not serving
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
+  bool announced_serving_ = false;
+  absl::Time drain_deadline_ = absl::InfiniteFuture();
+  std::function<void()> on_drained_;
+  absl::Time now_;
+  absl::Time next_tick_ = absl::InfinitePast();
+  absl::Time last_finish_;
+  LoadSnapshot totals_;
+
+  mutable absl::Mutex snapshot_mutex_;
+  ServerSnapshot snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
+};
+
+}  // namespace bora

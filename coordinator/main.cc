@@ -1,0 +1,226 @@
+// bora-coordinator: the process that clients and workers connect to. Wires flags, engine and
+// listeners together.
+#include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/flag_names.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "coordinator/engine.h"
+#include "coordinator/public_server.h"
+#include "coordinator/server_config.h"
+#include "coordinator/worker_service.h"
+
+ABSL_FLAG(std::string, model, "", "Model directory: Hugging Face or Mistral layout. Required.");
+ABSL_FLAG(std::string, served_model_name, "", "Name in the API. Default: the directory's name.");
+ABSL_FLAG(std::string, tokenizer, "",
+          "tokenizer.model file. Default: the one in the model directory.");
+ABSL_FLAG(std::string, load_format, "auto",
+          "auto: the checkpoint's weights. dummy: random weights of the config's shape.");
+ABSL_FLAG(std::string, dtype, "auto",
+          "Weights and KV cache: auto (as the checkpoint), float32 or bfloat16.");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "HOST:PORT for clients; port 0 = any.");
+ABSL_FLAG(std::string, worker_listen, "127.0.0.1:50052", "HOST:PORT for workers; port 0 = any.");
+ABSL_FLAG(bool, insecure_listen, false,
+          "Allow listeners without encryption on addresses other than loopback.");
+ABSL_FLAG(std::string, worker_credential_file, "",
+          "File whose first line workers must know. Empty: the environment variable "
+          "BORA_WORKER_CREDENTIAL. Required unless --worker-listen is a loopback address.");
+ABSL_FLAG(int32_t, tensor_parallel_size, 1, "Ranks that share each layer.");
+ABSL_FLAG(int32_t, pipeline_parallel_size, 1, "Stages that share the layers.");
+ABSL_FLAG(std::vector<std::string>, layers_per_stage, {},
+          "Layers of each stage, comma-separated. Default: balanced.");
+ABSL_FLAG(int32_t, max_model_len, 0,
+          "Tokens of prompt and completion together. Default: the model's context length.");
+ABSL_FLAG(int32_t, max_num_seqs, 64, "Requests that run at the same time.");
+ABSL_FLAG(int32_t, max_num_batched_tokens, 512,
+          "Tokens of one step; longer prompts are cut in chunks.");
+ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refused.");
+ABSL_FLAG(int64_t, kv_cache_memory_bytes, int64_t{1} << 30, "KV cache of each worker, at most.");
+ABSL_FLAG(uint64_t, seed, 0, "Seed of dummy weights.");
+ABSL_FLAG(absl::Duration, shutdown_timeout, absl::Seconds(30),
+          "After SIGTERM, time for requests to end.");
+ABSL_FLAG(bool, exit_with_parent, false, "Exit when the process that started this one is gone.");
+
+namespace bora {
+namespace {
+
+constexpr int kExitCannotStart = 1;
+constexpr int kExitUsage = 2;
+constexpr int kMaxWorkerMessageBytes = 64 << 20;
+
+absl::StatusOr<std::string> ReadCredential() {
+  const std::string path = absl::GetFlag(FLAGS_worker_credential_file);
+  if (path.empty()) {
+    const char* value = getenv("BORA_WORKER_CREDENTIAL");
+    return std::string(value == nullptr ? "" : value);
+  }
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line) || absl::StripAsciiWhitespace(line).empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("--worker-credential-file ", path, " has no first line"));
+  }
+  return std::string(absl::StripAsciiWhitespace(line));
+}
+
+absl::StatusOr<ServerFlags> ReadFlags() {
+  ServerFlags flags;
+  flags.model = absl::GetFlag(FLAGS_model);
+  flags.served_model_name = absl::GetFlag(FLAGS_served_model_name);
+  flags.tokenizer = absl::GetFlag(FLAGS_tokenizer);
+  flags.load_format = absl::GetFlag(FLAGS_load_format);
+  flags.dtype = absl::GetFlag(FLAGS_dtype);
+  flags.tensor_parallel_size = absl::GetFlag(FLAGS_tensor_parallel_size);
+  flags.pipeline_parallel_size = absl::GetFlag(FLAGS_pipeline_parallel_size);
+  flags.layers_per_stage = absl::GetFlag(FLAGS_layers_per_stage);
+  flags.max_model_len = absl::GetFlag(FLAGS_max_model_len);
+  flags.max_num_seqs = absl::GetFlag(FLAGS_max_num_seqs);
+  flags.max_num_batched_tokens = absl::GetFlag(FLAGS_max_num_batched_tokens);
+  flags.max_num_queued_reqs = absl::GetFlag(FLAGS_max_num_queued_reqs);
+  flags.kv_cache_memory_bytes = absl::GetFlag(FLAGS_kv_cache_memory_bytes);
+  flags.seed = absl::GetFlag(FLAGS_seed);
+  ASSIGN_OR_RETURN(flags.worker_credential, ReadCredential());
+  return flags;
+}
+
+PublicServerOptions PublicOptions() {
+  PublicServerOptions options;
+  options.listen_address = absl::GetFlag(FLAGS_listen);
+  options.insecure_listen = absl::GetFlag(FLAGS_insecure_listen);
+  return options;
+}
+
+absl::Status CheckWorkerListen(const std::string& credential) {
+  PublicServerOptions as_public = PublicOptions();
+  as_public.listen_address = absl::GetFlag(FLAGS_worker_listen);
+  RETURN_IF_ERROR(Annotate(CheckListenAddress(as_public), "--worker-listen"));
+  as_public.insecure_listen = false;
+  if (credential.empty() && !CheckListenAddress(as_public).ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--worker-listen=", as_public.listen_address,
+                     " is not a loopback address: --worker-credential-file is required"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartWorkerServer(WorkerServiceImpl* service,
+                                                                int* port) {
+  const std::string address = absl::GetFlag(FLAGS_worker_listen);
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
+  builder.RegisterService(service);
+  builder.SetMaxReceiveMessageSize(kMaxWorkerMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || *port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on --worker-listen=", address, ": is the port in use?"));
+  }
+  return server;
+}
+
+// Waits for SIGTERM or SIGINT; a second one ends the process at once.
+void WaitForSignal() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  int signal_number = 0;
+  sigwait(&signals, &signal_number);
+  LogInfo("draining", {{"signal", signal_number}});
+  std::thread([signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    LogWarning("second signal: exiting at once", {{"signal", second}});
+    _exit(128 + second);
+  }).detach();
+}
+
+int Fail(const absl::Status& status, int exit_code) {
+  std::fprintf(stderr, "bora-coordinator: %s\n", std::string(status.message()).c_str());
+  return exit_code;
+}
+
+int Run() {
+  const absl::StatusOr<ServerFlags> flags = ReadFlags();
+  if (!flags.ok()) return Fail(flags.status(), kExitUsage);
+  const absl::Status worker_listen = CheckWorkerListen(flags->worker_credential);
+  if (!worker_listen.ok()) return Fail(worker_listen, kExitUsage);
+  const absl::StatusOr<ServerConfig> config = MakeServerConfig(*flags);
+  if (!config.ok()) return Fail(config.status(), kExitUsage);
+
+  std::atomic<PublicServer*> public_server{nullptr};
+  Engine engine(config->engine, *config->tokenizer, [&public_server](bool serving) {
+    LogInfo(serving ? "serving" : "not serving");
+    public_server.load()->SetServing(serving);
+  });
+  absl::StatusOr<std::unique_ptr<PublicServer>> clients = PublicServer::Start(
+      PublicOptions(), config->model_facts, config->server_facts, &engine, *config->tokenizer);
+  if (!clients.ok()) return Fail(clients.status(), kExitCannotStart);
+  public_server = clients->get();
+  engine.Start();
+  WorkerServiceImpl worker_service(&engine);
+  int worker_port = 0;
+  const absl::StatusOr<std::unique_ptr<grpc::Server>> workers =
+      StartWorkerServer(&worker_service, &worker_port);
+  if (!workers.ok()) return Fail(workers.status(), kExitCannotStart);
+  LogInfo("listening", {{"port", (*clients)->port()},
+                        {"worker_port", worker_port},
+                        {"model", config->model_facts.name},
+                        {"max_model_len", config->model_facts.context_length},
+                        {"dtype", config->model_facts.dtype}});
+
+  WaitForSignal();
+  const absl::Time deadline = absl::Now() + absl::GetFlag(FLAGS_shutdown_timeout);
+  auto drained = std::make_shared<absl::Notification>();
+  engine.Drain(deadline, [drained] { drained->Notify(); });
+  drained->WaitForNotification();
+  // The last messages of streams that have ended are still being written.
+  (*clients)->Shutdown(absl::Now() + absl::Seconds(2));
+  engine.Stop();
+  (*workers)->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  LogInfo("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace bora
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "Serves a model over gRPC with the workers that connect to it.\n"
+      "  bora-coordinator --model=DIR [--tensor-parallel-size=T] [--pipeline-parallel-size=P]");
+  bora::NormalizeFlagNames(argc, argv);
+  absl::ParseCommandLine(argc, argv);
+  bora::InitLog("coordinator", bora::LogLevel::kInfo);
+  if (absl::GetFlag(FLAGS_exit_with_parent)) prctl(PR_SET_PDEATHSIG, SIGTERM);
+  // Blocked before any thread starts, so that only WaitForSignal takes them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  const int exit_code = bora::Run();
+  std::fflush(nullptr);
+  // The second-signal thread still waits: leave without running destructors under it.
+  _exit(exit_code);
+}

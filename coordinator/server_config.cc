@@ -1,0 +1,184 @@
+#include "coordinator/server_config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/build_info.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "model/checkpoint.h"
+#include "model/dummy_weights.h"
+#include "model/partition.h"
+#include "model/tensor_id.h"
+#include "model/tokenizer_model.h"
+
+namespace bora {
+namespace {
+
+// Most of what one machine's descriptors and a step's arrays can hold.
+constexpr int32_t kMaxNumSeqsLimit = 4096;
+constexpr int32_t kMaxBatchedTokensLimit = 65536;
+
+template <typename T>
+absl::Status CheckRange(const char* flag, T value, T low, T high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, "=", value, " is not in [", low, ", ", high, "]"));
+}
+
+absl::StatusOr<std::vector<int64_t>> ParseLayers(const std::vector<std::string>& words) {
+  std::vector<int64_t> layers;
+  for (const std::string& word : words) {
+    int64_t n = 0;
+    if (!absl::SimpleAtoi(word, &n)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--layers-per-stage: '", word, "' is not a number"));
+    }
+    layers.push_back(n);
+  }
+  return layers;
+}
+
+// What the weights on disk are, as far as the coordinator must know.
+struct WeightFacts {
+  std::string fingerprint;  // empty when the weights are not here
+  std::string dtype = "bfloat16";
+};
+
+absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags, const ModelConfig& model) {
+  WeightFacts facts;
+  if (flags.load_format == "dummy") {
+    facts.fingerprint = DummyWeights(model, flags.seed).fingerprint().ToHex();
+    return facts;
+  }
+  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(flags.model);
+  if (absl::IsNotFound(checkpoint.status())) {
+    // A coordinator needs config and tokenizer only; the first worker's checkpoint will count.
+    LogWarning("the weights are not on this machine", {{"reason", checkpoint.status().message()}});
+    return facts;
+  }
+  RETURN_IF_ERROR(checkpoint.status());
+  facts.fingerprint = checkpoint->fingerprint().ToHex();
+  if (checkpoint->Find(TensorId{TensorKind::kNorm}).dtype == FileDType::kF32)
+    facts.dtype = "float32";
+  return facts;
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const ServerFlags& flags,
+                                                               const ModelConfig& model) {
+  const std::string path = flags.tokenizer.empty()
+                               ? (std::filesystem::path(flags.model) / "tokenizer.model").string()
+                               : flags.tokenizer;
+  ASSIGN_OR_RETURN(Vocabulary vocabulary, LoadSentencePieceModel(path));
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(std::move(vocabulary));
+  RETURN_IF_ERROR(Annotate(tokenizer.status(), path));
+  if (tokenizer->vocab_size() != model.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", tokenizer->vocab_size(),
+                                                   " pieces, the model's config says vocab_size ",
+                                                   model.vocab_size));
+  }
+  return std::make_unique<const Tokenizer>(*std::move(tokenizer));
+}
+
+absl::Status CheckFlags(const ServerFlags& flags) {
+  if (flags.model.empty())
+    return absl::InvalidArgumentError("--model is required: a model directory");
+  if (flags.load_format != "auto" && flags.load_format != "dummy") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--load-format=", flags.load_format, " is not auto or dummy"));
+  }
+  if (flags.dtype != "auto" && flags.dtype != "float32" && flags.dtype != "bfloat16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--dtype=", flags.dtype, " is not auto, float32 or bfloat16"));
+  }
+  RETURN_IF_ERROR(CheckRange("--max-num-seqs", flags.max_num_seqs, 1, kMaxNumSeqsLimit));
+  RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", flags.max_num_batched_tokens, 1,
+                             kMaxBatchedTokensLimit));
+  RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", flags.max_num_queued_reqs, 1, 1000000));
+  return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 1,
+                             int64_t{1} << 50);
+}
+
+ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model,
+                          const LoadModel& load) {
+  ModelFacts facts;
+  facts.name = flags.served_model_name;
+  if (facts.name.empty()) {
+    // "dir/" and "dir" are the same model.
+    std::filesystem::path path = std::filesystem::path(flags.model).lexically_normal();
+    if (path.filename().empty()) path = path.parent_path();
+    facts.name = path.filename().string();
+  }
+  facts.context_length = load.max_model_len;
+  facts.eos_token_ids = model.eos_ids;
+  facts.dtype = load.dtype;
+  facts.n_layers = static_cast<int32_t>(model.n_layers);
+  facts.dim = static_cast<int32_t>(model.dim);
+  facts.n_heads = static_cast<int32_t>(model.n_heads);
+  facts.n_kv_heads = static_cast<int32_t>(model.n_kv_heads);
+  return facts;
+}
+
+ServerFacts MakeServerFacts(const ServerFlags& flags, const GroupLimits& limits) {
+  ServerFacts facts;
+  facts.version = BuildVersion();
+  facts.git_commit = BuildCommit();
+  facts.tensor_parallel_size = flags.tensor_parallel_size;
+  facts.pipeline_parallel_size = flags.pipeline_parallel_size;
+  facts.block_size = limits.block_size;
+  facts.max_num_seqs = limits.max_num_seqs;
+  facts.max_num_batched_tokens = limits.max_num_batched_tokens;
+  facts.max_num_queued_reqs = flags.max_num_queued_reqs;
+  return facts;
+}
+
+}  // namespace
+
+absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
+  RETURN_IF_ERROR(CheckFlags(flags));
+  ServerConfig config;
+  ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(flags.model));
+  config.model = directory.config;
+  ASSIGN_OR_RETURN(config.tokenizer, OpenTokenizer(flags, config.model));
+  ASSIGN_OR_RETURN(const WeightFacts weights, InspectWeights(flags, config.model));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> layers, ParseLayers(flags.layers_per_stage));
+  ASSIGN_OR_RETURN(const Partition partition,
+                   MakePartition(config.model, flags.tensor_parallel_size,
+                                 flags.pipeline_parallel_size, layers));
+  int64_t max_model_len = flags.max_model_len;
+  if (max_model_len == 0) {
+    max_model_len = std::min(config.model.max_position,
+                             config.model.sliding_window.value_or(config.model.max_position));
+  }
+  RETURN_IF_ERROR(CheckRange<int64_t>("--max-model-len", max_model_len, 2, kMaxPosition));
+  RETURN_IF_ERROR(CheckContextLength(config.model, max_model_len));
+
+  ClusterOptions& cluster = config.engine.cluster;
+  cluster.build_id = BuildId();
+  cluster.credential = flags.worker_credential;
+  cluster.fingerprint = weights.fingerprint;
+  cluster.kv_cache_bytes_max = flags.kv_cache_memory_bytes;
+  // Workers may have another working directory.
+  cluster.load.model_path = std::filesystem::absolute(flags.model).lexically_normal().string();
+  cluster.load.dummy_weights = flags.load_format == "dummy";
+  cluster.load.dummy_seed = flags.seed;
+  cluster.load.dtype = flags.dtype == "auto" ? weights.dtype : flags.dtype;
+  cluster.load.tensor_parallel_size = flags.tensor_parallel_size;
+  for (const LayerRange& stage : partition.stages) {
+    cluster.load.layers_per_stage.push_back(static_cast<int32_t>(stage.n_layers()));
+  }
+  cluster.load.max_model_len = static_cast<int32_t>(max_model_len);
+  cluster.limits.max_num_seqs = flags.max_num_seqs;
+  cluster.limits.max_num_batched_tokens = flags.max_num_batched_tokens;
+  cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
+  cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
+  config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
+  config.model_facts = MakeModelFacts(flags, config.model, cluster.load);
+  config.server_facts = MakeServerFacts(flags, cluster.limits);
+  return config;
+}
+
+}  // namespace bora

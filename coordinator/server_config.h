@@ -1,0 +1,51 @@
+// From flags and a model directory to everything the coordinator needs: which model, divided how,
+// within which limits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/engine.h"
+#include "coordinator/model_facts.h"
+#include "model/config.h"
+#include "model/tokenizer.h"
+
+namespace bora {
+
+// The flags that decide about model and group; the names and defaults are those of main.cc.
+struct ServerFlags {
+  std::string model;
+  std::string served_model_name;  // empty: the directory's name
+  std::string tokenizer;          // empty: tokenizer.model in the model's directory
+  std::string load_format = "auto";
+  std::string dtype = "auto";
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  std::vector<std::string> layers_per_stage;  // empty: balanced
+  int32_t max_model_len = 0;  // 0: the model's context, or its sliding window if that is shorter
+  int32_t max_num_seqs = 64;
+  int32_t max_num_batched_tokens = 512;
+  int32_t max_num_queued_reqs = 1024;
+  int64_t kv_cache_memory_bytes = int64_t{1} << 30;
+  uint64_t seed = 0;
+  std::string worker_credential;
+};
+
+// Immutable after construction.
+struct ServerConfig {
+  ModelConfig model;
+  std::unique_ptr<const Tokenizer> tokenizer;
+  ModelFacts model_facts;
+  ServerFacts server_facts;
+  EngineOptions engine;
+};
+
+// Reads the model's config, tokenizer and, where its weights are here, their fingerprint, and
+// checks that all of it fits together. Errors name the flag or file, the value and the limit.
+absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags);
+
+}  // namespace bora

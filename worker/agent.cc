@@ -1,0 +1,320 @@
+#include "worker/agent.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "model/checkpoint.h"
+#include "model/dummy_weights.h"
+#include "model/partition.h"
+#include "model/weights_source.h"
+#include "worker/collectives.h"
+
+namespace bora {
+namespace {
+
+// Plans in flight are bounded by the coordinator's lanes; a mailbox this full is a broken
+// coordinator.
+constexpr size_t kMailboxCapacity = 4096;
+constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
+
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load) {
+  if (load.dummy_weights) {
+    ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(load.model_path));
+    return std::make_unique<DummyWeights>(directory.config, load.dummy_seed);
+  }
+  ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(load.model_path));
+  return std::make_unique<CheckpointWeights>(std::move(checkpoint));
+}
+
+absl::StatusOr<DType> ParseDType(const std::string& name) {
+  if (name == "float32") return DType::kF32;
+  if (name == "bfloat16") return DType::kBf16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("dtype is '", name, "', supported are float32 and bfloat16"));
+}
+
+absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load) {
+  const std::vector<int64_t> layers(load.layers_per_stage.begin(), load.layers_per_stage.end());
+  ASSIGN_OR_RETURN(
+      const Partition partition,
+      MakePartition(config, load.tensor_parallel_size, static_cast<int>(layers.size()), layers));
+  if (load.stage < 0 || load.stage >= partition.pp_size || load.tensor_rank < 0 ||
+      load.tensor_rank >= partition.tp_size) {
+    return absl::InvalidArgumentError(absl::StrCat("stage ", load.stage, " and tensor rank ",
+                                                   load.tensor_rank, " of ", partition.pp_size,
+                                                   " x ", partition.tp_size));
+  }
+  return ShapeOfRank(config, partition, load.stage, load.tensor_rank);
+}
+
+int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
+
+int64_t ReadNumber(const char* path, absl::string_view after) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word) {
+    if (!after.empty() && word != after) continue;
+    if (!after.empty() && !(file >> word)) break;
+    int64_t value = 0;
+    return absl::SimpleAtoi(word, &value) ? value : -1;
+  }
+  return -1;
+}
+
+}  // namespace
+
+int64_t AvailableMemoryBytes() {
+  const int64_t available_kib = ReadNumber("/proc/meminfo", "MemAvailable:");
+  int64_t bytes = available_kib > 0 ? available_kib * 1024 : int64_t{1} << 30;
+  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max", "");
+  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current", "");
+  if (limit > 0 && used >= 0) bytes = std::min(bytes, std::max<int64_t>(limit - used, 0));
+  return bytes;
+}
+
+WorkerAgent::WorkerAgent(AgentOptions options, std::unique_ptr<Listener> listener,
+                         SendFunction send)
+    : options_(std::move(options)),
+      listener_(std::move(listener)),
+      send_(std::move(send)),
+      mailbox_(kMailboxCapacity),
+      thread_([this] { Run(); }) {}
+
+WorkerAgent::~WorkerAgent() {
+  stopping_ = true;
+  AbortEpochsUpTo(latest_epoch_, "the worker is shutting down");
+  mailbox_.Close();
+  thread_.join();
+}
+
+Hello WorkerAgent::MakeHello() const {
+  Hello hello;
+  hello.credential = options_.credential;
+  hello.build_id = options_.build_id;
+  hello.host = options_.host;
+  hello.pid = static_cast<int32_t>(getpid());
+  const Endpoint& endpoint = listener_->endpoint();
+  hello.endpoint = {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name};
+  hello.memory_bytes = AvailableMemoryBytes();
+  absl::MutexLock lock(&mutex_);
+  hello.loaded = loaded_;
+  hello.device =
+      n_device_threads_ > 0 ? absl::StrCat("cpu (", n_device_threads_, " threads)") : "cpu";
+  return hello;
+}
+
+Heartbeat WorkerAgent::MakeHeartbeat() const {
+  const int64_t begin_us = step_begin_us_.load();
+  return {step_count_.load(), begin_us == 0 ? 0 : std::max<int64_t>(NowUs() - begin_us, 0)};
+}
+
+absl::Status WorkerAgent::OnMessage(int64_t connection_id, CoordinatorMessage message) {
+  if (const auto* join = std::get_if<JoinGroup>(&message)) {
+    AbortEpochsUpTo(join->epoch - 1, "a new epoch begins");
+    latest_epoch_ = std::max(latest_epoch_.load(), join->epoch);
+  } else if (const auto* leave = std::get_if<LeaveGroup>(&message)) {
+    AbortEpochsUpTo(leave->epoch, leave->reason);
+  } else if (!std::holds_alternative<LoadModel>(message) &&
+             !std::holds_alternative<StepPlan>(message)) {
+    return absl::OkStatus();
+  }
+  if (!mailbox_.TryPush(Item{connection_id, std::move(message)})) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("more than ", kMailboxCapacity, " messages wait for the rank thread"));
+  }
+  return absl::OkStatus();
+}
+
+void WorkerAgent::OnDisconnected() {
+  const int64_t epoch = latest_epoch_;
+  AbortEpochsUpTo(epoch, "the coordinator is gone");
+  mailbox_.PushUnbounded(Item{0, LeaveGroup{epoch, "the coordinator is gone"}});
+}
+
+void WorkerAgent::AbortEpochsUpTo(int64_t epoch, const std::string& reason) {
+  int64_t expected = 0;
+  leave_asked_us_.compare_exchange_strong(expected, NowUs());
+  listener_->AbortEpochsBefore(epoch + 1, absl::AbortedError(reason));
+}
+
+bool WorkerAgent::HasHung(absl::Duration limit) const {
+  const int64_t asked_us = leave_asked_us_;
+  const int64_t begin_us = step_begin_us_;
+  if (asked_us == 0 || begin_us == 0 || begin_us > asked_us) return false;
+  return NowUs() - asked_us > absl::ToInt64Microseconds(limit);
+}
+
+void WorkerAgent::Run() {
+  while (!stopping_) {
+    absl::optional<Item> item;
+    if (auto popped = mailbox_.PopUntil(absl::InfiniteFuture()); popped.has_value()) {
+      Handle(std::move(*popped));
+    } else {
+      break;
+    }
+  }
+  Leave();
+}
+
+void WorkerAgent::Handle(Item item) {
+  if (const auto* load = std::get_if<LoadModel>(&item.message)) {
+    HandleLoad(item.connection_id, *load);
+  } else if (const auto* join = std::get_if<JoinGroup>(&item.message)) {
+    HandleJoin(item.connection_id, *join);
+  } else if (const auto* plan = std::get_if<StepPlan>(&item.message)) {
+    HandlePlan(item.connection_id, *plan);
+  } else if (const auto* leave = std::get_if<LeaveGroup>(&item.message)) {
+    if (leave->epoch >= joined_epoch_) Leave();
+    leave_asked_us_ = 0;
+  }
+}
+
+void WorkerAgent::HandleLoad(int64_t connection_id, const LoadModel& load) {
+  LoadResult result;
+  result.status = Load(connection_id, load);
+  if (result.status.ok()) {
+    absl::MutexLock lock(&mutex_);
+    result.loaded = *loaded_;
+  } else {
+    LogError("cannot load", {{"model", load.model_path}, {"reason", result.status.message()}});
+  }
+  send_(connection_id, std::move(result));
+}
+
+absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
+  Leave();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (loaded_.has_value() && loaded_->load == load) return absl::OkStatus();
+    loaded_.reset();
+  }
+  rank_.reset();
+  device_.reset();
+  ASSIGN_OR_RETURN(const DType dtype, ParseDType(load.dtype));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
+  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
+  const int n_cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int n_threads =
+      options_.n_threads > 0 ? options_.n_threads : std::max(1, n_cpus / load.tensor_parallel_size);
+  device_ = std::make_unique<CpuDevice>(n_threads);
+  LoadOptions load_options;
+  absl::Time next_progress = absl::InfinitePast();
+  load_options.cancelled = &stopping_;
+  load_options.progress = [&](int64_t done_bytes, int64_t total_bytes) {
+    const absl::Time now = absl::Now();
+    if (now < next_progress && done_bytes < total_bytes) return;
+    next_progress = now + kProgressInterval;
+    send_(connection_id, LoadProgress{done_bytes, total_bytes});
+  };
+  const absl::Time begin = absl::Now();
+  ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, dtype, *device_, load_options));
+  const int64_t weight_bytes = weights->bytes();
+  rank_ = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
+  LoadedModel loaded;
+  loaded.load = load;
+  loaded.fingerprint = source->fingerprint().ToHex();
+  loaded.weight_bytes = weight_bytes;
+  loaded.kv_block_bytes = KvBytesPerBlock(source->config(), shape, dtype, GroupLimits().block_size);
+  // The other ranks of the group may share this host's memory.
+  const int64_t n_ranks = int64_t{load.tensor_parallel_size} * load.layers_per_stage.size();
+  loaded.max_blocks =
+      AvailableMemoryBytes() / 10 * 9 / n_ranks / std::max<int64_t>(loaded.kv_block_bytes, 1);
+  LogInfo("weights loaded", {{"model", load.model_path},
+                             {"dtype", load.dtype},
+                             {"stage", load.stage},
+                             {"tensor_rank", load.tensor_rank},
+                             {"layer_begin", shape.layers.begin},
+                             {"layer_end", shape.layers.end},
+                             {"bytes", weight_bytes},
+                             {"threads", n_threads},
+                             {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+  absl::MutexLock lock(&mutex_);
+  loaded_ = std::move(loaded);
+  n_device_threads_ = n_threads;
+  return absl::OkStatus();
+}
+
+void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
+  Leave();
+  const absl::Status status = Join(join);
+  if (!status.ok()) {
+    Leave();
+    LogWarning("cannot join", {{"epoch", join.epoch}, {"reason", status.message()}});
+  } else {
+    LogInfo("joined", {{"epoch", join.epoch}, {"ranks", static_cast<int64_t>(join.ranks.size())}});
+  }
+  leave_asked_us_ = 0;
+  send_(connection_id, JoinResult{join.epoch, status});
+}
+
+absl::Status WorkerAgent::Join(const JoinGroup& join) {
+  if (rank_ == nullptr) return absl::FailedPreconditionError("no weights are loaded");
+  const RankShape& shape = rank_->weights().shape();
+  if (join.ranks.empty() || join.ranks.size() % shape.tp_size != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(join.ranks.size(), " ranks, tensor parallel size ", shape.tp_size));
+  }
+  RankPlace place;
+  place.stage = shape.stage;
+  place.tp_rank = shape.tp_rank;
+  place.tp_size = shape.tp_size;
+  place.pp_size = static_cast<int>(join.ranks.size()) / shape.tp_size;
+  EpochOptions epoch;
+  epoch.epoch = join.epoch;
+  epoch.limits = join.limits;
+  epoch.pp_size = place.pp_size;
+  if (place.n_ranks() > 1) {
+    MeshOptions mesh;
+    mesh.epoch = join.epoch;
+    mesh.secret = join.secret;
+    mesh.my_rank = place.rank();
+    mesh.peers = MeshPeers(place);
+    mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
+    for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
+      const RankEndpoint& endpoint = join.ranks[rank];
+      mesh.ranks.push_back(
+          {static_cast<int>(rank), {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name}});
+    }
+    ASSIGN_OR_RETURN(mesh_, listener_->Connect(mesh));
+    epoch.mesh = mesh_.get();
+    epoch.link_buffer_bytes = mesh.ring_bytes;
+  }
+  RETURN_IF_ERROR(rank_->BeginEpoch(epoch));
+  joined_epoch_ = join.epoch;
+  return absl::OkStatus();
+}
+
+void WorkerAgent::HandlePlan(int64_t connection_id, const StepPlan& plan) {
+  // A plan of an epoch that has ended here; the coordinator knows or will soon.
+  if (plan.epoch != joined_epoch_) return;
+  step_begin_us_ = NowUs();
+  absl::StatusOr<std::optional<StepResult>> result = rank_->Execute(plan);
+  step_begin_us_ = 0;
+  if (!result.ok()) {
+    LogWarning(
+        "step failed",
+        {{"epoch", plan.epoch}, {"step_id", plan.step_id}, {"reason", result.status().message()}});
+    Leave();
+    send_(connection_id, StepFailed{plan.epoch, result.status()});
+    return;
+  }
+  ++step_count_;
+  if (result->has_value()) send_(connection_id, std::move(**result));
+}
+
+void WorkerAgent::Leave() {
+  joined_epoch_ = 0;
+  if (rank_ != nullptr) rank_->EndEpoch();
+  mesh_.reset();
+}
+
+}  // namespace bora

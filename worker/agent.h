@@ -1,0 +1,101 @@
+// What a worker does with what the coordinator says, without RPC: loads weights, joins and leaves
+// groups, runs steps.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "base/mailbox.h"
+#include "kernels/device.h"
+#include "model/worker_protocol.h"
+#include "worker/comm/communicator.h"
+#include "worker/rank.h"
+
+namespace bora {
+
+struct AgentOptions {
+  std::string credential;
+  std::string build_id;
+  std::string host;
+  int n_threads = 0;  // of the device; 0 = the host's CPUs divided by the tensor parallel ranks
+};
+
+// Thread-safe. One thread of its own, the rank thread, owns device, weights, KV cache and mesh.
+class WorkerAgent {
+ public:
+  // Says something to the coordinator on the connection that asked for it; false, and nothing
+  // happens, when that connection is gone. Called on the rank thread.
+  using SendFunction = std::function<bool(int64_t connection_id, WorkerMessage message)>;
+
+  WorkerAgent(AgentOptions options, std::unique_ptr<Listener> listener, SendFunction send);
+  // Aborts what runs and joins the rank thread.
+  ~WorkerAgent();
+
+  // The first message of a connection.
+  Hello MakeHello() const;
+  Heartbeat MakeHeartbeat() const;
+
+  // Takes a message of the connection; returns at once. An error is a protocol violation: the
+  // connection must end.
+  absl::Status OnMessage(int64_t connection_id, CoordinatorMessage message);
+  // The connection is gone: what runs is aborted, weights stay.
+  void OnDisconnected();
+
+  // True when the rank thread has not come back from a step within `limit` after it was told to
+  // leave: it will not, and the process must end.
+  bool HasHung(absl::Duration limit) const;
+
+ private:
+  struct Item {
+    int64_t connection_id;
+    CoordinatorMessage message;
+  };
+
+  void Run();
+  void Handle(Item item);
+  void HandleLoad(int64_t connection_id, const LoadModel& load);
+  absl::Status Load(int64_t connection_id, const LoadModel& load);
+  void HandleJoin(int64_t connection_id, const JoinGroup& join);
+  absl::Status Join(const JoinGroup& join);
+  void HandlePlan(int64_t connection_id, const StepPlan& plan);
+  void Leave();
+  // Ends waiting in epochs up to this one, from any thread.
+  void AbortEpochsUpTo(int64_t epoch, const std::string& reason);
+
+  const AgentOptions options_;
+  const std::unique_ptr<Listener> listener_;
+  const SendFunction send_;
+  Mailbox<Item> mailbox_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<int64_t> latest_epoch_{0};
+  std::atomic<int64_t> step_count_{0};
+  std::atomic<int64_t> step_begin_us_{0};  // Unix time of the step in progress, 0 when none
+  std::atomic<int64_t> leave_asked_us_{
+      0};  // Unix time at which the rank thread was told to leave; 0 = it has
+
+  mutable absl::Mutex mutex_;
+  absl::optional<LoadedModel> loaded_ ABSL_GUARDED_BY(mutex_);
+  int n_device_threads_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  // Owned by the rank thread.
+  std::unique_ptr<CpuDevice> device_;
+  std::unique_ptr<Rank> rank_;
+  std::unique_ptr<Mesh> mesh_;
+  int64_t joined_epoch_ = 0;
+
+  std::thread thread_;
+};
+
+// Bytes that this process may still allocate: what the machine has available, or what its control
+// group leaves if that is less.
+int64_t AvailableMemoryBytes();
+
+}  // namespace bora

@@ -1,0 +1,214 @@
+#include "worker/coordinator_client.h"
+
+#include <grpcpp/grpcpp.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "model/worker_codec.h"
+
+namespace bora {
+namespace {
+
+namespace pb = worker::v1alpha1;
+
+// Large enough for the plan of a full prefill step; the public API bounds what can get into one.
+constexpr int kMaxMessageBytes = 64 << 20;
+
+int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // Every attempt is a new channel with no memory of earlier ones: this file does the backing off.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+bool IsFinal(const absl::Status& status) {
+  return absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status);
+}
+
+}  // namespace
+
+CoordinatorClient::CoordinatorClient(CoordinatorClientOptions options)
+    : options_(std::move(options)) {}
+
+CoordinatorClient::~CoordinatorClient() { Stop(); }
+
+void CoordinatorClient::Stop() {
+  stopping_ = true;
+  absl::MutexLock lock(&mutex_);
+  if (context_ != nullptr) context_->TryCancel();
+}
+
+bool CoordinatorClient::Send(int64_t connection_id, const WorkerMessage& message) {
+  absl::MutexLock lock(&write_mutex_);
+  if (stream_ == nullptr || connection_id != stream_id_) return false;
+  ToProto(message, &outgoing_);
+  return stream_->Write(outgoing_);
+}
+
+absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
+  std::thread heartbeats([this, agent] { HeartbeatLoop(agent); });
+  absl::Status status;
+  absl::Duration delay = options_.retry_delay_min;
+  while (!stopping()) {
+    bool was_welcome = false;
+    status = Serve(agent, &was_welcome);
+    if (status.ok() || IsFinal(status) || stopping()) break;
+    if (was_welcome) delay = options_.retry_delay_min;
+    LogWarning("no coordinator", {{"address", options_.address},
+                                  {"reason", status.message()},
+                                  {"retry_ms", absl::ToInt64Milliseconds(delay)}});
+    // Sleeping in slices keeps Stop prompt.
+    const absl::Time until = absl::Now() + delay;
+    while (!stopping() && absl::Now() < until) absl::SleepFor(absl::Milliseconds(20));
+    delay = std::min(delay * 2, options_.retry_delay_max);
+  }
+  const bool asked_to_stop = stopping_.exchange(true);
+  heartbeats.join();
+  return asked_to_stop ? absl::OkStatus() : status;
+}
+
+absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
+  const std::shared_ptr<grpc::Channel> channel = Dial(options_.address);
+  const std::unique_ptr<pb::WorkerService::Stub> stub = pb::WorkerService::NewStub(channel);
+  grpc::ClientContext context;
+  std::unique_ptr<Stream> stream;
+  int64_t connection_id = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping()) return absl::CancelledError("stopped");
+    context_ = &context;
+    connection_id = ++connection_id_;
+    last_heard_us_ = NowUs();
+    heartbeat_timeout_ms_ = 0;
+  }
+  stream = stub->Attach(&context);
+  pb::WorkerMessage hello;
+  ToProto(WorkerMessage(agent->MakeHello()), &hello);
+  const bool said_hello = stream->Write(hello);
+  absl::Status status;
+  if (said_hello) {
+    absl::MutexLock lock(&write_mutex_);
+    stream_ = stream.get();
+    stream_id_ = connection_id;
+  }
+  if (said_hello) status = ReadMessages(agent, connection_id, stream.get(), was_welcome);
+  {
+    // From here on nobody writes to the stream. Writes on a call that has ended return at once.
+    absl::MutexLock lock(&write_mutex_);
+    stream_ = nullptr;
+    heartbeat_timeout_ms_ = 0;
+  }
+  agent->OnDisconnected();
+  const bool was_shut_down = said_hello && status.ok() && *was_welcome;
+  if (!status.ok() || was_shut_down) context.TryCancel();
+  const grpc::Status end = stream->Finish();
+  {
+    absl::MutexLock lock(&mutex_);
+    context_ = nullptr;
+  }
+  if (was_shut_down && end.error_code() == grpc::StatusCode::CANCELLED) return absl::OkStatus();
+  if (!status.ok() && !absl::IsUnavailable(status)) return status;
+  return absl::Status(
+      static_cast<absl::StatusCode>(end.ok() ? grpc::StatusCode::UNAVAILABLE : end.error_code()),
+      end.ok() ? "the coordinator ended the stream" : end.error_message());
+}
+
+absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connection_id,
+                                             Stream* stream, bool* was_welcome) {
+  pb::CoordinatorMessage proto;
+  while (stream->Read(&proto)) {
+    last_heard_us_ = NowUs();
+    ASSIGN_OR_RETURN(CoordinatorMessage message, FromProto(proto));
+    if (const auto* welcome = std::get_if<Welcome>(&message)) {
+      *was_welcome = true;
+      heartbeat_interval_ms_ = std::clamp(welcome->heartbeat_interval_ms, 10, 10000);
+      heartbeat_timeout_ms_ = std::max(welcome->heartbeat_timeout_ms, 100);
+      LogInfo("attached", {{"coordinator", options_.address}, {"worker_id", welcome->worker_id}});
+    } else if (const auto* shutdown = std::get_if<Shutdown>(&message)) {
+      LogInfo("told to exit", {{"reason", shutdown->reason}});
+      return absl::OkStatus();
+    } else {
+      RETURN_IF_ERROR(agent->OnMessage(connection_id, std::move(message)));
+    }
+  }
+  // The stream's own status says why.
+  return absl::UnavailableError("the stream ended");
+}
+
+void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
+  while (!stopping()) {
+    absl::SleepFor(absl::Milliseconds(heartbeat_interval_ms_.load()));
+    if (agent->HasHung(options_.hang_limit)) {
+      LogError("the rank thread has hung in a step; exiting", {});
+      _exit(70);
+    }
+    const int64_t timeout_us = int64_t{heartbeat_timeout_ms_} * 1000;
+    if (timeout_us == 0) continue;
+    if (NowUs() - last_heard_us_ > timeout_us) {
+      absl::MutexLock lock(&mutex_);
+      if (context_ != nullptr) context_->TryCancel();
+      continue;
+    }
+    int64_t connection_id = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      connection_id = connection_id_;
+    }
+    Send(connection_id, agent->MakeHeartbeat());
+  }
+}
+
+absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon + 1 == address.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("coordinator address '", address, "' is not HOST:PORT"));
+  }
+  std::string host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot resolve '", host, "': ", gai_strerror(error)));
+  }
+  std::string local;
+  for (const addrinfo* info = found; info != nullptr && local.empty(); info = info->ai_next) {
+    // Connecting a datagram socket sends nothing; it only makes the kernel choose the route.
+    const UniqueFd socket_fd(socket(info->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket_fd.valid() || connect(socket_fd.get(), info->ai_addr, info->ai_addrlen) != 0)
+      continue;
+    sockaddr_storage storage = {};
+    socklen_t length = sizeof(storage);
+    char text[NI_MAXHOST];
+    if (getsockname(socket_fd.get(), reinterpret_cast<sockaddr*>(&storage), &length) == 0 &&
+        getnameinfo(reinterpret_cast<sockaddr*>(&storage), length, text, sizeof(text), nullptr, 0,
+                    NI_NUMERICHOST) == 0) {
+      local = text;
+    }
+  }
+  freeaddrinfo(found);
+  if (local.empty()) return absl::UnavailableError(absl::StrCat("no route to '", host, "'"));
+  return local;
+}
+
+}  // namespace bora

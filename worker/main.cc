@@ -1,0 +1,155 @@
+// bora-worker: needs a coordinator's address and a credential; everything else it is told.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "base/build_info.h"
+#include "base/flag_names.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "worker/agent.h"
+#include "worker/comm/communicator.h"
+#include "worker/coordinator_client.h"
+
+ABSL_FLAG(std::string, coordinator, "127.0.0.1:50052",
+          "HOST:PORT of the coordinator's worker port (its --worker-listen).");
+ABSL_FLAG(std::string, credential_file, "",
+          "File with the credential that the coordinator expects (its --worker-credential-file). "
+          "Empty: the environment variable BORA_WORKER_CREDENTIAL.");
+ABSL_FLAG(std::string, device, "auto", "Device to run on: auto or cpu.");
+ABSL_FLAG(int, threads, 0,
+          "Threads of the CPU device. 0: the host's CPUs divided by the tensor parallel ranks.");
+ABSL_FLAG(
+    std::string, bind, "",
+    "Local address on which other ranks reach this one. Empty: the address from which this host "
+    "reaches the coordinator.");
+ABSL_FLAG(bool, exit_with_parent, false,
+          "Exit when the process that started this one is gone, so that no orphan keeps a device.");
+
+namespace bora {
+namespace {
+
+// Exit codes: 0 told to stop, 1 cannot start, 2 bad usage, 3 refused by the coordinator for good.
+constexpr int kExitCannotStart = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitRefused = 3;
+
+absl::StatusOr<std::string> ReadCredential() {
+  const std::string path = absl::GetFlag(FLAGS_credential_file);
+  if (path.empty()) {
+    const char* value = getenv("BORA_WORKER_CREDENTIAL");
+    return std::string(value == nullptr ? "" : value);
+  }
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) {
+    return absl::NotFoundError(absl::StrCat("--credential_file ", path, " has no first line"));
+  }
+  return std::string(absl::StripAsciiWhitespace(line));
+}
+
+std::string HostName() {
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
+}
+
+int Run() {
+  const std::string device = absl::GetFlag(FLAGS_device);
+  if (device != "auto" && device != "cpu") {
+    std::fprintf(stderr, "bora-worker: --device=%s: this build has auto and cpu\n", device.c_str());
+    return kExitUsage;
+  }
+  const absl::StatusOr<std::string> credential = ReadCredential();
+  const std::string coordinator = absl::GetFlag(FLAGS_coordinator);
+  absl::StatusOr<std::string> bind_address = absl::GetFlag(FLAGS_bind);
+  while (bind_address.ok() && bind_address->empty()) {
+    bind_address = LocalAddressTowards(coordinator);
+    if (!absl::IsUnavailable(bind_address.status())) break;
+    // The coordinator's name may not resolve yet when both start together.
+    LogWarning("waiting for the coordinator's address",
+               {{"reason", bind_address.status().message()}});
+    sleep(1);
+    bind_address = std::string();
+  }
+  for (const absl::Status& status : {credential.status(), bind_address.status()}) {
+    if (status.ok()) continue;
+    std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
+    return kExitUsage;
+  }
+  ListenerOptions listener_options;
+  listener_options.bind_address = *bind_address;
+  absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Create(listener_options);
+  if (!listener.ok()) {
+    std::fprintf(stderr, "bora-worker: %s\n", std::string(listener.status().message()).c_str());
+    return kExitCannotStart;
+  }
+
+  CoordinatorClientOptions client_options;
+  client_options.address = coordinator;
+  CoordinatorClient client(client_options);
+  AgentOptions agent_options;
+  agent_options.credential = *credential;
+  agent_options.build_id = BuildId();
+  agent_options.host = HostName();
+  agent_options.n_threads = absl::GetFlag(FLAGS_threads);
+  WorkerAgent agent(agent_options, *std::move(listener),
+                    [&client](int64_t connection_id, WorkerMessage message) {
+                      return client.Send(connection_id, message);
+                    });
+
+  // The signals were blocked before any thread started; one thread waits for them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  std::thread([&client, signals] {
+    int signal_number = 0;
+    sigwait(&signals, &signal_number);
+    LogInfo("stopping", {{"signal", signal_number}});
+    client.Stop();
+  }).detach();
+
+  const absl::Status status = client.Run(&agent);
+  if (!status.ok()) {
+    LogError("refused by the coordinator", {{"reason", status.message()}});
+    return kExitRefused;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace bora
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "Runs one rank of a model for a Bora coordinator.\n"
+      "  bora-worker --coordinator=HOST:PORT --credential_file=FILE");
+  bora::NormalizeFlagNames(argc, argv);
+  absl::ParseCommandLine(argc, argv);
+  bora::InitLog("worker", bora::LogLevel::kInfo);
+  if (absl::GetFlag(FLAGS_exit_with_parent)) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() == 1) return 0;
+  }
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  const int exit_code = bora::Run();
+  std::fflush(nullptr);
+  // The signal thread still waits: leave without running destructors under it.
+  _exit(exit_code);
+}

@@ -67,8 +67,8 @@ absl::Status CheckContextLength(const ModelConfig& config, int64_t max_model_len
 // Number of weights, embeddings and head included (a tied head is counted once).
 int64_t ParameterCount(const ModelConfig& config);
 
-// The text of a config.json or params.json that parses back to an equal config. CHECK-fails when
-// params.json cannot express it (tied embeddings).
+// The text of a config.json or params.json that parses back to an equal config; params.json says
+// nothing of token ids and architecture, which then are 1, {2} and "mistral".
 std::string ToHfConfigJson(const ModelConfig& config, absl::string_view torch_dtype);
 std::string ToMistralParamsJson(const ModelConfig& config);
 

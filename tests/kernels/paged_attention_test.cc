@@ -116,9 +116,9 @@ TEST(PagedAttentionTest, AgreesWithReference) {
 
 TEST(PagedAttentionTest, SameBitsForEveryChunkingLevelAndThreadCount) {
   for (DType dtype : {DType::kF32, DType::kBf16}) {
-    for (const Heads& heads : std::vector<Heads>{{4, 2, 16}, {3, 3, 10}, {8, 1, 32}}) {
+    for (const Heads& heads : std::vector<Heads>{{4, 2, 16}, {3, 3, 10}, {8, 1, 16}}) {
       const RopeTable rope(heads.head_dim, 2048, 1e4);
-      const int32_t n_tokens = 1100;
+      const int32_t n_tokens = 600;  // more than one split
       const KvCacheShape shape = {.dtype = dtype,
                                   .local_n_kv_heads = heads.n_kv_heads,
                                   .block_size = 16,
@@ -128,13 +128,13 @@ TEST(PagedAttentionTest, SameBitsForEveryChunkingLevelAndThreadCount) {
       const std::vector<float> want = RunRows(first, heads, rope, &whole);
       int n_threads = 1;
       for (SimdLevel level : AvailableSimdLevels()) {
-        for (int32_t chunk : {1, 7, 100, 512, 1100}) {
+        for (int32_t chunk : {1, 7, 100, 512, 600}) {
           CpuDevice device(n_threads++ % 4 + 1, level);
           // A second sequence is in every step and must not matter.
           PagedRows rows(shape, {{0, n_tokens}, {0, n_tokens}});
           std::vector<float> got;
-          // One token at a time only at the end: that is the slow case.
-          const int32_t start = chunk == 1 ? n_tokens - 100 : 0;
+          // Small chunks only at the end: they are slow.
+          const int32_t start = chunk == 1 ? n_tokens - 100 : chunk == 7 ? n_tokens - 120 : 0;
           if (start > 0) {
             rows.SetRows({{0, start}, {0, start}});
             got = RunRows(device, heads, rope, &rows);

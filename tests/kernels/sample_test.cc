@@ -55,14 +55,14 @@ TEST(SampleTest, DrawsFollowTheReferenceDistribution) {
       {7, 2, {}, {}},
       {50, 3, {.temperature = 0.7f}, {}},
       {50, 3, {.temperature = 100}, {}},
-      {2000, 4, {}, {}},
+      {600, 4, {}, {}},
       {50, 3, {.top_k = 5}, {}},
       {50, 3, {.top_p = 0.8f}, {}},
       {50, 3, {.min_p = 0.05f}, {}},
       {50, 3, {.temperature = 1.5f, .top_p = 0.9f, .top_k = 20, .min_p = 0.02f}, {}},
       {50, 3, {.top_p = 0.5f, .top_k = 3}, {}},
-      {1000, 4, {.top_p = 0.95f}, {}},
-      {1000, 4, {.top_k = 600}, {}},
+      {400, 4, {.top_p = 0.95f}, {}},
+      {400, 4, {.top_k = 300}, {}},
       {50, 3, {.top_p = 0.9f, .min_tokens = 1, .stop_token_ids = {3, 10, 49}}, {3, 10, 49}},
   };
   for (size_t c = 0; c < cases.size(); ++c) {

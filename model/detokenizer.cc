@@ -17,7 +17,6 @@ void Detokenizer::Prime(absl::Span<const int32_t> prompt_ids) {
 }
 
 std::string Detokenizer::Append(int32_t id) {
-  CHECK(!finished_) << "Append after Finish";
   std::string text;
   AppendTo(id, &text);
   return text;
@@ -31,6 +30,7 @@ std::string Detokenizer::Finish() {
 }
 
 void Detokenizer::AppendTo(int32_t id, std::string* text) {
+  CHECK(!finished_) << "Append after Finish";
   absl::string_view bytes = tokenizer_.TokenBytes(id);
   if (tokenizer_.IsByte(id)) {
     held_bytes_.append(bytes.data(), bytes.size());

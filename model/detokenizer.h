@@ -33,13 +33,14 @@ class Detokenizer {
   // The text that is now certain: none while byte pieces have only begun a character (at most three
   // bytes are held back). An id outside the vocabulary counts as the unknown id. Not after Finish.
   std::string Append(int32_t id);
+  // The same, behind what `text` has: for many ids without a string for each.
+  void AppendTo(int32_t id, std::string* text);
 
   // The rest: U+FFFD for each byte of a character that was begun and not completed.
   std::string Finish();
 
  private:
   enum class Tail { kMayContinue, kEnds };
-  void AppendTo(int32_t id, std::string* text);
   // Moves the characters of held_bytes_ to `text`, U+FFFD for each invalid byte. kMayContinue
   // leaves the beginning of a character.
   void TakeCharacters(Tail tail, std::string* text);

@@ -440,7 +440,7 @@ int64_t Tokenizer::MinTokens(int64_t text_bytes) const {
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids) const {
   Detokenizer detokenizer(this);
   std::string text;
-  for (const int32_t id : ids) text += detokenizer.Append(id);
+  for (const int32_t id : ids) detokenizer.AppendTo(id, &text);
   text += detokenizer.Finish();
   return text;
 }

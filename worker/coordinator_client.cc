@@ -115,7 +115,8 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
   }
   agent->OnDisconnected();
   const bool was_shut_down = said_hello && status.ok() && *was_welcome;
-  if (!status.ok() || was_shut_down) context.TryCancel();
+  // A stream that the coordinator has ended must keep the status that says why.
+  if (!absl::IsUnavailable(status)) context.TryCancel();
   const grpc::Status end = stream->Finish();
   {
     absl::MutexLock lock(&mutex_);

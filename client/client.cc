@@ -1,0 +1,96 @@
+#include "client/client.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace bora {
+namespace {
+
+const char* CodeName(grpc::StatusCode code) {
+  static constexpr const char* kNames[] = {"OK",
+                                           "CANCELLED",
+                                           "UNKNOWN",
+                                           "INVALID_ARGUMENT",
+                                           "DEADLINE_EXCEEDED",
+                                           "NOT_FOUND",
+                                           "ALREADY_EXISTS",
+                                           "PERMISSION_DENIED",
+                                           "RESOURCE_EXHAUSTED",
+                                           "FAILED_PRECONDITION",
+                                           "ABORTED",
+                                           "OUT_OF_RANGE",
+                                           "UNIMPLEMENTED",
+                                           "INTERNAL",
+                                           "UNAVAILABLE",
+                                           "DATA_LOSS",
+                                           "UNAUTHENTICATED"};
+  const int index = static_cast<int>(code);
+  return index >= 0 && index < static_cast<int>(std::size(kNames)) ? kNames[index] : "UNKNOWN";
+}
+
+}  // namespace
+
+Client::Client(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  // Notices a server that is gone while a stream is silent; the server allows a ping every 10 s.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  inference_ = inference::v1::InferenceService::NewStub(channel_);
+  models_ = inference::v1::ModelService::NewStub(channel_);
+}
+
+CallError DescribeError(const grpc::Status& status) {
+  CallError error;
+  error.code = CodeName(status.error_code());
+  error.message = status.error_message();
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) return error;
+  for (const auto& any : details.details()) {
+    google::rpc::ErrorInfo info;
+    google::rpc::BadRequest bad_request;
+    google::rpc::RetryInfo retry;
+    google::rpc::RequestInfo request;
+    if (any.UnpackTo(&info)) {
+      error.reason = info.reason();
+    } else if (any.UnpackTo(&bad_request)) {
+      for (const auto& violation : bad_request.field_violations()) {
+        error.fields.push_back(absl::StrCat(violation.field(), ": ", violation.description()));
+      }
+    } else if (any.UnpackTo(&retry)) {
+      error.retry_delay_s =
+          static_cast<double>(retry.retry_delay().seconds()) + retry.retry_delay().nanos() * 1e-9;
+    } else if (any.UnpackTo(&request)) {
+      error.request_id = request.request_id();
+    }
+  }
+  return error;
+}
+
+std::string ToText(const CallError& error) {
+  std::string text = error.code;
+  if (!error.reason.empty()) absl::StrAppend(&text, "/", error.reason);
+  absl::StrAppend(&text, ": ", error.message);
+  for (const std::string& field : error.fields) absl::StrAppend(&text, "\n  ", field);
+  if (error.retry_delay_s >= 0) {
+    absl::StrAppendFormat(&text, "\n  worth a retry in %.1f s", error.retry_delay_s);
+  }
+  return text;
+}
+
+std::string ToJson(const CallError& error) {
+  nlohmann::json json = {
+      {"code", error.code}, {"reason", error.reason}, {"message", error.message}};
+  if (!error.fields.empty()) json["field_violations"] = error.fields;
+  if (!error.request_id.empty()) json["request_id"] = error.request_id;
+  if (error.retry_delay_s >= 0) json["retry_delay_s"] = error.retry_delay_s;
+  return nlohmann::json{{"error", json}}.dump(-1, ' ', false,
+                                              nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace bora

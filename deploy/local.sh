@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Serves a model on this machine: installs what is missing, builds, starts a coordinator and tensor x pipeline CPU
+# workers on loopback, streams a completion, and keeps serving until Ctrl-C.
+#
+#   deploy/local.sh [--once] [--model DIR] [--tp N] [--pp N] [--port N] [--prompt TEXT] [--device cpu] [-- COORDINATOR FLAGS]
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: deploy/local.sh [options] [-- flags for bora-coordinator]
+  --once         exit after the first completion
+  --model DIR    model directory (default: the demo model of this repository)
+  --tp N         tensor parallel ranks per stage (default 2)
+  --pp N         pipeline stages (default 2)
+  --port N       port for clients (default 50051)
+  --prompt TEXT  prompt of the first completion
+  --device D     device of the workers: auto or cpu (default auto)
+USAGE
+}
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+once=0 model="$root/deploy/demo-model" tp=2 pp=2 port=50051 device=auto prompt="ROMEO:"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --once) once=1; shift ;;
+    --model|--tp|--pp|--port|--prompt|--device)
+      [ $# -ge 2 ] || { echo "deploy/local.sh: $1 needs a value" >&2; exit 2; }
+      case "$1" in
+        --model) model=$2 ;; --tp) tp=$2 ;; --pp) pp=$2 ;; --port) port=$2 ;;
+        --prompt) prompt=$2 ;; --device) device=$2 ;;
+      esac
+      shift 2 ;;
+    --help|-h) usage; exit 0 ;;
+    --) shift; break ;;
+    *) echo "deploy/local.sh: unknown option $1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+for number in "$tp" "$pp" "$port"; do
+  case "$number" in
+    ''|*[!0-9]*) echo "deploy/local.sh: '$number' is not a number" >&2; exit 2 ;;
+  esac
+done
+[ -d "$model" ] || { echo "deploy/local.sh: --model $model is not a directory" >&2; exit 2; }
+
+"$root/deploy/install-packages.sh" run
+build="$root/build/release"
+echo "building in $build"
+if ! cmake --preset release -S "$root" -DBORA_BUILD_TESTS=OFF >"${TMPDIR:-/tmp}/bora-configure.$$" 2>&1; then
+  cat "${TMPDIR:-/tmp}/bora-configure.$$" >&2; rm -f "${TMPDIR:-/tmp}/bora-configure.$$"; exit 1
+fi
+rm -f "${TMPDIR:-/tmp}/bora-configure.$$"
+cmake --build "$build" --target bora-coordinator bora-worker bora
+
+state=$(mktemp -d "${TMPDIR:-/tmp}/bora.XXXXXX")
+pids=()
+stop() {
+  trap - EXIT INT TERM
+  # Workers after the coordinator: it drains the streams that they serve.
+  if [ ${#pids[@]} -gt 0 ]; then
+    kill -TERM "${pids[0]}" 2>/dev/null || true
+    wait "${pids[0]}" 2>/dev/null || true
+    for pid in "${pids[@]:1}"; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]:1}"; do wait "$pid" 2>/dev/null || true; done
+  fi
+  rm -rf "$state"
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Only this run's workers know the credential; it is in no command line.
+head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$state/credential"
+echo >>"$state/credential"
+chmod 600 "$state/credential"
+
+"$build/bin/bora-coordinator" --exit-with-parent --model "$model" --listen "127.0.0.1:$port" \
+  --worker-listen 127.0.0.1:0 --worker-credential-file "$state/credential" \
+  --tensor-parallel-size "$tp" --pipeline-parallel-size "$pp" --shutdown-timeout 5s "$@" \
+  2>"$state/coordinator.log" &
+pids+=($!)
+
+# Waits until `$@` succeeds, or the coordinator is gone, or about $1 seconds have passed.
+await() {
+  local tries=$(( $1 * 10 )); shift
+  until "$@"; do
+    kill -0 "${pids[0]}" 2>/dev/null || { echo "the coordinator has stopped:" >&2; cat "$state/coordinator.log" >&2; exit 1; }
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || { echo "no answer in time; log of the coordinator:" >&2; cat "$state/coordinator.log" >&2; exit 1; }
+    sleep 0.1
+  done
+}
+worker_port() { sed -n 's/.*"worker_port":\([0-9]*\).*/\1/p' "$state/coordinator.log" | grep -q .; }
+serving() { "$build/bin/bora" --server "127.0.0.1:$port" status --ready >/dev/null 2>&1; }
+
+await 30 worker_port
+workers_at=127.0.0.1:$(sed -n 's/.*"worker_port":\([0-9]*\).*/\1/p' "$state/coordinator.log" | head -1)
+for ((i = 0; i < tp * pp; ++i)); do
+  "$build/bin/bora-worker" --exit-with-parent --coordinator "$workers_at" \
+    --credential-file "$state/credential" --device "$device" 2>"$state/worker$i.log" &
+  pids+=($!)
+done
+echo "waiting for $((tp * pp)) workers ($pp stages x $tp tensor ranks)"
+await 600 serving
+"$build/bin/bora" --server "127.0.0.1:$port" status
+
+echo
+"$build/bin/bora" --server "127.0.0.1:$port" generate --max-tokens 120 --temperature 0.8 --seed 1 --echo "$prompt"
+[ "$once" -eq 1 ] && exit 0
+
+echo
+echo "serving on 127.0.0.1:$port; logs in $state; Ctrl-C stops"
+wait "${pids[0]}"

@@ -8,7 +8,7 @@ namespace bora {
 
 void AbortSignal::Raise(const absl::Status& reason) {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (!status_.ok()) return;
     status_ = absl::AbortedError(reason.message());
   }
@@ -17,7 +17,7 @@ void AbortSignal::Raise(const absl::Status& reason) {
 }
 
 absl::Status AbortSignal::status() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return status_;
 }
 

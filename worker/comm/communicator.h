@@ -88,8 +88,8 @@ struct MeshOptions {
   bool allow_shared_memory = true;               // false: TCP also inside a host
   // Buffer of each direction of a link; the same on all ranks; a power of two, 4 KiB to 1 GiB.
   int64_t ring_bytes = int64_t{1} << 20;
-  // How long a wait spins before it sleeps. Negative: 50, or 0 when the ranks of this machine
-  // outnumber the CPUs this process may use.
+  // How long a wait spins before it sleeps, as long as spinning turns out to help. Negative: 50, or
+  // 0 when the ranks of this machine outnumber the CPUs this process may use.
   int spin_us = -1;
   // A TCP link whose other end acknowledges nothing for this long is lost; at least 1 s.
   absl::Duration link_timeout = absl::Seconds(2);
@@ -167,6 +167,8 @@ class Mesh {
   absl::StatusOr<bool> Sleep();
   // The failure of a link that ends the current call.
   absl::Status CheckLinks() const;
+  // How long the wait that begins now should spin.
+  absl::Duration NextSpin();
   // Payload bytes that all of these messages have moved.
   static int64_t MovedByAll(const std::vector<Transfer>& transfers);
 
@@ -179,6 +181,8 @@ class Mesh {
   const std::shared_ptr<AbortSignal> abort_signal_;
   absl::Status failed_;
   absl::Time next_check_;
+  int64_t n_failed_spins_ = 0;  // in a row
+  uint64_t n_waits_ = 0;
   // Reused by every call: at most one message per link and direction.
   std::vector<Transfer> sends_;
   std::vector<Transfer> recvs_;

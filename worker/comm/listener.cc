@@ -1,13 +1,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "worker/comm/abort_signal.h"
@@ -31,7 +34,7 @@ class Listener::Impl {
   }
   ~Impl() {
     acceptor_.reset();
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     CHECK(rendezvous_.empty()) << "a Connect call is still running";
   }
 
@@ -41,7 +44,7 @@ class Listener::Impl {
   // Makes a Connect call findable for the acceptor and its future Mesh for AbortEpochsBefore.
   absl::Status Register(const MeshBuilder& builder) {
     const RendezvousTerms& terms = builder.rendezvous()->terms();
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (terms.epoch < min_epoch_) {
       return absl::AbortedError(
           absl::StrCat("epoch ", terms.epoch, " is over: ", abort_reason_.message()));
@@ -63,13 +66,13 @@ class Listener::Impl {
 
   void Unregister(const std::shared_ptr<Rendezvous>& rendezvous) {
     rendezvous->Close();
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     rendezvous_.erase(std::remove(rendezvous_.begin(), rendezvous_.end(), rendezvous),
                       rendezvous_.end());
   }
 
   void AbortEpochsBefore(int64_t epoch, const absl::Status& reason) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (epoch <= min_epoch_) return;
     min_epoch_ = epoch;
     abort_reason_ = reason;
@@ -86,7 +89,7 @@ class Listener::Impl {
   };
 
   std::shared_ptr<Rendezvous> Find(int64_t epoch, int rank) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& rendezvous : rendezvous_) {
       const RendezvousTerms& terms = rendezvous->terms();
       if (terms.epoch == epoch && terms.my_rank == rank) return rendezvous;
@@ -95,7 +98,7 @@ class Listener::Impl {
   }
 
   const Endpoint endpoint_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   int64_t min_epoch_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
   absl::Status abort_reason_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Rendezvous>> rendezvous_ ABSL_GUARDED_BY(mutex_);

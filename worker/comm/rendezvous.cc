@@ -32,7 +32,7 @@ absl::Status Rendezvous::CheckHello(const HelloMessage& hello) const {
 }
 
 absl::Status Rendezvous::Deliver(EstablishedLink link) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return absl::UnavailableError("this rank no longer waits for links");
   const int doorbell = terms_.doorbell_fd;
   const size_t n_fds = link.kind == LinkKind::kSharedMemory ? 1 : 0;
@@ -48,13 +48,13 @@ absl::Status Rendezvous::Deliver(EstablishedLink link) {
 }
 
 std::vector<EstablishedLink> Rendezvous::TakeArrived() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   DrainEventFd(arrival_.get());
   return std::exchange(arrived_, {});
 }
 
 void Rendezvous::Close() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;
   arrived_.clear();
 }

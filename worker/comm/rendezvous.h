@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "base/unique_fd.h"
 #include "worker/comm/handshake.h"
 #include "worker/comm/link.h"
@@ -53,7 +53,7 @@ class Rendezvous {
  private:
   const RendezvousTerms terms_;
   const UniqueFd arrival_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<EstablishedLink> arrived_ ABSL_GUARDED_BY(mutex_);
 };

@@ -43,17 +43,6 @@ Endpoint ReadEndpoint(int fd) {
   return endpoint;
 }
 
-absl::Status RunChild(int my_rank, int n_ranks, Wiring wiring, int to_parent, int from_parent,
-                      const std::function<absl::Status(Mesh& mesh)>& body) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener, Listener::Create({}));
-  WriteEndpoint(to_parent, listener->endpoint());
-  std::vector<Endpoint> endpoints;
-  for (int i = 0; i < n_ranks; ++i) endpoints.push_back(ReadEndpoint(from_parent));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh,
-                   listener->Connect(FullMeshOptions(endpoints, my_rank, wiring)));
-  return body(*mesh);
-}
-
 }  // namespace
 
 const char* WiringName(Wiring wiring) {
@@ -126,9 +115,27 @@ std::vector<int> AllRanks(int n_ranks) {
   return ranks;
 }
 
+MeshOptions ForkedRanks::OptionsOf(const std::vector<Endpoint>& endpoints, int rank) const {
+  MeshOptions options = FullMeshOptions(endpoints, rank, wiring_);
+  if (adjust_) adjust_(&options);
+  return options;
+}
+
+absl::Status ForkedRanks::RunChild(int my_rank, int n_ranks, int to_parent, int from_parent,
+                                   const std::function<absl::Status(Mesh& mesh)>& body) const {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Listener> listener, Listener::Create({}));
+  WriteEndpoint(to_parent, listener->endpoint());
+  std::vector<Endpoint> endpoints;
+  for (int i = 0; i < n_ranks; ++i) endpoints.push_back(ReadEndpoint(from_parent));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh,
+                   listener->Connect(OptionsOf(endpoints, my_rank)));
+  return body(*mesh);
+}
+
 ForkedRanks::ForkedRanks(int n_ranks, int n_forked, Wiring wiring,
-                         const std::function<absl::Status(Mesh& mesh)>& body)
-    : wiring_(wiring) {
+                         const std::function<absl::Status(Mesh& mesh)>& body,
+                         std::function<void(MeshOptions*)> adjust)
+    : wiring_(wiring), adjust_(std::move(adjust)) {
   std::vector<int> to_children;
   std::vector<int> from_children;
   for (int rank = 0; rank < n_forked; ++rank) {
@@ -138,7 +145,7 @@ ForkedRanks::ForkedRanks(int n_ranks, int n_forked, Wiring wiring,
     const pid_t pid = fork();
     CHECK_GE(pid, 0);
     if (pid == 0) {
-      const absl::Status status = RunChild(rank, n_ranks, wiring, up[1], down[0], body);
+      const absl::Status status = RunChild(rank, n_ranks, up[1], down[0], body);
       if (!status.ok()) fprintf(stderr, "rank %d: %s\n", rank, status.ToString().c_str());
       // Not exit(): the test framework's state belongs to the parent.
       _exit(status.ok() ? 0 : 1);
@@ -167,11 +174,9 @@ ForkedRanks::~ForkedRanks() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<Mesh>> ForkedRanks::Connect(
-    int rank, std::function<void(MeshOptions*)> adjust) {
-  MeshOptions options = FullMeshOptions(endpoints_, rank, wiring_);
-  if (adjust) adjust(&options);
-  return listeners_[static_cast<size_t>(rank) - pids_.size()]->Connect(options);
+absl::StatusOr<std::unique_ptr<Mesh>> ForkedRanks::Connect(int rank) {
+  Listener& listener = *listeners_[static_cast<size_t>(rank) - pids_.size()];
+  return listener.Connect(OptionsOf(endpoints_, rank));
 }
 
 int ForkedRanks::Wait(int rank) {

@@ -43,22 +43,29 @@ std::vector<int> AllRanks(int n_ranks);
 class ForkedRanks {
  public:
   // Each child makes a listener, learns the endpoints of all through the parent, connects and runs
-  // `body`; it exits with 0 if that returns OK. Ranks in `parent_ranks` are not forked: the parent
-  // connects them itself with Connect().
+  // `body`; it exits with 0 if that returns OK. Ranks from n_forked on are not forked: the parent
+  // connects them itself with Connect(). `adjust` may change a rank's options.
   ForkedRanks(int n_ranks, int n_forked, Wiring wiring,
-              const std::function<absl::Status(Mesh& mesh)>& body);
+              const std::function<absl::Status(Mesh& mesh)>& body,
+              std::function<void(MeshOptions*)> adjust = nullptr);
   // Kills what still runs.
   ~ForkedRanks();
 
   // The parent's own rank, n_forked <= rank < n_ranks.
-  absl::StatusOr<std::unique_ptr<Mesh>> Connect(int rank, std::function<void(MeshOptions*)> adjust);
+  absl::StatusOr<std::unique_ptr<Mesh>> Connect(int rank);
   pid_t pid(int rank) const { return pids_[static_cast<size_t>(rank)]; }
   // Waits for the child's end; its exit status as of waitpid.
   int Wait(int rank);
 
  private:
+  MeshOptions OptionsOf(const std::vector<Endpoint>& endpoints, int rank) const;
+  // What a child does after fork().
+  absl::Status RunChild(int my_rank, int n_ranks, int to_parent, int from_parent,
+                        const std::function<absl::Status(Mesh& mesh)>& body) const;
+
   const Wiring wiring_;
-  std::vector<pid_t> pids_;
+  const std::function<void(MeshOptions*)> adjust_;
+  std::vector<pid_t> pids_;                           // -1: waited for
   std::vector<std::unique_ptr<Listener>> listeners_;  // of the parent's ranks
   std::vector<Endpoint> endpoints_;
 };

@@ -1,0 +1,83 @@
+// bora-bench-comm: median latency of the host transport's operations between processes.
+//
+// Prints "figure NAME VALUE us". Without a suffix: two ranks, shared memory, spinning up to 50 us.
+// Suffixes: _4r four ranks, _tcp over loopback, _sleep without spinning. Run it on idle CPUs, at
+// least one for each rank; otherwise only the _sleep figures mean anything.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "tests/worker/comm/comm_test_util.h"
+#include "worker/comm/communicator.h"
+
+namespace bora {
+namespace {
+
+struct BenchSize {
+  const char* name;
+  int64_t n_bytes;
+  int n_rounds;
+};
+constexpr BenchSize kSizes[] = {
+    {"8k", 8 << 10, 20000}, {"64k", 64 << 10, 5000}, {"1m", 1 << 20, 1000}};
+
+double MedianUs(std::vector<double> samples_us) {
+  const auto middle = samples_us.begin() + static_cast<std::ptrdiff_t>(samples_us.size() / 2);
+  std::nth_element(samples_us.begin(), middle, samples_us.end());
+  return *middle;
+}
+
+// Checks the sum first, then times it; rank 0 prints.
+absl::Status BenchAllReduce(Mesh& mesh, int n_ranks, const std::string& suffix) {
+  using Clock = std::chrono::steady_clock;
+  const std::vector<int> group = AllRanks(n_ranks);
+  for (const BenchSize& size : kSizes) {
+    std::vector<float> data(static_cast<size_t>(size.n_bytes) / sizeof(float), 1.0f);
+    RETURN_IF_ERROR(mesh.AllReduceSum(group, absl::MakeSpan(data)));
+    for (const float value : data) CHECK_EQ(value, static_cast<float>(n_ranks));
+    // Zeros stay zeros, however often they are summed.
+    std::fill(data.begin(), data.end(), 0.0f);
+    std::vector<double> samples_us;
+    // The first tenth warms up caches and TCP windows.
+    for (int round = -size.n_rounds / 10; round < size.n_rounds; ++round) {
+      const Clock::time_point start = Clock::now();
+      RETURN_IF_ERROR(mesh.AllReduceSum(group, absl::MakeSpan(data)));
+      const std::chrono::duration<double, std::micro> elapsed = Clock::now() - start;
+      if (round >= 0) samples_us.push_back(elapsed.count());
+    }
+    if (mesh.my_rank() == 0) {
+      printf("figure host_allreduce_%s%s_us %.2f us\n", size.name, suffix.c_str(),
+             MedianUs(std::move(samples_us)));
+      fflush(stdout);
+    }
+  }
+  return absl::OkStatus();
+}
+
+int Main() {
+  bool ok = true;
+  for (const int n_ranks : {2, 4}) {
+    for (const Wiring wiring : {Wiring::kSharedMemory, Wiring::kTcp}) {
+      for (const int spin_us : {50, 0}) {
+        const std::string suffix =
+            absl::StrCat(n_ranks == 2 ? "" : absl::StrCat("_", n_ranks, "r"),
+                         wiring == Wiring::kTcp ? "_tcp" : "", spin_us == 0 ? "_sleep" : "");
+        ForkedRanks ranks(
+            n_ranks, n_ranks, wiring,
+            [&](Mesh& mesh) { return BenchAllReduce(mesh, n_ranks, suffix); },
+            [&](MeshOptions* options) { options->spin_us = spin_us; });
+        for (int rank = 0; rank < n_ranks; ++rank) ok = ranks.Wait(rank) == 0 && ok;
+      }
+    }
+  }
+  return ok ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace bora
+
+int main() { return bora::Main(); }

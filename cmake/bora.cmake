@@ -23,6 +23,14 @@ endif()
 # Contracting a*b+c would make results depend on the instruction set; kernels that may contract say so.
 add_compile_options(-ffp-contract=off)
 
+# Tells the same test of several builds apart.
+set(BORA_TEST_PREFIX "")
+if(BORA_SANITIZE MATCHES "address")
+  set(BORA_TEST_PREFIX "asan.")
+elseif(BORA_SANITIZE MATCHES "thread")
+  set(BORA_TEST_PREFIX "tsan.")
+endif()
+
 if(BORA_SANITIZE)
   add_compile_options(-fsanitize=${BORA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${BORA_SANITIZE})
@@ -78,8 +86,8 @@ function(bora_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABEL}" TIMEOUT ${ARG_TIMEOUT}
+  add_test(NAME ${BORA_TEST_PREFIX}${name} COMMAND ${name})
+  set_tests_properties(${BORA_TEST_PREFIX}${name} PROPERTIES LABELS "${ARG_LABEL}" TIMEOUT ${ARG_TIMEOUT}
                                           SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test")
 endfunction()
 

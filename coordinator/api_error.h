@@ -1,5 +1,5 @@
-// An error as clients see it: a gRPC code, a stable reason, and everything a program needs to act on it. Plain data;
-// api_error_status.h turns it into a grpc::Status, in exactly one function.
+// An error as clients see it: a gRPC code, a stable reason, and everything a program needs to act
+// on it. Plain data; api_error_status.h turns it into a grpc::Status, in exactly one function.
 #pragma once
 
 #include <map>

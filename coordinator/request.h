@@ -18,10 +18,12 @@ namespace bora {
 struct RequestSpec {
   std::string request_id;
   std::vector<int32_t> prompt_tokens;  // at least 1
-  // seed is set; stop_token_ids holds what ends generation, the end-of-sequence ids included unless they are ignored.
+  // seed is set; stop_token_ids holds what ends generation, the end-of-sequence ids included unless
+  // they are ignored.
   SamplingParams sampling;
-  int32_t max_tokens = 0;         // prompt_tokens + max_tokens <= max_model_len
-  bool context_limited = false;   // max_tokens is what the context leaves: then FINISH_REASON_CONTEXT_LENGTH
+  int32_t max_tokens = 0;  // prompt_tokens + max_tokens <= max_model_len
+  bool context_limited =
+      false;  // max_tokens is what the context leaves: then FINISH_REASON_CONTEXT_LENGTH
   std::vector<std::string> stop;  // stop sequences
   bool include_stop_in_output = false;
   absl::Time arrival;
@@ -51,21 +53,21 @@ struct FinishInfo {
 
 // What is new since the last one.
 struct OutputDelta {
-  std::string text;                           // valid UTF-8; nothing that may yet be part of a stop sequence
-  std::vector<SampledToken> tokens;           // generated, in order
+  std::string text;                  // valid UTF-8; nothing that may yet be part of a stop sequence
+  std::vector<SampledToken> tokens;  // generated, in order
   std::vector<SampledToken> prompt_logprobs;  // for positions 1, 2, ... of the prompt, in order
   absl::optional<FinishInfo> finish;          // in the last one
 };
 
-// Whoever waits for a request. The engine thread calls it, from Submit's success until one of: a delta with finish, or
-// OnError; nothing after that. Implementations only take the data over and return: they must not block or call
-// back into the engine.
+// Whoever waits for a request. The engine thread calls it, from Submit's success until one of: a
+// delta with finish, or OnError; nothing after that. Implementations only take the data over and
+// return: they must not block or call back into the engine.
 class RequestObserver {
  public:
   virtual ~RequestObserver() = default;
 
-  // Takes the delta. False: the reader is slow and its buffer full: the engine plans no further step for this request
-  // until Engine::Resume.
+  // Takes the delta. False: the reader is slow and its buffer full: the engine plans no further
+  // step for this request until Engine::Resume.
   virtual bool OnDelta(OutputDelta delta) = 0;
   virtual void OnError(ApiError error) = 0;
 };

@@ -1,5 +1,5 @@
-// What coordinator and workers say to each other, as plain data; proto/bora/worker/v1alpha1 documents the same
-// conversation and carries it between processes.
+// What coordinator and workers say to each other, as plain data; proto/bora/worker/v1alpha1
+// documents the same conversation and carries it between processes.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,223 @@
+"""How the model is split over processes changes nothing that a client sees, and what does not fit is refused by name.
+
+For one tensor parallel degree every number of stages must give the same bytes: layers are computed the same way wherever
+they run. Different tensor parallel degrees sum in a different order, so their bits may differ.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import grpc
+
+from bora_e2e import Cluster, binary, wait_until
+from bora.worker.v1alpha1 import worker_service_pb2 as worker_pb
+from parallel_util import answer_bytes, small_checkpoint
+
+# One thread per rank: there are up to 16 on a small machine, and the thread count must not matter anyway.
+ONE_THREAD = ["--threads=1"]
+
+
+def serve(model, tp, pp, *coordinator_flags):
+    return Cluster(model=model, tp=tp, pp=pp, coordinator_flags=coordinator_flags, worker_flags=ONE_THREAD,
+                   start_timeout_s=120)
+
+
+class LayoutTestCase(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.mkdtemp(prefix="bora-layouts-")
+        cls.addClassCleanup(shutil.rmtree, cls.directory, ignore_errors=True)
+        cls.f32 = small_checkpoint(os.path.join(cls.directory, "f32"))
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def answers(self, model, tp, pp, *coordinator_flags):
+        with serve(model, tp, pp, *coordinator_flags) as cluster:
+            answers = answer_bytes(cluster.stub)
+            self.assertEqual(answer_bytes(cluster.stub), answers, f"{tp}x{pp} does not repeat itself")
+            return answers
+
+
+class LayoutsTest(LayoutTestCase):
+
+    def check_stages(self, model, tp, pps, *coordinator_flags):
+        whole = self.answers(model, tp, 1, *coordinator_flags)
+        for pp in pps:
+            with self.subTest(tp=tp, pp=pp):
+                self.assertEqual(self.answers(model, tp, pp, *coordinator_flags), whole)
+        return whole
+
+    def test_tp1_same_bytes_for_every_number_of_stages(self):
+        whole = self.check_stages(self.f32, 1, [2, 4])
+        self.assertEqual(self.answers(self.f32, 1, 2, "--layers-per-stage=1,5"), whole, "uneven stages")
+        self.assertEqual(self.answers(self.f32, 1, 3, "--layers-per-stage=3,1,2"), whole, "uneven stages")
+
+    def test_tp2_same_bytes_for_every_number_of_stages(self):
+        whole = self.check_stages(self.f32, 2, [2, 4])
+        self.assertEqual(self.answers(self.f32, 2, 2, "--layers-per-stage=4,2"), whole, "uneven stages")
+
+    def test_tp4_same_bytes_for_every_number_of_stages(self):
+        self.check_stages(self.f32, 4, [2, 4])
+
+    def test_bf16_same_bytes_for_every_number_of_stages(self):
+        bf16 = small_checkpoint(self.path("bf16"), dtype="bf16")
+        self.check_stages(bf16, 1, [2])
+        self.check_stages(bf16, 2, [2])
+
+    def test_dummy_weights_depend_on_the_seed_only(self):
+        dummy = ["--load-format=dummy", "--dtype=float32"]
+        whole = self.check_stages(self.f32, 1, [2, 3], *dummy, "--seed=5")
+        self.assertNotEqual(self.answers(self.f32, 1, 2, *dummy, "--seed=6"), whole)
+
+    def test_mistral_files_give_the_same_bytes_as_hugging_face_files(self):
+        mistral = small_checkpoint(self.path("mistral"), layout="mistral")
+        self.assertTrue(os.path.exists(os.path.join(mistral, "params.json")))
+        self.assertEqual(self.answers(mistral, 2, 2), self.answers(self.f32, 2, 2))
+
+
+class RefusedLayoutsTest(LayoutTestCase):
+
+    def refusal(self, *flags):
+        """The last line of a coordinator that must exit with code 2."""
+        done = subprocess.run([binary("bora-coordinator"), f"--model={self.f32}", "--listen=127.0.0.1:0",
+                               "--worker-listen=127.0.0.1:0", *flags], capture_output=True, text=True, timeout=30)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        return done.stderr.splitlines()[-1]
+
+    def check_refusal(self, flags, message):
+        self.assertEqual(self.refusal(*flags), "bora-coordinator: " + message)
+
+    def test_tensor_ranks_must_divide_the_heads(self):
+        self.check_refusal(["--tensor-parallel-size=3"], "tensor parallel size 3 does not divide n_heads 8")
+        self.check_refusal(["--tensor-parallel-size=8"], "tensor parallel size 8 does not divide n_kv_heads 4")
+
+    def test_stages_must_have_layers(self):
+        self.check_refusal(["--pipeline-parallel-size=7"],
+                           "pipeline parallel size is 7, must be in [1, 6], the number of layers")
+
+    def test_layers_per_stage_must_add_up(self):
+        two = "--pipeline-parallel-size=2"
+        self.check_refusal([two, "--layers-per-stage=3,4"], "layers per stage 3,4 add up to 7, the model has 6")
+        self.check_refusal([two, "--layers-per-stage=6"], "layers per stage 6 names 1 stages, there are 2")
+        self.check_refusal([two, "--layers-per-stage=6,0"], "layers per stage 6,0: 0 must be in [1, 6]")
+        self.check_refusal([two, "--layers-per-stage=3,x"], "--layers-per-stage: 'x' is not a number")
+
+
+class RefusedWorkersTest(LayoutTestCase):
+    """Strangers at the worker port, while the right workers serve."""
+
+    def setUp(self):
+        self.cluster = serve(self.f32, 1, 2)
+        self.cluster.__enter__()
+        self.addCleanup(self.cluster.__exit__, None, None, None)
+        with open(self.cluster.credential) as file:
+            self.credential = file.read().strip()
+        self.answers_before = answer_bytes(self.cluster.stub)
+        self.epoch = self.cluster.stub.info().epoch
+
+    def check_unharmed(self):
+        self.assertTrue(self.cluster.serving())
+        self.assertEqual(self.cluster.stub.info().epoch, self.epoch)
+        self.assertEqual(answer_bytes(self.cluster.stub), self.answers_before)
+
+    def attach(self, messages, timeout=30):
+        """Sends the messages as a worker would and returns the error that ends the stream."""
+        with grpc.insecure_channel(f"127.0.0.1:{self.cluster.worker_port}") as channel:
+            call = channel.stream_stream(
+                "/bora.worker.v1alpha1.WorkerService/Attach",
+                request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
+                response_deserializer=worker_pb.CoordinatorMessage.FromString)(messages, timeout=timeout)
+            with self.assertRaises(grpc.RpcError) as raised:
+                for _ in call:
+                    pass
+            return raised.exception
+
+    def hello(self, **fields):
+        defaults = dict(credential=self.credential, build_id="a build of another day", host="elsewhere", pid=1,
+                        device="cpu")
+        return worker_pb.WorkerMessage(hello=worker_pb.Hello(**{**defaults, **fields}))
+
+    def test_worker_with_another_credential_exits_with_3(self):
+        wrong = os.path.join(self.cluster.directory, "wrong")
+        with open(wrong, "w") as file:
+            file.write("not the credential\n")
+        worker = self.cluster.start_worker(credential=wrong)
+        self.assertEqual(worker.wait(20), 3)
+        self.assertIn("worker credential is wrong", worker.log_field("refused by the coordinator", "reason"))
+        self.assertNotIn("not the credential", self.cluster.coordinator.log())
+        self.check_unharmed()
+
+    def test_strangers_are_refused_by_name(self):
+        refused = self.attach(iter([self.hello()]))
+        self.assertEqual(refused.code(), grpc.StatusCode.FAILED_PRECONDITION)
+        self.assertIn("worker on elsewhere is build a build of another day, coordinator is build ", refused.details())
+
+        refused = self.attach(iter([self.hello(credential="guess")]))
+        self.assertEqual(refused.code(), grpc.StatusCode.UNAUTHENTICATED)
+        self.assertEqual(refused.details(), "worker credential is wrong")
+
+        result = worker_pb.WorkerMessage(step_result=worker_pb.StepResult(epoch=self.epoch, step_id=1))
+        refused = self.attach(iter([result]))
+        self.assertEqual(refused.code(), grpc.StatusCode.FAILED_PRECONDITION)
+        self.assertIn("must be hello", refused.details())
+
+        refused = self.attach(iter([worker_pb.WorkerMessage()]))
+        self.assertEqual(refused.code(), grpc.StatusCode.INVALID_ARGUMENT)
+
+        refused = self.attach(iter([b"\xff\xff\xff\xff not a message"]))
+        self.assertIn(refused.code(), (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE))
+        self.check_unharmed()
+
+    def test_silence_and_garbage_end_by_themselves(self):
+        n_fds = self.cluster.coordinator.n_fds()
+        garbage = socket.create_connection(("127.0.0.1", self.cluster.worker_port))
+        garbage.sendall(os.urandom(4096))
+        silent = socket.create_connection(("127.0.0.1", self.cluster.worker_port))
+        self.addCleanup(garbage.close)
+        self.addCleanup(silent.close)
+
+        def say_nothing():
+            time.sleep(30)
+            yield from ()
+
+        begin = time.monotonic()
+        refused = self.attach(say_nothing())
+        waited_s = time.monotonic() - begin
+        self.assertEqual(refused.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.assertEqual(refused.details(), "no hello within 5 s")
+        self.assertTrue(4.5 < waited_s < 10, waited_s)
+        # Neither socket was closed from this side.
+        wait_until(lambda: self.cluster.coordinator.n_fds() <= n_fds, 10, "the coordinator closed both connections")
+        self.check_unharmed()
+
+    def test_worker_with_another_checkpoint_is_refused_by_name(self):
+        model = self.path("swapped")
+        other = small_checkpoint(self.path("other"), seed=2)
+        shutil.copytree(self.f32, model)
+        with Cluster(model=model, tp=1, pp=2, worker_flags=ONE_THREAD, start_workers=False) as cluster:
+            cluster.start_worker()
+            wait_until(lambda: cluster.workers[0].log_field("weights loaded", "bytes"), 30, "the first worker loaded")
+            os.rename(model, model + ".right")
+            os.rename(other, model)
+            refused = cluster.start_worker()
+            self.assertEqual(refused.wait(20), 3)
+            reason = refused.log_field("refused by the coordinator", "reason")
+            self.assertRegex(reason, r"has checkpoint [0-9a-f]+, the group has [0-9a-f]+")
+            self.assertIn(reason, cluster.coordinator.log())
+            self.assertFalse(cluster.serving())
+            os.rename(model, other)
+            os.rename(model + ".right", model)
+            cluster.start_worker()
+            cluster.wait_serving()
+            self.assertEqual(answer_bytes(cluster.stub), self.answers_before)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

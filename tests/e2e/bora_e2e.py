@@ -99,16 +99,23 @@ class Stub:
         self.channel.close()
 
 
+def error_details(error):
+    """The google.rpc details of an RpcError by their type: {"ErrorInfo": message, "RetryInfo": message, ...}."""
+    details = {}
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            message = getattr(error_details_pb2, detail.TypeName().rpartition(".")[2])()
+            assert detail.Unpack(message), detail
+            details[message.DESCRIPTOR.name] = message
+    return details
+
+
 def error_reason(error):
     """(code name, ErrorInfo.reason) of an RpcError; reason is '' without details."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return error.code().name, info.reason
-    return error.code().name, ""
+    info = error_details(error).get("ErrorInfo")
+    return error.code().name, info.reason if info is not None else ""
 
 
 def stream_request(text=None, token_ids=None, max_tokens=None, seed=None, temperature=None, logprobs=None,

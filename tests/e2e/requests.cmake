@@ -1,0 +1,3 @@
+# Requests, the command line, the demo model and bad input. The timeouts are for slow machines; each takes under a minute
+# on two cores.
+bora_python_test(e2e_conformance SCRIPT conformance_test.py LABEL e2e TIMEOUT 600)

@@ -31,6 +31,8 @@ inline Tokenizer MakeTestTokenizer() {
                            "bc\xE6\x97\xA5"}) {
     add(text, PieceType::kNormal);
   }
+  // The longest, for bounds that depend on it; no merge leads to it.
+  add(std::string(32, 'z'), PieceType::kNormal);
   vocabulary.bos_id = 1;
   vocabulary.eos_id = 2;
   vocabulary.byte_fallback = true;

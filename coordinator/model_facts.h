@@ -1,0 +1,47 @@
+// What is fixed about the served model and this server from start to end: limits of requests, and
+// what ModelService reports.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/sampling_params.h"
+
+namespace bora {
+
+// Limits of the public API that do not depend on the model.
+inline constexpr int32_t kMaxStopSequences = 16;
+inline constexpr int32_t kMaxStopSequenceCodePoints = 256;
+inline constexpr int32_t kMaxBatchInputs = 128;
+inline constexpr int32_t kMaxRequestIdBytes = 64;
+// gRPC's default for what a client receives; requests are held to the same.
+inline constexpr int32_t kMaxMessageBytes = 4 << 20;
+// A quarter of the largest message. 32k tokens of English are about 130 kB.
+inline constexpr int32_t kMaxPromptBytes = 1 << 20;
+// Rule (e) of GenerateStream.
+inline constexpr int32_t kMaxStreamMessageBytes = 64 << 10;
+
+struct ModelFacts {
+  std::string name;            // without "models/"
+  int32_t context_length = 0;  // > 1
+  std::vector<int32_t> eos_token_ids;
+  std::string dtype;
+  int32_t n_layers = 0;
+  int32_t dim = 0;
+  int32_t n_heads = 0;
+  int32_t n_kv_heads = 0;
+};
+
+struct ServerFacts {
+  std::string version;
+  std::string git_commit = "unknown";
+  int32_t tensor_parallel_size = 0;
+  int32_t pipeline_parallel_size = 0;
+  int32_t block_size = 0;
+  int32_t max_num_seqs = 0;
+  int32_t max_num_batched_tokens = 0;
+  int32_t max_num_queued_reqs = 0;
+};
+
+}  // namespace bora

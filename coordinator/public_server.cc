@@ -1,0 +1,139 @@
+#include "coordinator/public_server.h"
+
+#include <grpc/grpc.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace bora {
+namespace {
+
+constexpr const char* kReadinessNames[] = {"", "readiness", "bora.inference.v1.InferenceService",
+                                           "bora.inference.v1.ModelService"};
+constexpr char kLivenessName[] = "liveness";
+
+// A request that waits for a thread holds its message, so that this many times 4 MiB is the bound.
+constexpr size_t kMaxWaitingTasks = 32;
+constexpr int kTaskThreads = 2;
+
+bool IsLoopback(absl::string_view address) {
+  if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:"))
+    return true;
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  if (host == "localhost" || host == "[::1]") return true;
+  // Digits and dots only: "127.example.com" is a name like any other.
+  return absl::StartsWith(host, "127.") &&
+         host.find_first_not_of("0123456789.") == absl::string_view::npos;
+}
+
+// Dead peers are found within 40 s; silent connections cost a descriptor for 5 s at most, idle ones
+// for 5 minutes; long-lived ones are closed after 30 minutes so that balancers can move them, with
+// a grace above the longest stream. Streams, messages and headers of one connection are bounded.
+void SetLimits(grpc::ServerBuilder* builder) {
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 10 * 60'000);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 5 * 60'000);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 256);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 8 << 10);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5'000);
+  // Two coordinators must not share a port without knowing it.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder->SetMaxSendMessageSize(kMaxMessageBytes);
+  grpc::ResourceQuota quota("bora-public");
+  const int n_cores = static_cast<int>(std::thread::hardware_concurrency());
+  quota.SetMaxThreads(std::max(4, 2 * n_cores));
+  builder->SetResourceQuota(quota);
+}
+
+}  // namespace
+
+absl::Status CheckListenAddress(const PublicServerOptions& options) {
+  if (options.insecure_listen || IsLoopback(options.listen_address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("listen address ", options.listen_address,
+                   " is not a loopback address, and connections would be neither encrypted nor "
+                   "authenticated; pass --insecure-listen if the network is trusted"));
+}
+
+PublicServer::PublicServer(const PublicServerOptions& options, const ModelFacts& model,
+                           const ServerFacts& facts, RequestEngine* engine,
+                           const Tokenizer& tokenizer)
+    : model_(model),
+      facts_(facts),
+      validator_(model_, tokenizer),
+      pump_(options.slow_reader_timeout),
+      tasks_(kTaskThreads, kMaxWaitingTasks),
+      inference_service_(services_),
+      model_service_(facts_, services_) {
+  services_.engine = engine;
+  services_.validator = &validator_;
+  services_.pump = &pump_;
+  services_.tasks = &tasks_;
+  services_.n_live_calls = &n_live_calls_;
+  services_.access_log = options.access_log;
+  services_.slow_reader_timeout = options.slow_reader_timeout;
+}
+
+absl::StatusOr<std::unique_ptr<PublicServer>> PublicServer::Start(
+    const PublicServerOptions& options, const ModelFacts& model, const ServerFacts& facts,
+    RequestEngine* engine, const Tokenizer& tokenizer) {
+  if (absl::Status status = CheckListenAddress(options); !status.ok()) return status;
+  auto server =
+      std::unique_ptr<PublicServer>(new PublicServer(options, model, facts, engine, tokenizer));
+  if (absl::Status status = server->Listen(options.listen_address); !status.ok()) return status;
+  return server;
+}
+
+absl::Status PublicServer::Listen(const std::string& address) {
+  // Never undone: gRPC's own shutdown, when the last server goes, can wait 10 s for a poller that
+  // has nothing to do (measured after a refused 10 MB message), and a drained process should exit
+  // at once.
+  grpc_init();
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetLimits(&builder);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&inference_service_);
+  builder.RegisterService(&model_service_);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address, ": is the port in use?"));
+  }
+  SetServing(false);
+  server_->GetHealthCheckService()->SetServingStatus(kLivenessName, true);
+  return absl::OkStatus();
+}
+
+PublicServer::~PublicServer() { Shutdown(absl::Now()); }
+
+void PublicServer::SetServing(bool serving) {
+  for (const char* name : kReadinessNames) {
+    server_->GetHealthCheckService()->SetServingStatus(name, serving);
+  }
+}
+
+void PublicServer::Shutdown(absl::Time deadline) {
+  if (server_ == nullptr) return;
+  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_->Wait();
+}
+
+}  // namespace bora

@@ -1,0 +1,80 @@
+// The listener that clients connect to: InferenceService, ModelService, health and reflection, with
+// settings that bound what a client can hold.
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "coordinator/generate_reactor.h"
+#include "coordinator/inference_service.h"
+#include "coordinator/model_facts.h"
+#include "coordinator/model_service.h"
+#include "coordinator/request_engine.h"
+#include "model/tokenizer.h"
+
+namespace bora {
+
+struct PublicServerOptions {
+  std::string listen_address = "127.0.0.1:50051";  // host:port, port 0 = any; or unix:PATH
+  // There is no encryption yet: without this only loopback addresses and Unix sockets are allowed.
+  bool insecure_listen = false;
+  bool access_log = true;
+  absl::Duration slow_reader_timeout = absl::Seconds(30);  // as GenerateStream's comment says
+};
+
+// OK if the listener may be plaintext; INVALID_ARGUMENT names the address and the option else.
+absl::Status CheckListenAddress(const PublicServerOptions& options);
+
+// Thread-safe after Start.
+class PublicServer {
+ public:
+  // Listens and serves at once; health is NOT_SERVING until SetServing. `engine` and `tokenizer`
+  // outlive the server. INVALID_ARGUMENT: see CheckListenAddress; UNAVAILABLE: the address cannot
+  // be had.
+  static absl::StatusOr<std::unique_ptr<PublicServer>> Start(const PublicServerOptions& options,
+                                                             const ModelFacts& model,
+                                                             const ServerFacts& facts,
+                                                             RequestEngine* engine,
+                                                             const Tokenizer& tokenizer);
+  // As Shutdown(absl::Now()).
+  ~PublicServer();
+
+  // The port that was bound; 0 for a Unix socket.
+  int port() const { return port_; }
+  // What health checks of "", the services and "readiness" answer. "liveness" is SERVING as long as
+  // the server is there.
+  void SetServing(bool serving);
+  // Refuses new calls, waits until `deadline` for those that run, then cancels them. Blocks until
+  // the last is gone. The engine must still be there. Later calls do nothing.
+  void Shutdown(absl::Time deadline);
+
+  // Calls whose reactor exists.
+  int64_t n_live_calls() const { return n_live_calls_.load(std::memory_order_relaxed); }
+
+ private:
+  PublicServer(const PublicServerOptions& options, const ModelFacts& model,
+               const ServerFacts& facts, RequestEngine* engine, const Tokenizer& tokenizer);
+  absl::Status Listen(const std::string& address);
+
+  const ModelFacts model_;
+  const ServerFacts facts_;
+  const RequestValidator validator_;
+  std::atomic<int64_t> n_live_calls_{0};
+  ReactorPump pump_;
+  TaskPool tasks_;
+  CallServices services_;
+  InferenceServiceImpl inference_service_;
+  ModelServiceImpl model_service_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+}  // namespace bora

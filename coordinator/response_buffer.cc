@@ -1,0 +1,221 @@
+#include "coordinator/response_buffer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "base/check.h"
+#include "coordinator/model_facts.h"
+#include "model/utf8.h"
+
+namespace bora {
+namespace {
+
+namespace v1 = inference::v1;
+
+// Ids, counts, durations and tags of a message: below 300 bytes. A stop sequence in Finish is at
+// most 4 * kMaxStopSequenceCodePoints.
+constexpr int64_t kFixedBytes = 512 + 4 * kMaxStopSequenceCodePoints;
+
+// A token's bytes by themselves: a byte token may be a part of a character.
+std::string LossyUtf8(absl::string_view bytes) {
+  return std::string(IsValidUtf8(bytes) ? bytes : kUtf8Replacement);
+}
+
+v1::FinishReason ToProto(FinishKind kind) {
+  switch (kind) {
+    case FinishKind::kStopToken:
+      return v1::FINISH_REASON_STOP_TOKEN;
+    case FinishKind::kStopSequence:
+      return v1::FINISH_REASON_STOP_SEQUENCE;
+    case FinishKind::kMaxTokens:
+      return v1::FINISH_REASON_MAX_TOKENS;
+    case FinishKind::kContextLength:
+      return v1::FINISH_REASON_CONTEXT_LENGTH;
+    case FinishKind::kTimeLimit:
+      return v1::FINISH_REASON_TIME_LIMIT;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+// Bytes of an entry in its message: a tag and a length of at most 4 bytes in front.
+int64_t EntryBytes(const v1::TokenLogprob& entry) {
+  return static_cast<int64_t>(entry.ByteSizeLong()) + 5;
+}
+
+// Nothing in it that counts towards its size.
+bool IsEmpty(const v1::GenerateStreamResponse& message) {
+  return message.token_count() == 0 && message.prompt_logprobs().empty() &&
+         message.text_delta().empty();
+}
+
+void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
+  out->set_seconds(absl::ToInt64Seconds(duration));
+  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration % absl::Seconds(1))));
+}
+
+}  // namespace
+
+ResponseBuffer::ResponseBuffer(const Tokenizer& tokenizer, ResponseOptions options,
+                               std::string request_id, std::string model,
+                               int32_t first_prompt_token)
+    : tokenizer_(tokenizer),
+      options_(std::move(options)),
+      request_id_(std::move(request_id)),
+      model_(std::move(model)),
+      echo_(options_.echo_text) {
+  if (!options_.prompt_logprobs) return;
+  SampledToken first;
+  first.token_id = first_prompt_token;
+  std::vector<SampledToken> entries(1, first);
+  prompt_logprobs_.Append(std::move(entries));
+}
+
+int64_t ResponseBuffer::PendingBytes(const SampledToken& token) const {
+  // A typical log-probability entry has 40 bytes; only back-pressure depends on it.
+  return 5 + 40 * static_cast<int64_t>(token.top.size());
+}
+
+void ResponseBuffer::Add(OutputDelta delta) {
+  CHECK(!finish_.has_value()) << "delta after the last";
+  n_pending_bytes_ += static_cast<int64_t>(delta.text.size());
+  for (const SampledToken& token : delta.tokens) n_pending_bytes_ += PendingBytes(token);
+  n_tokens_ += static_cast<int64_t>(delta.tokens.size());
+  text_ += delta.text;
+  tokens_.Append(std::move(delta.tokens));
+  if (options_.prompt_logprobs) {
+    for (const SampledToken& token : delta.prompt_logprobs) n_pending_bytes_ += PendingBytes(token);
+    prompt_logprobs_.Append(std::move(delta.prompt_logprobs));
+  }
+  finish_ = std::move(delta.finish);
+}
+
+bool ResponseBuffer::HasMessage() const {
+  if (finish_.has_value()) return true;
+  if (!sent_first_) return !tokens_.empty();
+  return !tokens_.empty() || text_begin_ < text_.size() || echo_begin_ < echo_.size() ||
+         !prompt_logprobs_.empty();
+}
+
+bool ResponseBuffer::TakeMessage(v1::GenerateStreamResponse* message) {
+  int64_t n_bytes_left = kMaxStreamMessageBytes - kFixedBytes - static_cast<int64_t>(model_.size());
+  if (!sent_first_) {
+    sent_first_ = true;
+    message->set_request_id(request_id_);
+    message->set_model(model_);
+    if (!tokens_.empty()) TakeToken(message, &n_bytes_left);
+  }
+  TakeText(&echo_, &echo_begin_, message, &n_bytes_left);
+  while (!prompt_logprobs_.empty() && TakePromptLogprob(message, &n_bytes_left)) {
+  }
+  // What concerns the prompt comes before any further token.
+  if (echo_begin_ < echo_.size() || !prompt_logprobs_.empty()) return false;
+  while (!tokens_.empty() && TakeToken(message, &n_bytes_left)) {
+  }
+  TakeText(&text_, &text_begin_, message, &n_bytes_left);
+  if (!finish_.has_value() || !tokens_.empty() || text_begin_ < text_.size()) return false;
+  FillFinish(message);
+  return true;
+}
+
+bool ResponseBuffer::TakeToken(v1::GenerateStreamResponse* message, int64_t* n_bytes_left) {
+  const SampledToken& token = tokens_.front();
+  int64_t n_bytes = options_.token_ids ? 5 : 0;
+  if (options_.logprobs) {
+    if (!next_logprob_.has_value()) next_logprob_ = MakeLogprob(token);
+    n_bytes += EntryBytes(*next_logprob_);
+  }
+  if (n_bytes > *n_bytes_left && !IsEmpty(*message)) return false;
+  *n_bytes_left -= n_bytes;
+  if (options_.logprobs) *message->add_logprobs() = *std::move(next_logprob_);
+  next_logprob_.reset();
+  if (options_.token_ids) message->add_token_ids(token.token_id);
+  message->set_token_count(message->token_count() + 1);
+  n_pending_bytes_ -= PendingBytes(token);
+  tokens_.PopFront();
+  return true;
+}
+
+bool ResponseBuffer::TakePromptLogprob(v1::GenerateStreamResponse* message, int64_t* n_bytes_left) {
+  const SampledToken& token = prompt_logprobs_.front();
+  if (!next_prompt_logprob_.has_value()) next_prompt_logprob_ = MakeLogprob(token);
+  const int64_t n_bytes = EntryBytes(*next_prompt_logprob_);
+  if (n_bytes > *n_bytes_left && !IsEmpty(*message)) return false;
+  *n_bytes_left -= n_bytes;
+  *message->add_prompt_logprobs() = *std::move(next_prompt_logprob_);
+  next_prompt_logprob_.reset();
+  // The first entry was never counted: it did not come with a delta.
+  if (token.rank > 0) n_pending_bytes_ -= PendingBytes(token);
+  prompt_logprobs_.PopFront();
+  return true;
+}
+
+void ResponseBuffer::TakeText(std::string* text, size_t* begin, v1::GenerateStreamResponse* message,
+                              int64_t* n_bytes_left) {
+  const size_t n_rest = text->size() - *begin;
+  if (n_rest == 0 || *n_bytes_left < 4) return;  // 4: the longest character
+  size_t n_taken = std::min(n_rest, static_cast<size_t>(*n_bytes_left));
+  const auto is_inside_character = [&](size_t i) { return ((*text)[i] & 0xC0) == 0x80; };
+  while (n_taken < n_rest && is_inside_character(*begin + n_taken)) --n_taken;
+  message->mutable_text_delta()->append(*text, *begin, n_taken);
+  *begin += n_taken;
+  *n_bytes_left -= static_cast<int64_t>(n_taken);
+  if (text == &text_) n_pending_bytes_ -= static_cast<int64_t>(n_taken);
+  if (*begin * 2 < text->size()) return;
+  text->erase(0, *begin);
+  *begin = 0;
+}
+
+void ResponseBuffer::TakeResponse(v1::GenerateResponse* response) {
+  CHECK(finish_.has_value()) << "answer before the end";
+  response->set_request_id(request_id_);
+  response->set_model(model_);
+  response->set_text(echo_ + text_);
+  for (; !prompt_logprobs_.empty(); prompt_logprobs_.PopFront()) {
+    *response->add_prompt_logprobs() = MakeLogprob(prompt_logprobs_.front());
+  }
+  for (; !tokens_.empty(); tokens_.PopFront()) {
+    if (options_.token_ids) response->add_token_ids(tokens_.front().token_id);
+    if (options_.logprobs) *response->add_logprobs() = MakeLogprob(tokens_.front());
+  }
+  FillFinish(response);
+}
+
+v1::TokenLogprob ResponseBuffer::MakeLogprob(const SampledToken& token) const {
+  v1::TokenLogprob entry;
+  const absl::string_view bytes = tokenizer_.TokenBytes(token.token_id);
+  entry.set_token_id(token.token_id);
+  entry.set_token(LossyUtf8(bytes));
+  entry.set_token_bytes(bytes.data(), bytes.size());
+  entry.set_rank(token.rank);
+  // Only the first prompt token has rank 0.
+  if (token.rank > 0) entry.set_logprob(token.logprob);
+  for (const TokenLogprob& alternative : token.top) {
+    const absl::string_view top_bytes = tokenizer_.TokenBytes(alternative.token_id);
+    v1::Alternative* top = entry.add_top();
+    top->set_token_id(alternative.token_id);
+    top->set_token(LossyUtf8(top_bytes));
+    top->set_token_bytes(top_bytes.data(), top_bytes.size());
+    top->set_logprob(alternative.logprob);
+  }
+  return entry;
+}
+
+template <typename Message>
+void ResponseBuffer::FillFinish(Message* message) const {
+  v1::Finish* finish = message->mutable_finish();
+  finish->set_reason(ToProto(finish_->kind));
+  if (finish_->kind == FinishKind::kStopToken) finish->set_stop_token_id(finish_->stop_token_id);
+  if (finish_->kind == FinishKind::kStopSequence) finish->set_stop_sequence(finish_->stop_sequence);
+  finish->set_seed(static_cast<int64_t>(finish_->seed));
+  message->mutable_usage()->set_prompt_token_count(finish_->n_prompt_tokens);
+  message->mutable_usage()->set_output_token_count(finish_->n_output_tokens);
+  if (!options_.timing) return;
+  v1::Timing* timing = message->mutable_timing();
+  SetDuration(finish_->timing.queue, timing->mutable_queue_duration());
+  SetDuration(finish_->timing.prefill, timing->mutable_prefill_duration());
+  SetDuration(finish_->timing.decode, timing->mutable_decode_duration());
+  SetDuration(finish_->timing.first_token, timing->mutable_first_token_duration());
+}
+
+}  // namespace bora

@@ -1,0 +1,70 @@
+#include "coordinator/rpc_record.h"
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "coordinator/request_validator.h"
+
+namespace bora {
+
+RpcRecord MakeRpcRecord(const char* method, const grpc::CallbackServerContext& context) {
+  RpcRecord record;
+  record.method = method;
+  record.arrival = absl::Now();
+  record.peer = context.peer();
+  const auto deadline = context.deadline();
+  if (deadline != std::chrono::system_clock::time_point::max()) {
+    record.deadline = absl::FromChrono(deadline);
+  }
+  const auto header = context.client_metadata().find("x-request-id");
+  if (header != context.client_metadata().end()) {
+    const absl::string_view value(header->second.data(), header->second.size());
+    if (IsValidRequestId(value)) record.request_id = std::string(value);
+  }
+  if (record.request_id.empty()) record.request_id = absl::StrFormat("%016x", RandomSeed());
+  return record;
+}
+
+void LogRpc(const RpcRecord& record) {
+  LogInfo("rpc", {{"method", record.method},
+                  {"request_id", record.request_id},
+                  {"peer", record.peer},
+                  {"code", absl::StatusCodeToString(record.code)},
+                  {"reason", record.reason},
+                  {"prompt_tokens", record.n_prompt_tokens},
+                  {"output_tokens", record.n_output_tokens},
+                  {"first_token_ms", absl::ToDoubleMilliseconds(record.first_token)},
+                  {"duration_ms", absl::ToDoubleMilliseconds(absl::Now() - record.arrival)}});
+}
+
+void RecordCancelled(RpcRecord* record) {
+  const bool expired = absl::Now() >= record->deadline;
+  record->code = expired ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
+  record->reason = reason::kCancelled;
+}
+
+ApiError QueueFull(absl::string_view queue, int64_t capacity) {
+  ApiError error;
+  error.code = absl::StatusCode::kUnavailable;
+  error.reason = reason::kQueueFull;
+  error.message = absl::StrCat("the ", queue, " queue is full: it holds ", capacity);
+  error.metadata = {{"queue", std::string(queue)}, {"queueDepth", absl::StrCat(capacity)}};
+  error.retry_delay = absl::Seconds(1);
+  return error;
+}
+
+ApiError AnswerTooLarge(int64_t n_bytes) {
+  ApiError error;
+  error.code = absl::StatusCode::kInvalidArgument;
+  error.reason = reason::kLimitExceeded;
+  error.metadata = {{"answerBytes", absl::StrCat(n_bytes)},
+                    {"limit", absl::StrCat(kMaxMessageBytes)}};
+  error.message = absl::StrCat("the answer would have ", n_bytes, " bytes, more than the limit of ",
+                               kMaxMessageBytes, ": ask for less in one call");
+  return error;
+}
+
+}  // namespace bora

@@ -1,0 +1,47 @@
+// What is known about one call of a public service from its arrival to its end: ids, and one line
+// in the access log. Texts of prompts and completions never get here.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "coordinator/api_error.h"
+
+namespace bora {
+
+// Owned by the call's reactor.
+struct RpcRecord {
+  const char* method = "";
+  std::string request_id;
+  std::string peer;
+  absl::Time arrival;
+  absl::Time deadline = absl::InfiniteFuture();  // the call's, on the clock of absl::Now
+  // How it ended.
+  absl::StatusCode code = absl::StatusCode::kOk;
+  std::string reason;
+  int64_t n_prompt_tokens = 0;
+  int64_t n_output_tokens = 0;
+  absl::Duration first_token;  // since arrival; zero without a token
+};
+
+// A record with everything that the call's context knows. The request id is the metadata
+// x-request-id where that is a valid id, else a new one; a caller with a field for it overrides it.
+RpcRecord MakeRpcRecord(const char* method, const grpc::CallbackServerContext& context);
+
+// Writes the line of the access log. Call at the end of the call, once.
+void LogRpc(const RpcRecord& record);
+
+// For calls that gRPC ended: DEADLINE_EXCEEDED if the deadline has passed, else CANCELLED.
+void RecordCancelled(RpcRecord* record);
+
+// The error of a call that arrives when there is no place to carry it out.
+ApiError QueueFull(absl::string_view queue, int64_t capacity);
+
+// LIMIT_EXCEEDED: the answer is larger than clients accept.
+ApiError AnswerTooLarge(int64_t n_bytes);
+
+}  // namespace bora

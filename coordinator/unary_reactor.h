@@ -1,0 +1,102 @@
+// Unary methods that are a function from request to answer: everything but Generate.
+#pragma once
+
+#include <google/protobuf/message.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "coordinator/api_error_status.h"
+#include "coordinator/generate_reactor.h"
+#include "coordinator/model_facts.h"
+#include "coordinator/request_parsing.h"
+#include "coordinator/rpc_record.h"
+
+namespace bora {
+
+// Carries out one call. gRPC's thread or a task pool's runs Run; gRPC keeps context and response
+// until OnDone, which only follows the Finish in Run. Deletes itself in OnDone.
+template <typename Request, typename Response>
+class UnaryReactor final : public grpc::ServerUnaryReactor {
+ public:
+  // Fills the answer or returns an error. Called once, on a gRPC thread or the task pool's.
+  using Handler = std::function<std::optional<ApiError>(const Request&, Response*)>;
+
+  UnaryReactor(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
+               const CallServices& services, Handler handler)
+      : context_(context),
+        response_(response),
+        services_(services),
+        handler_(std::move(handler)),
+        record_(MakeRpcRecord(method, *context)) {
+    services_.n_live_calls->fetch_add(1, std::memory_order_relaxed);
+  }
+
+  void Start(const grpc::ByteBuffer& bytes) {
+    context_->AddTrailingMetadata("x-request-id", record_.request_id);
+    if (bytes.Length() <= kMaxInlineRequestBytes) {
+      Run(bytes);
+    } else if (!services_.tasks->TryRun([this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
+      Fail(QueueFull("tokenizer", static_cast<int64_t>(services_.tasks->max_num_waiting())));
+    }
+  }
+
+  void OnCancel() override {}  // the work is short, and Finish follows in any case
+  void OnDone() override {
+    if (services_.access_log) LogRpc(record_);
+    services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);
+    delete this;
+  }
+
+ private:
+  void Run(const grpc::ByteBuffer& bytes) {
+    Request request;
+    Response answer;
+    std::optional<ApiError> error = ParseRequest(bytes, &request);
+    if (!error.has_value()) error = handler_(request, &answer);
+    if (!error.has_value() && answer.ByteSizeLong() > kMaxMessageBytes) {
+      error = AnswerTooLarge(static_cast<int64_t>(answer.ByteSizeLong()));
+    }
+    if (error.has_value()) {
+      Fail(*error);
+      return;
+    }
+    bool own_buffer = false;
+    const grpc::Status status =
+        grpc::SerializationTraits<Response>::Serialize(answer, response_, &own_buffer);
+    Finish(status);
+  }
+
+  void Fail(const ApiError& error) {
+    record_.code = error.code;
+    record_.reason = error.reason;
+    AddErrorTrailers(error, context_);
+    Finish(ToGrpcStatus(error, record_.request_id));
+  }
+
+  grpc::CallbackServerContext* const context_;
+  grpc::ByteBuffer* const response_;
+  const CallServices& services_;
+  const Handler handler_;
+  RpcRecord record_;
+};
+
+// The reactor of a call that `handler` answers.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* RunUnary(const char* method, grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request, grpc::ByteBuffer* response,
+                                   const CallServices& services,
+                                   typename UnaryReactor<Request, Response>::Handler handler) {
+  auto* reactor =
+      new UnaryReactor<Request, Response>(method, context, response, services, std::move(handler));
+  reactor->Start(*request);
+  return reactor;
+}
+
+}  // namespace bora

@@ -1,0 +1,147 @@
+// A public server over a fake engine on a loopback port, and what a client decodes from its errors.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "bora/inference/v1/inference_service.grpc.pb.h"
+#include "bora/inference/v1/model_service.grpc.pb.h"
+#include "coordinator/public_server.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "gtest/gtest.h"
+#include "tests/coordinator/public_api/fake_engine.h"
+#include "tests/coordinator/public_api/test_vocabulary.h"
+
+namespace bora {
+
+inline ModelFacts TestModel() {
+  ModelFacts model;
+  model.name = "test";
+  model.context_length = 4096;
+  model.eos_token_ids = {2};
+  model.dtype = "float32";
+  return model;
+}
+
+// An error as a client in another process sees it: from grpc-status-details-bin.
+struct ClientError {
+  grpc::StatusCode code = grpc::StatusCode::OK;
+  std::string message;
+  std::string reason;
+  std::string domain;
+  std::string request_id;
+  std::string resource_name;
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> violations;
+  int64_t retry_delay_ms = -1;
+};
+
+inline ClientError Decode(const grpc::Status& status) {
+  ClientError error;
+  error.code = status.error_code();
+  error.message = status.error_message();
+  google::rpc::Status details;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  for (const google::protobuf::Any& any : details.details()) {
+    google::rpc::ErrorInfo info;
+    google::rpc::BadRequest bad_request;
+    google::rpc::RetryInfo retry;
+    google::rpc::ResourceInfo resource;
+    google::rpc::RequestInfo request;
+    if (any.UnpackTo(&info)) {
+      error.reason = info.reason();
+      error.domain = info.domain();
+      error.metadata.insert(info.metadata().begin(), info.metadata().end());
+    } else if (any.UnpackTo(&bad_request)) {
+      for (const auto& violation : bad_request.field_violations()) {
+        error.violations[violation.field()] = violation.description();
+      }
+    } else if (any.UnpackTo(&retry)) {
+      error.retry_delay_ms =
+          retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1'000'000;
+    } else if (any.UnpackTo(&resource)) {
+      error.resource_name = resource.resource_name();
+    } else if (any.UnpackTo(&request)) {
+      error.request_id = request.request_id();
+    }
+  }
+  return error;
+}
+
+class TestServer {
+ public:
+  explicit TestServer(FakeEngine::Mode mode, absl::Duration slow_reader_timeout = absl::Seconds(30))
+      : tokenizer(MakeTestTokenizer()), engine(mode, tokenizer) {
+    PublicServerOptions options;
+    options.listen_address = "127.0.0.1:0";
+    options.access_log = false;
+    options.slow_reader_timeout = slow_reader_timeout;
+    auto started = PublicServer::Start(options, TestModel(), ServerFacts(), &engine, tokenizer);
+    CHECK_OK(started.status());
+    server = *std::move(started);
+    channel = Connect(grpc::ChannelArguments());
+    stub = inference::v1::InferenceService::NewStub(channel);
+    model_stub = inference::v1::ModelService::NewStub(channel);
+  }
+
+  std::shared_ptr<grpc::Channel> Connect(const grpc::ChannelArguments& arguments) {
+    return grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server->port()),
+                                     grpc::InsecureChannelCredentials(), arguments);
+  }
+
+  // Waits for the last call's reactor to go; how many are left after 20 s.
+  int64_t LiveCallsAtEnd() {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (server->n_live_calls() > 0 && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    return server->n_live_calls();
+  }
+
+  Tokenizer tokenizer;
+  FakeEngine engine;
+  std::unique_ptr<PublicServer> server;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<inference::v1::InferenceService::Stub> stub;
+  std::unique_ptr<inference::v1::ModelService::Stub> model_stub;
+};
+
+// A delta with these tokens and this text.
+inline OutputDelta MakeDelta(const std::vector<int32_t>& token_ids, std::string text) {
+  OutputDelta delta;
+  delta.text = std::move(text);
+  for (const int32_t id : token_ids) {
+    SampledToken token;
+    token.token_id = id;
+    token.rank = 1;
+    token.logprob = -0.25f;
+    delta.tokens.push_back(token);
+  }
+  return delta;
+}
+
+inline OutputDelta WithFinish(OutputDelta delta, FinishKind kind = FinishKind::kMaxTokens) {
+  FinishInfo finish;
+  finish.kind = kind;
+  delta.finish = finish;
+  return delta;
+}
+
+inline ApiError MakeError(absl::StatusCode code, const char* reason) {
+  ApiError error;
+  error.code = code;
+  error.reason = reason;
+  error.message = absl::StrCat("because of ", reason);
+  error.metadata["why"] = reason;
+  if (code == absl::StatusCode::kUnavailable) error.retry_delay = absl::Milliseconds(20);
+  return error;
+}
+
+}  // namespace bora

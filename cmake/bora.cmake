@@ -21,7 +21,7 @@ if(BORA_MOLD)
 endif()
 
 # Contracting a*b+c would make results depend on the instruction set; kernels that may contract say so.
-add_compile_options(-ffp-contract=off)
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
 # Tells the same test of several builds apart.
 set(BORA_TEST_PREFIX "")
@@ -39,10 +39,11 @@ if(BORA_SANITIZE)
 endif()
 
 function(bora_warnings target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-missing-field-initializers)
+  set(warnings -Wall -Wextra -Wno-missing-field-initializers)
   if(BORA_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    list(APPEND warnings -Werror)
   endif()
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>)
 endfunction()
 
 # bora_library(NAME SRCS a.cc ... DEPS x ...): a static library that sees the source root as include path.

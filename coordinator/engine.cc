@@ -13,8 +13,10 @@
 namespace bora {
 namespace {
 
-// How often deadlines, heartbeats and the snapshot are looked at.
-constexpr absl::Duration kTick = absl::Milliseconds(50);
+// How often deadlines, heartbeats and the snapshot are looked at: while there are requests, and
+// while there are none.
+constexpr absl::Duration kBusyTick = absl::Milliseconds(50);
+constexpr absl::Duration kIdleTick = absl::Milliseconds(125);
 constexpr absl::Duration kRetryDelayMin = absl::Milliseconds(50);
 constexpr absl::Duration kRetryDelayMax = absl::Seconds(10);
 
@@ -168,7 +170,7 @@ void Engine::Run() {
     now_ = absl::Now();
     for (Event& event : events) Handle(std::move(event));
     if (now_ >= next_tick_) {
-      next_tick_ = now_ + kTick;
+      next_tick_ = now_ + (requests_.empty() ? kIdleTick : kBusyTick);
       cluster_.Tick(now_);
       ExpireDeadlines();
       UpdateSnapshot();

@@ -32,6 +32,8 @@ enum class SimdLevel { kPortable, kAvx2, kAvx512 };
 // Whether this machine can run the level, and the best that it can.
 bool SimdLevelAvailable(SimdLevel level);
 SimdLevel BestSimdLevel();
+// "portable", "AVX2" or "AVX-512".
+const char* SimdLevelName(SimdLevel level);
 
 struct SimdKernels;
 

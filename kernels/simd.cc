@@ -68,6 +68,18 @@ SimdLevel BestSimdLevel() {
   return SimdLevel::kPortable;
 }
 
+const char* SimdLevelName(SimdLevel level) {
+  switch (level) {
+    case SimdLevel::kPortable:
+      return "portable";
+    case SimdLevel::kAvx2:
+      return "AVX2";
+    case SimdLevel::kAvx512:
+      return "AVX-512";
+  }
+  return "unknown";
+}
+
 const SimdKernels& GetSimdKernels(SimdLevel level) {
   CHECK(SimdLevelAvailable(level))
       << "instruction set level " << static_cast<int>(level) << " on a machine without it";

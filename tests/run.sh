@@ -27,6 +27,11 @@ if [ "$quick" -eq 1 ]; then
 fi
 build fuzz
 build tsan
+if command -v nvcc >/dev/null; then
+  step "build cuda"
+  cmake --preset cuda >/dev/null
+  cmake --build --preset cuda --target bora_kernels
+fi
 # One ctest run over the three build trees, so that its summary counts every test.
 cat >build/CTestTestfile.cmake <<'CTEST'
 subdirs(release fuzz tsan)

@@ -107,8 +107,9 @@ Hello WorkerAgent::MakeHello() const {
   hello.memory_bytes = AvailableMemoryBytes();
   absl::MutexLock lock(&mutex_);
   hello.loaded = loaded_;
-  hello.device =
-      n_device_threads_ > 0 ? absl::StrCat("cpu (", n_device_threads_, " threads)") : "cpu";
+  hello.device = absl::StrCat("cpu (", SimdLevelName(BestSimdLevel()));
+  if (n_device_threads_ > 0) absl::StrAppend(&hello.device, ", ", n_device_threads_, " threads");
+  hello.device += ")";
   return hello;
 }
 

@@ -14,10 +14,12 @@
 #include "absl/flags/usage.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/build_info.h"
 #include "base/flag_names.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "kernels/device_list.h"
 #include "worker/agent.h"
 #include "worker/comm/communicator.h"
 #include "worker/coordinator_client.h"
@@ -34,6 +36,7 @@ ABSL_FLAG(
     std::string, bind, "",
     "Local address on which other ranks reach this one. Empty: the address from which this host "
     "reaches the coordinator.");
+ABSL_FLAG(bool, list_devices, false, "Print this host's devices and exit.");
 ABSL_FLAG(bool, exit_with_parent, false,
           "Exit when the process that started this one is gone, so that no orphan keeps a device.");
 
@@ -65,6 +68,10 @@ std::string HostName() {
 }
 
 int Run() {
+  if (absl::GetFlag(FLAGS_list_devices)) {
+    for (const std::string& line : ListDevices()) std::printf("%s\n", line.c_str());
+    return 0;
+  }
   const std::string device = absl::GetFlag(FLAGS_device);
   if (device != "auto" && device != "cpu") {
     std::fprintf(stderr, "bora-worker: --device=%s: this build has auto and cpu\n", device.c_str());
@@ -148,6 +155,8 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int exit_code = bora::Run();
   std::fflush(nullptr);
   // The signal thread still waits: leave without running destructors under it.

@@ -32,7 +32,7 @@ struct EstablishedLink {
   int peer = -1;
   LinkKind kind = LinkKind::kTcp;
   UniqueFd socket;         // TCP: the data; shared memory: tells that the peer's process lives
-  SharedMapping mapping;   // shared memory only, as is
+  SharedMapping mapping;   // shared memory only, as is peer_doorbell
   UniqueFd peer_doorbell;  // the event descriptor that wakes the peer
 };
 

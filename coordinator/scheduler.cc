@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/int_math.h"
+#include "base/status_macros.h"
 
 namespace bora {
 
@@ -55,6 +56,13 @@ void Scheduler::Remove(uint64_t handle) {
     if (next_decode_ > index) --next_decode_;
   }
   sequences_.erase(it);
+  // While the first in the queue waits for blocks nobody passes it, so those who come and go behind
+  // it must not add up. Half of the entries are dropped at a time: constant time for each removal.
+  if (waiting_.size() > 2 * static_cast<size_t>(n_waiting_) + 16) {
+    waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(),
+                                  [this](uint64_t waiting) { return !Contains(waiting); }),
+                   waiting_.end());
+  }
 }
 
 void Scheduler::SetHeld(uint64_t handle, bool held) {
@@ -123,7 +131,7 @@ void Scheduler::PlanDecodeRows(StepPlan* plan, StepInFlight* step) {
     GrantBlocks(sequence, 1, plan);
     ++sequence->n_planned;
     plan->rows.push_back(row);
-    step->rows.push_back({sequence->spec.handle, sequence->slot, true, 0});
+    step->rows.push_back({sequence->spec.handle, row.slot, row.position, row.n_tokens, true, 0});
     if (static_cast<int64_t>(plan->rows.size()) == n_rows_max)
       next_decode_ = (next_decode_ + i + 1) % n;
   }
@@ -188,7 +196,8 @@ int32_t Scheduler::PlanChunk(Sequence* sequence, int32_t budget, StepPlan* plan,
   // The last token of the prompt predicts the first generated one, not a prompt token.
   const int32_t n_prompt_logprobs = row.prompt_logprobs ? row.n_tokens - (row.sample ? 1 : 0) : 0;
   plan->rows.push_back(row);
-  step->rows.push_back({sequence->spec.handle, sequence->slot, row.sample, n_prompt_logprobs});
+  step->rows.push_back(
+      {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
   return row.n_tokens;
 }
 
@@ -204,16 +213,7 @@ void Scheduler::GrantBlocks(Sequence* sequence, int32_t n_tokens, StepPlan* plan
   }
 }
 
-absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult result) {
-  if (in_flight_.empty() || in_flight_.front().step_id != result.step_id ||
-      result.epoch != options_.epoch) {
-    return absl::InternalError(absl::StrCat(
-        "result of step ", result.step_id, " of epoch ", result.epoch, ", expected step ",
-        in_flight_.empty() ? int64_t{-1} : in_flight_.front().step_id, " of epoch ",
-        options_.epoch));
-  }
-  const StepInFlight step = std::move(in_flight_.front());
-  in_flight_.pop_front();
+absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& result) {
   size_t n_samples = 0;
   size_t n_prompt_logprobs = 0;
   for (const RowInFlight& row : step.rows) {
@@ -226,17 +226,40 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
         result.prompt_logprobs.size(), " prompt log-probabilities, the plan asked for ", n_samples,
         " and ", n_prompt_logprobs));
   }
+  const auto check = [&](const SampledToken& token, const RowInFlight& row, int32_t position) {
+    if (token.slot == row.slot && token.position == position) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat(
+        "result of step ", result.step_id, " has a token of slot ", token.slot, " at position ",
+        token.position, " where the plan asked for slot ", row.slot, ", position ", position));
+  };
+  auto sampled = result.sampled.begin();
+  auto prompt_logprob = result.prompt_logprobs.begin();
+  for (const RowInFlight& row : step.rows) {
+    for (int32_t i = 1; i <= row.n_prompt_logprobs; ++i) {
+      RETURN_IF_ERROR(check(*prompt_logprob++, row, row.position + i));
+    }
+    if (row.sample) RETURN_IF_ERROR(check(*sampled++, row, row.position + row.n_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult result) {
+  if (in_flight_.empty() || in_flight_.front().step_id != result.step_id ||
+      result.epoch != options_.epoch) {
+    return absl::InternalError(absl::StrCat(
+        "result of step ", result.step_id, " of epoch ", result.epoch, ", expected step ",
+        in_flight_.empty() ? int64_t{-1} : in_flight_.front().step_id, " of epoch ",
+        options_.epoch));
+  }
+  const StepInFlight step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  RETURN_IF_ERROR(CheckResult(step, result));
   std::vector<SequenceProgress> progress;
   progress.reserve(step.rows.size());
   auto sampled = result.sampled.begin();
   auto prompt_logprob = result.prompt_logprobs.begin();
   for (const RowInFlight& row : step.rows) {
-    const auto sampled_end = sampled + (row.sample ? 1 : 0);
     const auto prompt_logprob_end = prompt_logprob + row.n_prompt_logprobs;
-    if (row.sample && sampled->slot != row.slot) {
-      return absl::InternalError(absl::StrCat("result of step ", result.step_id, " names slot ",
-                                              sampled->slot, " where the plan has ", row.slot));
-    }
     const auto it = sequences_.find(row.handle);
     if (it != sequences_.end() && (row.sample || row.n_prompt_logprobs > 0)) {
       SequenceProgress& item = progress.emplace_back();
@@ -248,7 +271,7 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
         item.sampled = std::move(*sampled);
       }
     }
-    sampled = sampled_end;
+    if (row.sample) ++sampled;
     prompt_logprob = prompt_logprob_end;
   }
   return progress;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "coordinator/block_manager.h"
@@ -31,7 +32,7 @@ struct SchedulerOptions {
 
 // What the scheduler must know of a request.
 struct SequenceSpec {
-  uint64_t handle = 0;                 // unique among sequences
+  uint64_t handle = 0;                 // never used before
   std::vector<int32_t> prompt_tokens;  // at least 1; prompt + max_tokens <= limits.max_model_len
   SamplingParams sampling;
   int32_t max_tokens = 0;  // > 0
@@ -54,7 +55,8 @@ class Scheduler {
   // Ends a sequence in any state; its slot and blocks are free for the next plan. Results of steps
   // that are still in flight are dropped. Unknown handles are ignored.
   void Remove(uint64_t handle);
-  // A held sequence keeps its slot and blocks and gets no more rows. Unknown handles are ignored.
+  // A held sequence keeps its slot and blocks and gets no more rows. One that has no slot yet still
+  // gets one, and its first chunk with it. Unknown handles are ignored.
   void SetHeld(uint64_t handle, bool held);
 
   // The next plan, or nothing when all lanes are taken or there is nothing to do. The plan counts
@@ -98,6 +100,8 @@ class Scheduler {
   struct RowInFlight {
     uint64_t handle;
     int32_t slot;
+    int32_t position;
+    int32_t n_tokens;
     bool sample;
     int32_t n_prompt_logprobs;
   };
@@ -112,13 +116,16 @@ class Scheduler {
   // Adds the sequence's next prompt chunk of at most `budget` tokens; returns its size.
   int32_t PlanChunk(Sequence* sequence, int32_t budget, StepPlan* plan, StepInFlight* step);
   void GrantBlocks(Sequence* sequence, int32_t n_tokens, StepPlan* plan);
+  // Whether the tokens of the result are, one by one, those that the plan asked for.
+  static absl::Status CheckResult(const StepInFlight& step, const StepResult& result);
   bool Admit(Sequence* sequence, StepPlan* plan);
 
   SchedulerOptions options_;
   BlockManager blocks_;
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  std::deque<uint64_t> waiting_;    // may name removed sequences; skipped when met
+  // Names removed sequences too, which are skipped when met; never many more than there are others.
+  std::deque<uint64_t> waiting_;
   std::vector<Sequence*> running_;  // in order of admission
   int32_t n_waiting_ = 0;
   int64_t n_waiting_prompt_tokens_ = 0;

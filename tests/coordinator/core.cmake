@@ -1,0 +1,6 @@
+# The coordinator's core, without RPC.
+bora_test(
+  scheduler_test
+  SRCS block_manager_test.cc scheduler_random_test.cc scheduler_test.cc transcript.cc
+  DEPS bora_scheduler
+  LABEL unit)

@@ -1,0 +1,282 @@
+// What must hold whatever happens to the scheduler: every plan is valid, nothing is lost, everybody
+// gets on; and what a plan costs.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "coordinator/scheduler.h"
+#include "tests/coordinator/scripted_group.h"
+#include "tests/coordinator/transcript.h"
+
+namespace bora {
+namespace {
+
+struct RandomCase {
+  int32_t n_lanes;
+  GroupLimits limits;
+};
+
+// Applies random operations and checks everything that a plan or a result may break.
+class RandomLife {
+ public:
+  RandomLife(const RandomCase& config, uint64_t seed)
+      : config_(config),
+        random_(seed),
+        scheduler_({.limits = config.limits, .epoch = 1, .n_lanes = config.n_lanes}),
+        group_(config.limits,
+               [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 0}; }) {}
+
+  void RunOperations(int n_operations) {
+    for (int i = 0; i < n_operations && !testing::Test::HasFatalFailure(); ++i) {
+      switch (random_() % 16) {
+        case 0:
+        case 1:
+          Add();
+          break;
+        case 2:
+          if (!sequences_.empty()) Remove(Pick());
+          break;
+        case 3:
+        case 4:
+          if (!sequences_.empty()) ToggleHold(Pick());
+          break;
+        default:
+          if (random_() % 2 == 0) {
+            Plan();
+          } else if (!in_flight_.empty()) {
+            Complete();
+          }
+      }
+    }
+  }
+
+  // Lets everybody go on: each must end by itself, since each plan takes somebody further.
+  void RunToTheEnd() {
+    for (auto& [handle, sequence] : sequences_) {
+      if (sequence.held) ToggleHold(handle);
+    }
+    int64_t n_steps_max = 1;
+    for (const auto& [handle, sequence] : sequences_) {
+      n_steps_max += sequence.n_prompt + sequence.max_tokens;
+    }
+    for (int64_t step = 0; step < n_steps_max * config_.n_lanes; ++step) {
+      while (Plan()) {
+      }
+      if (in_flight_.empty()) break;
+      Complete();
+    }
+    ASSERT_TRUE(sequences_.empty()) << sequences_.size() << " sequences do not end";
+  }
+
+  // Every slot can be opened again and every block promised.
+  void ExpectNothingLost() {
+    EXPECT_EQ(scheduler_.n_running(), 0);
+    EXPECT_EQ(scheduler_.n_waiting(), 0);
+    EXPECT_EQ(scheduler_.n_waiting_prompt_tokens(), 0);
+    EXPECT_EQ(scheduler_.n_in_flight(), 0);
+    EXPECT_EQ(scheduler_.blocks().n_allocated(), 0);
+    EXPECT_EQ(scheduler_.blocks().n_reserved(), 0);
+    std::set<int32_t> slots;
+    for (int32_t i = 0; i < config_.limits.max_num_seqs; ++i) AddSequence(1, 1);
+    while (static_cast<int32_t>(slots.size()) < config_.limits.max_num_seqs) {
+      const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+      ASSERT_TRUE(plan.has_value());
+      for (const SlotOpen& open : plan->opened) slots.insert(open.slot);
+      // They keep their slots, and have all the tokens that they asked for.
+      for (const uint64_t handle : scheduler_.newly_admitted()) scheduler_.SetHeld(handle, true);
+      auto result = group_.Execute(*plan);
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_TRUE(scheduler_.CompleteStep(*std::move(result)).ok());
+    }
+  }
+
+  int64_t n_steps() const { return n_steps_; }
+
+ private:
+  struct Sequence {
+    int32_t n_prompt = 0;
+    int32_t max_tokens = 0;
+    int32_t n_sampled = 0;
+    bool held = false;
+  };
+
+  int32_t Below(int32_t n) { return static_cast<int32_t>(random_() % n); }
+
+  uint64_t Pick() {
+    return std::next(sequences_.begin(), Below(static_cast<int32_t>(sequences_.size())))->first;
+  }
+
+  void AddSequence(int32_t n_prompt, int32_t max_tokens) {
+    SequenceSpec spec;
+    spec.handle = next_handle_++;
+    spec.prompt_tokens.assign(n_prompt, 1);
+    spec.max_tokens = max_tokens;
+    spec.sampling.n_prompt_logprobs = Below(3) == 0 ? 2 : -1;
+    sequences_[spec.handle] = {n_prompt, max_tokens};
+    scheduler_.Add(std::move(spec));
+  }
+
+  void Add() {
+    const int32_t max_len =
+        std::min(config_.limits.max_model_len, config_.limits.n_blocks * config_.limits.block_size);
+    const int32_t n_prompt = 1 + Below(Below(2) == 0 ? 4 : max_len - 1);
+    AddSequence(n_prompt, 1 + Below(std::min(8, max_len - n_prompt)));
+  }
+
+  void Remove(uint64_t handle) {
+    scheduler_.Remove(handle);
+    sequences_.erase(handle);
+  }
+
+  // Only what runs can have a slow reader.
+  void ToggleHold(uint64_t handle) {
+    Sequence& sequence = sequences_.at(handle);
+    if (!scheduler_.IsRunning(handle)) return;
+    sequence.held = !sequence.held;
+    scheduler_.SetHeld(handle, sequence.held);
+  }
+
+  bool Plan() {
+    const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+    if (!plan.has_value()) return false;
+    ++n_steps_;
+    CheckOrder();
+    for (const SlotOpen& open : plan->opened) handle_of_slot_.erase(open.slot);
+    size_t next_admitted = 0;
+    for (const SlotOpen& open : plan->opened) {
+      handle_of_slot_[open.slot] = scheduler_.newly_admitted().at(next_admitted++);
+    }
+    for (const StepRow& row : plan->rows) {
+      const auto it = sequences_.find(handle_of_slot_.at(row.slot));
+      EXPECT_TRUE(it != sequences_.end() && !it->second.held) << PlanText(*plan);
+    }
+    absl::StatusOr<StepResult> result = group_.Execute(*plan);
+    EXPECT_TRUE(result.ok()) << result.status() << ": " << PlanText(*plan);
+    in_flight_.push_back(result.ok() ? *std::move(result) : StepResult());
+    return result.ok();
+  }
+
+  // Handles ascend in order of arrival, so admission must ascend too.
+  void CheckOrder() {
+    for (const uint64_t handle : scheduler_.newly_admitted()) {
+      EXPECT_GT(handle, last_admitted_);
+      last_admitted_ = handle;
+    }
+  }
+
+  void Complete() {
+    auto progress = scheduler_.CompleteStep(std::move(in_flight_.front()));
+    in_flight_.pop_front();
+    ASSERT_TRUE(progress.ok()) << progress.status();
+    for (const SequenceProgress& item : *progress) {
+      Sequence& sequence = sequences_.at(item.handle);
+      if (!item.sampled.has_value()) continue;
+      EXPECT_EQ(item.sampled->position, sequence.n_prompt + sequence.n_sampled);
+      if (++sequence.n_sampled == sequence.max_tokens) Remove(item.handle);
+    }
+  }
+
+  const RandomCase config_;
+  std::mt19937_64 random_;
+  Scheduler scheduler_;
+  ScriptedGroup group_;
+  std::map<uint64_t, Sequence> sequences_;
+  std::map<int32_t, uint64_t> handle_of_slot_;
+  std::deque<StepResult> in_flight_;
+  uint64_t next_handle_ = 1;
+  uint64_t last_admitted_ = 0;
+  int64_t n_steps_ = 0;
+};
+
+class SchedulerRandomTest : public testing::TestWithParam<RandomCase> {};
+
+TEST_P(SchedulerRandomTest, PlansAreValidAndNothingIsLost) {
+  constexpr int kOperations = 10000;
+  for (const uint64_t seed : {1, 2, 3}) {
+    RandomLife life(GetParam(), seed);
+    life.RunOperations(kOperations);
+    life.RunToTheEnd();
+    life.ExpectNothingLost();
+    std::printf("seed %d: %d operations, %lld steps\n", static_cast<int>(seed), kOperations,
+                static_cast<long long>(life.n_steps()));
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, SchedulerRandomTest,
+                         testing::Values(
+                             // Tokens are short.
+                             RandomCase{1, {8, 6, 64, 4, 256, 10}},
+                             // Blocks are short: three of the longest.
+                             RandomCase{2, {8, 32, 64, 4, 48, 10}},
+                             // Slots are short, one block is one token.
+                             RandomCase{4, {3, 16, 32, 1, 96, 10}},
+                             // Plenty of everything.
+                             RandomCase{3, {16, 64, 128, 16, 128, 10}}),
+                         [](const auto& info) {
+                           return "Lanes" + std::to_string(info.param.n_lanes);
+                         });
+
+// Mean time of a decode step's plan with 256 sequences of this many tokens.
+double PlanMicroseconds(int32_t n_prompt) {
+  constexpr int kSequences = 256;
+  constexpr int kSteps = 200;
+  // Those that are through with their prompts decode while others are not: 8 plans for 2^23 tokens.
+  constexpr int kMaxTokens = kSteps + 16;
+  GroupLimits limits;
+  limits.max_num_seqs = kSequences;
+  limits.max_num_batched_tokens = kMaxNumBatchedTokens;
+  limits.max_model_len = n_prompt + kMaxTokens;
+  limits.block_size = 16;
+  limits.n_blocks = kSequences * (limits.max_model_len / 16 + 1);
+  limits.vocab_size = 1000;
+  Scheduler scheduler({.limits = limits, .epoch = 1, .n_lanes = 1});
+  ScriptedGroup group(limits,
+                      [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 0}; });
+  for (uint64_t handle = 1; handle <= kSequences; ++handle) {
+    SequenceSpec spec;
+    spec.handle = handle;
+    spec.prompt_tokens.assign(n_prompt, 1);
+    spec.max_tokens = kMaxTokens;
+    scheduler.Add(std::move(spec));
+  }
+  std::chrono::duration<double, std::micro> elapsed{};
+  for (int n_timed = 0; n_timed < kSteps;) {
+    const auto begin = std::chrono::steady_clock::now();
+    const absl::optional<StepPlan> plan = scheduler.PlanStep();
+    const auto end = std::chrono::steady_clock::now();
+    if (!plan.has_value()) break;
+    if (plan->tokens.empty()) {
+      EXPECT_EQ(plan->rows.size(), static_cast<size_t>(kSequences));
+      elapsed += end - begin;
+      ++n_timed;
+    }
+    auto result = group.Execute(*plan);
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(scheduler.CompleteStep(*std::move(result)).ok());
+    if (testing::Test::HasFailure()) break;
+  }
+  return elapsed.count() / kSteps;
+}
+
+// A step of a model takes milliseconds: planning it must not. The bound is 20 times what one busy
+// core of a small machine needs.
+TEST(SchedulerCostTest, PlansADecodeStepOfLongSequencesInMicroseconds) {
+  constexpr double kMaxMicroseconds = 2000;
+  const double short_us = PlanMicroseconds(64);
+  const double long_us = PlanMicroseconds(32 * 1024);
+  std::printf("plan of 256 decode rows: %.1f us at 64 tokens, %.1f us at 32768 tokens\n", short_us,
+              long_us);
+  EXPECT_LT(long_us, kMaxMicroseconds);
+}
+
+}  // namespace
+}  // namespace bora

@@ -1,0 +1,527 @@
+// The cluster's decisions, with workers played by hand and a clock that the test moves.
+#include "coordinator/cluster.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/coordinator/fake_worker.h"
+
+namespace bora {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class NotingObserver final : public ClusterObserver {
+ public:
+  void OnGroupFormed(int64_t epoch, const GroupLimits& limits) override {
+    epochs.push_back(epoch);
+    last_limits = limits;
+  }
+  void OnGroupLost(const std::string& detail) override { losses.push_back(detail); }
+  void OnStepResult(StepResult result) override { results.push_back(std::move(result)); }
+
+  std::vector<int64_t> epochs;
+  GroupLimits last_limits;
+  std::vector<std::string> losses;
+  std::vector<StepResult> results;
+};
+
+ClusterOptions Options(int32_t tp_size, std::vector<int32_t> layers_per_stage) {
+  ClusterOptions options;
+  options.build_id = "b1";
+  options.credential = "secret";
+  options.load.model_path = "/model";
+  options.load.dtype = "float32";
+  options.load.tensor_parallel_size = tp_size;
+  options.load.layers_per_stage = std::move(layers_per_stage);
+  options.load.max_model_len = 64;
+  options.limits = {.max_num_seqs = 8,
+                    .max_num_batched_tokens = 32,
+                    .max_model_len = 64,
+                    .block_size = 4,
+                    .n_blocks = 0,
+                    .vocab_size = 100};
+  return options;
+}
+
+class ClusterTest : public testing::Test {
+ protected:
+  // Two stages of 3 and 1 layers with two tensor ranks each, unless the test makes another.
+  ClusterTest() { Make(Options(2, {3, 1})); }
+
+  void Make(ClusterOptions options) {
+    observer_ = NotingObserver();
+    cluster_ = std::make_unique<Cluster>(std::move(options), &observer_,
+                                         [this] { return std::string(32, next_secret_++); });
+  }
+
+  std::shared_ptr<FakeLink> Attach(const Hello& hello) {
+    auto link = std::make_shared<FakeLink>();
+    cluster_->OnAttached(link, hello, now_);
+    return link;
+  }
+  std::vector<std::shared_ptr<FakeLink>> AttachFour() {
+    std::vector<std::shared_ptr<FakeLink>> links;
+    for (int i = 0; i < 4; ++i) links.push_back(Attach(FakeHello("a")));
+    return links;
+  }
+  void Say(const std::shared_ptr<FakeLink>& link, WorkerMessage message) {
+    cluster_->OnMessage(link.get(), std::move(message), now_);
+  }
+  void SayLoaded(const std::shared_ptr<FakeLink>& link) {
+    ASSERT_NE(link->Last<LoadModel>(), nullptr);
+    Say(link, LoadResult{absl::OkStatus(), FakeLoaded(*link->Last<LoadModel>())});
+  }
+  void SayJoined(const std::shared_ptr<FakeLink>& link, absl::Status status = absl::OkStatus()) {
+    ASSERT_NE(link->Last<JoinGroup>(), nullptr);
+    Say(link, JoinResult{link->Last<JoinGroup>()->epoch, std::move(status)});
+  }
+  // Four workers that serve.
+  std::vector<std::shared_ptr<FakeLink>> FormGroup() {
+    auto links = AttachFour();
+    for (const auto& link : links) SayLoaded(link);
+    for (const auto& link : links) SayJoined(link);
+    EXPECT_TRUE(cluster_->serving());
+    return links;
+  }
+  // Time passes in which every one of these is heard.
+  void Pass(absl::Duration duration, const std::vector<std::shared_ptr<FakeLink>>& links) {
+    const absl::Time end = now_ + duration;
+    while (now_ < end) {
+      now_ = std::min(end, now_ + absl::Milliseconds(100));
+      for (const auto& link : links) {
+        if (link->open) Say(link, Heartbeat{});
+      }
+      cluster_->Tick(now_);
+    }
+  }
+  StepPlan Plan() const {
+    StepPlan plan;
+    plan.epoch = cluster_->epoch();
+    return plan;
+  }
+  ServerSnapshot Snapshot() const {
+    ServerSnapshot snapshot;
+    cluster_->FillSnapshot(&snapshot);
+    return snapshot;
+  }
+  static int32_t RankOf(const std::shared_ptr<FakeLink>& link) {
+    const LoadModel* load = link->Last<LoadModel>();
+    return load == nullptr ? -1 : load->stage * load->tensor_parallel_size + load->tensor_rank;
+  }
+
+  absl::Time now_ = absl::FromUnixSeconds(1000);
+  char next_secret_ = 'A';
+  NotingObserver observer_;
+  std::unique_ptr<Cluster> cluster_;
+};
+
+TEST_F(ClusterTest, FormsAGroupOfWorkersThatLoadAndJoin) {
+  const auto links = AttachFour();
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_NE(links[i]->Last<Welcome>(), nullptr);
+    EXPECT_EQ(RankOf(links[i]), i);
+  }
+  EXPECT_EQ(Snapshot().group_state, GroupState::kLoading);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(links[i]->Last<JoinGroup>(), nullptr);
+    SayLoaded(links[i]);
+  }
+  const JoinGroup* join = links[3]->Last<JoinGroup>();
+  ASSERT_NE(join, nullptr);
+  EXPECT_EQ(join->epoch, absl::ToUnixMillis(now_));
+  EXPECT_EQ(join->secret, std::string(32, 'A'));
+  ASSERT_EQ(join->ranks.size(), 4u);
+  EXPECT_EQ(join->ranks[2].host_id, "id of a");
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_FALSE(cluster_->serving());
+    SayJoined(links[i]);
+  }
+  EXPECT_TRUE(cluster_->serving());
+  EXPECT_THAT(observer_.epochs, ElementsAre(join->epoch));
+  // The smallest of: 40 blocks that fit beside the weights, 8 slots of 16 blocks.
+  EXPECT_EQ(observer_.last_limits.n_blocks, 40);
+  EXPECT_EQ(join->limits, observer_.last_limits);
+}
+
+TEST_F(ClusterTest, KeepsTheTensorRanksOfAStageOnOneHost) {
+  std::vector<std::shared_ptr<FakeLink>> links;
+  for (const char* host : {"a", "b", "a", "b"}) links.push_back(Attach(FakeHello(host)));
+  EXPECT_THAT((std::vector<int32_t>{RankOf(links[0]), RankOf(links[1]), RankOf(links[2]),
+                                    RankOf(links[3])}),
+              ElementsAre(0, 2, 1, 3));
+}
+
+TEST_F(ClusterTest, GivesAWorkerThePlaceOfItsWeights) {
+  Hello hello = FakeHello("a");
+  LoadModel load = Options(2, {3, 1}).load;
+  load.stage = 1;
+  load.tensor_rank = 1;
+  hello.loaded = FakeLoaded(load);
+  EXPECT_EQ(RankOf(Attach(hello)), 3);
+}
+
+TEST_F(ClusterTest, PutsAWorkerWithOtherWeightsAnywhere) {
+  Hello hello = FakeHello("a");
+  LoadModel load = Options(2, {3, 1}).load;
+  load.stage = 1;
+  load.model_path = "/other";
+  hello.loaded = FakeLoaded(load);
+  EXPECT_EQ(RankOf(Attach(hello)), 0);
+}
+
+TEST_F(ClusterTest, KeepsAdditionalWorkersAsSpares) {
+  AttachFour();
+  const auto spare = Attach(FakeHello("b"));
+  EXPECT_TRUE(spare->open);
+  EXPECT_EQ(RankOf(spare), -1);
+  const ServerSnapshot snapshot = Snapshot();
+  ASSERT_EQ(snapshot.workers.size(), 5u);
+  EXPECT_EQ(snapshot.workers[4].state, WorkerState::kSpare);
+  EXPECT_EQ(snapshot.workers[4].stage, -1);
+}
+
+TEST_F(ClusterTest, RefusesAWrongCredential) {
+  for (const char* credential : {"", "secre", "secretsecret", "Secret"}) {
+    Hello hello = FakeHello("a");
+    hello.credential = credential;
+    const auto link = Attach(hello);
+    EXPECT_FALSE(link->open);
+    EXPECT_EQ(link->close_reason.code(), absl::StatusCode::kUnauthenticated);
+    EXPECT_TRUE(link->messages.empty());
+  }
+  EXPECT_TRUE(Snapshot().workers.empty());
+}
+
+TEST_F(ClusterTest, RefusesAnotherBuildByName) {
+  Hello hello = FakeHello("a");
+  hello.build_id = "b2";
+  const auto link = Attach(hello);
+  EXPECT_FALSE(link->open);
+  EXPECT_EQ(link->close_reason.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(link->close_reason.message(), "worker on a is build b2, coordinator is build b1");
+}
+
+TEST_F(ClusterTest, RefusesMoreWorkersThanRanksAndSpares) {
+  ClusterOptions options = Options(1, {4});
+  options.max_spares = 1;
+  Make(options);
+  Attach(FakeHello("a"));
+  Attach(FakeHello("a"));
+  const auto link = Attach(FakeHello("a"));
+  EXPECT_EQ(link->close_reason.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(link->close_reason.message(),
+            "2 workers are attached, the limit is 2 (1 ranks and 1 spares)");
+}
+
+TEST_F(ClusterTest, RefusesAnotherCheckpointByFingerprint) {
+  const auto links = AttachFour();
+  SayLoaded(links[0]);
+  LoadedModel other = FakeLoaded(*links[1]->Last<LoadModel>());
+  other.fingerprint = "f2";
+  Say(links[1], LoadResult{absl::OkStatus(), other});
+  EXPECT_FALSE(links[1]->open);
+  EXPECT_EQ(links[1]->close_reason.message(), "worker 2 on a has checkpoint f2, the group has f1");
+  EXPECT_THAT(Snapshot().group_detail, HasSubstr("has checkpoint f2"));
+  EXPECT_EQ(Snapshot().fingerprint, "f1");
+}
+
+TEST_F(ClusterTest, BelievesTheConfiguredFingerprintFirst) {
+  ClusterOptions options = Options(1, {4});
+  options.fingerprint = "f0";
+  Make(options);
+  const auto link = Attach(FakeHello("a"));
+  SayLoaded(link);
+  EXPECT_FALSE(link->open);
+  EXPECT_THAT(std::string(link->close_reason.message()), HasSubstr("f1, the group has f0"));
+}
+
+TEST_F(ClusterTest, DropsAWorkerThatCannotLoadAndTakesASpare) {
+  const auto links = AttachFour();
+  const auto spare = Attach(FakeHello("a"));
+  Say(links[2], LoadResult{absl::NotFoundError("no such file: /model"), {}});
+  EXPECT_FALSE(links[2]->open);
+  EXPECT_EQ(links[2]->close_reason.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Snapshot().group_detail, HasSubstr("no such file: /model"));
+  EXPECT_EQ(RankOf(spare), 2);
+}
+
+TEST_F(ClusterTest, DropsAWorkerThatSaysWhatNobodyAskedFor) {
+  const auto links = FormGroup();
+  Say(links[0], LoadResult{absl::OkStatus(), FakeLoaded(*links[0]->Last<LoadModel>())});
+  EXPECT_FALSE(links[0]->open);
+  Say(links[1], FakeHello("a"));
+  EXPECT_EQ(links[1]->close_reason.message(), "a worker says hello once");
+}
+
+TEST_F(ClusterTest, ReportsLoadProgress) {
+  const auto links = AttachFour();
+  Say(links[1], LoadProgress{30, 40});
+  Say(links[2], LoadProgress{50, 0});
+  Say(links[3], LoadProgress{50, 40});
+  const ServerSnapshot snapshot = Snapshot();
+  EXPECT_EQ(snapshot.workers[1].load_progress, 0.75);
+  EXPECT_EQ(snapshot.workers[2].load_progress, 0);
+  EXPECT_EQ(snapshot.workers[3].load_progress, 1);
+}
+
+TEST_F(ClusterTest, RepeatsAFailedJoinAfterAWhileWithANewEpochAndSecret) {
+  const auto links = AttachFour();
+  for (const auto& link : links) SayLoaded(link);
+  const JoinGroup first = *links[0]->Last<JoinGroup>();
+  SayJoined(links[0]);
+  SayJoined(links[1], absl::UnavailableError("port is taken"));
+  for (const auto& link : links) {
+    ASSERT_NE(link->Last<LeaveGroup>(), nullptr);
+    EXPECT_EQ(link->Last<LeaveGroup>()->epoch, first.epoch);
+  }
+  EXPECT_THAT(Snapshot().group_detail, HasSubstr("worker 2 on a cannot join: port is taken"));
+  EXPECT_TRUE(observer_.losses.empty());  // it never served
+  cluster_->Tick(now_);
+  EXPECT_EQ(links[0]->Count<JoinGroup>(), 1);
+  Pass(absl::Milliseconds(300), links);
+  EXPECT_EQ(links[0]->Count<JoinGroup>(), 2);
+  EXPECT_GT(links[0]->Last<JoinGroup>()->epoch, first.epoch);
+  EXPECT_NE(links[0]->Last<JoinGroup>()->secret, first.secret);
+  for (const auto& link : links) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+}
+
+TEST_F(ClusterTest, EndsAJoinThatTakesTooLong) {
+  const auto links = AttachFour();
+  for (const auto& link : links) SayLoaded(link);
+  for (int i = 0; i < 3; ++i) SayJoined(links[i]);
+  Pass(absl::Milliseconds(10100), links);
+  EXPECT_THAT(Snapshot().group_detail, HasSubstr("joining took longer than 10000 ms"));
+  EXPECT_EQ(links[3]->Count<LeaveGroup>(), 1);
+  Pass(absl::Milliseconds(300), links);
+  EXPECT_EQ(links[3]->Count<JoinGroup>(), 2);
+}
+
+TEST_F(ClusterTest, IgnoresAnAnswerToAnEarlierJoin) {
+  const auto links = AttachFour();
+  for (const auto& link : links) SayLoaded(link);
+  const int64_t first = cluster_->epoch();
+  SayJoined(links[1], absl::UnavailableError("busy"));
+  Pass(absl::Milliseconds(300), links);
+  ASSERT_GT(cluster_->epoch(), first);
+  Say(links[0], JoinResult{first, absl::UnavailableError("late")});
+  EXPECT_EQ(Snapshot().group_state, GroupState::kJoining);
+}
+
+TEST_F(ClusterTest, SendsHeartbeats) {
+  const auto links = AttachFour();
+  Pass(absl::Seconds(1), links);
+  // Ticks are 100 ms apart, so every third one sends: at 100, 400, 700 and 1000 ms.
+  EXPECT_EQ(links[0]->Count<Heartbeat>(), 4);
+}
+
+TEST_F(ClusterTest, LosesAWorkerWithoutHeartbeats) {
+  const auto links = FormGroup();
+  const std::vector<std::shared_ptr<FakeLink>> others(links.begin() + 1, links.end());
+  Pass(absl::Milliseconds(1500), others);
+  EXPECT_TRUE(cluster_->serving());
+  Pass(absl::Milliseconds(100), others);
+  EXPECT_FALSE(cluster_->serving());
+  EXPECT_EQ(links[0]->close_reason.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 1 on a is gone: no heartbeat for 1600 ms"));
+  for (const auto& link : others) EXPECT_EQ(link->Count<LeaveGroup>(), 1);
+}
+
+TEST_F(ClusterTest, LosesAllSilentWorkersAtOnce) {
+  const auto links = FormGroup();
+  now_ += absl::Seconds(10);
+  cluster_->Tick(now_);
+  for (const auto& link : links) EXPECT_FALSE(link->open);
+  EXPECT_EQ(observer_.losses.size(), 1u);
+  EXPECT_TRUE(Snapshot().workers.empty());
+}
+
+TEST_F(ClusterTest, ReplacesALostWorkerByASpareAndFormsTheNextEpoch) {
+  const auto links = FormGroup();
+  const int64_t first = cluster_->epoch();
+  const auto spare = Attach(FakeHello("b"));
+  cluster_->OnGone(links[1].get(), "connection reset", now_);
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 2 on a is gone: connection reset"));
+  EXPECT_EQ(RankOf(spare), 1);
+  SayLoaded(spare);
+  const std::vector<std::shared_ptr<FakeLink>> alive = {links[0], spare, links[2], links[3]};
+  Pass(absl::Milliseconds(300), alive);
+  for (const auto& link : alive) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+  EXPECT_GT(cluster_->epoch(), first);
+  // Survivors kept their weights.
+  EXPECT_EQ(links[0]->Count<LoadModel>(), 1);
+}
+
+TEST_F(ClusterTest, WaitsForAReplacement) {
+  const auto links = FormGroup();
+  cluster_->OnGone(links[3].get(), "killed", now_);
+  EXPECT_EQ(Snapshot().group_state, GroupState::kWaitingForWorkers);
+  EXPECT_THAT(Snapshot().group_detail,
+              HasSubstr("3 of 4 workers attached, 3 loaded; worker 4 on a is gone: killed"));
+  Pass(absl::Seconds(1), links);
+  EXPECT_EQ(links[0]->Count<JoinGroup>(), 1);
+}
+
+TEST_F(ClusterTest, SendsPlansToEveryRankAndResultsToTheObserver) {
+  const auto links = FormGroup();
+  cluster_->Broadcast(Plan(), now_);
+  for (const auto& link : links) EXPECT_EQ(link->Count<StepPlan>(), 1);
+  StepResult result;
+  result.epoch = cluster_->epoch();
+  result.compute_us = 17;
+  Say(links[2], result);
+  ASSERT_EQ(observer_.results.size(), 1u);
+  EXPECT_EQ(observer_.results[0].compute_us, 17);
+}
+
+TEST_F(ClusterTest, DropsResultsAndFailuresOfEarlierEpochs) {
+  const auto links = FormGroup();
+  StepResult result;
+  result.epoch = cluster_->epoch() - 1;
+  Say(links[2], result);
+  Say(links[2], StepFailed{cluster_->epoch() - 1, absl::InternalError("old")});
+  EXPECT_TRUE(observer_.results.empty());
+  EXPECT_TRUE(cluster_->serving());
+  cluster_->BreakGroup("test", now_);
+  result.epoch = cluster_->epoch();
+  Say(links[2], result);
+  EXPECT_TRUE(observer_.results.empty());
+}
+
+TEST_F(ClusterTest, EndsTheEpochWhenAStepFails) {
+  const auto links = FormGroup();
+  Say(links[3], StepFailed{cluster_->epoch(), absl::InternalError("peer is gone")});
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 4 on a: peer is gone"));
+  // A second report of the same trouble changes nothing.
+  Say(links[2], StepFailed{cluster_->epoch(), absl::InternalError("peer is gone")});
+  EXPECT_EQ(observer_.losses.size(), 1u);
+  Pass(absl::Milliseconds(300), links);
+  EXPECT_EQ(links[0]->Count<JoinGroup>(), 2);
+}
+
+TEST_F(ClusterTest, EndsTheEpochWhenAStepHangs) {
+  ClusterOptions options = Options(2, {3, 1});
+  options.step_timeout = absl::Seconds(2);
+  Make(options);
+  const auto links = FormGroup();
+  Pass(absl::Seconds(5), links);  // nothing is in flight
+  EXPECT_TRUE(cluster_->serving());
+  cluster_->Broadcast(Plan(), now_);
+  cluster_->Broadcast(Plan(), now_);
+  Pass(absl::Milliseconds(1900), links);
+  StepResult result;
+  result.epoch = cluster_->epoch();
+  Say(links[2], result);
+  Pass(absl::Seconds(2), links);  // the second one began when the first ended
+  EXPECT_TRUE(cluster_->serving());
+  Pass(absl::Milliseconds(100), links);
+  EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 2000 ms"));
+}
+
+TEST_F(ClusterTest, FormsAGroupOfWorkersThatAnotherCoordinatorLeft) {
+  // They come in another order, with their weights, and take their places again.
+  std::vector<std::shared_ptr<FakeLink>> links;
+  for (const int32_t rank : {2, 0, 3, 1}) {
+    Hello hello = FakeHello("a");
+    LoadModel load = Options(2, {3, 1}).load;
+    load.stage = rank / 2;
+    load.tensor_rank = rank % 2;
+    hello.loaded = FakeLoaded(load);
+    links.push_back(Attach(hello));
+    EXPECT_EQ(RankOf(links.back()), rank);
+  }
+  for (const auto& link : links) SayLoaded(link);
+  for (const auto& link : links) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+}
+
+TEST_F(ClusterTest, EpochsGrowAlsoWhenTheClockGoesBack) {
+  const auto links = FormGroup();
+  const int64_t first = cluster_->epoch();
+  now_ -= absl::Hours(1);
+  cluster_->BreakGroup("test", now_);
+  Pass(absl::Milliseconds(400), links);
+  EXPECT_EQ(cluster_->epoch(), first + 1);
+}
+
+TEST_F(ClusterTest, SaysWhenTheKvCacheIsTooSmallForOneSequence) {
+  ClusterOptions options = Options(1, {4});
+  options.kv_cache_bytes_max = 64 * 15;  // 15 blocks of 4 tokens
+  Make(options);
+  const auto link = Attach(FakeHello("a"));
+  SayLoaded(link);
+  EXPECT_EQ(link->Last<JoinGroup>(), nullptr);
+  EXPECT_THAT(Snapshot().group_detail,
+              HasSubstr("the KV cache holds 60 tokens, one sequence of 64 does not fit: lower "
+                        "--max-model-len or raise --kv-cache-memory-bytes"));
+  EXPECT_EQ(Snapshot().group_state, GroupState::kLoading);
+}
+
+TEST_F(ClusterTest, TakesTheBlocksThatFitTheSmallestRank) {
+  const auto links = AttachFour();
+  for (int i = 0; i < 4; ++i) {
+    LoadedModel loaded = FakeLoaded(*links[i]->Last<LoadModel>());
+    loaded.max_blocks = 30 - i;
+    Say(links[i], LoadResult{absl::OkStatus(), loaded});
+  }
+  EXPECT_EQ(links[0]->Last<JoinGroup>()->limits.n_blocks, 27);
+}
+
+TEST_F(ClusterTest, DescribesItsWorkers) {
+  FormGroup();
+  const ServerSnapshot snapshot = Snapshot();
+  EXPECT_EQ(snapshot.group_state, GroupState::kServing);
+  EXPECT_EQ(snapshot.epoch, cluster_->epoch());
+  EXPECT_EQ(snapshot.group_detail, "");
+  ASSERT_EQ(snapshot.workers.size(), 4u);
+  const WorkerSnapshot& worker = snapshot.workers[3];
+  EXPECT_EQ(worker.stage, 1);
+  EXPECT_EQ(worker.tensor_rank, 1);
+  EXPECT_EQ(worker.layer_begin, 3);
+  EXPECT_EQ(worker.layer_end, 4);
+  EXPECT_EQ(worker.host, "a");
+  EXPECT_EQ(worker.pid, 7);
+  EXPECT_EQ(worker.state, WorkerState::kServing);
+  EXPECT_EQ(worker.weight_bytes, 1000);
+  EXPECT_EQ(worker.kv_cache_bytes, 64 * 40);
+  EXPECT_EQ(worker.last_heartbeat, now_);
+}
+
+TEST_F(ClusterTest, ClosesEveryLinkAndTellsEveryWorkerToExit) {
+  const auto links = FormGroup();
+  cluster_->ShutdownAll("rolling update");
+  for (const auto& link : links) EXPECT_EQ(link->Last<Shutdown>()->reason, "rolling update");
+  cluster_->CloseAll("the coordinator is shutting down");
+  for (const auto& link : links) {
+    EXPECT_EQ(link->close_reason.code(), absl::StatusCode::kUnavailable);
+  }
+  EXPECT_FALSE(cluster_->serving());
+}
+
+TEST_F(ClusterTest, IgnoresLinksItDoesNotKnow) {
+  FormGroup();
+  FakeLink stranger;
+  cluster_->OnMessage(&stranger, StepFailed{cluster_->epoch(), absl::InternalError("x")}, now_);
+  cluster_->OnGone(&stranger, "x", now_);
+  EXPECT_TRUE(cluster_->serving());
+}
+
+using ClusterDeathTest = ClusterTest;
+
+TEST_F(ClusterDeathTest, SendsNoPlanOfAnotherEpoch) {
+  FormGroup();
+  StepPlan plan;
+  plan.epoch = cluster_->epoch() - 1;
+  EXPECT_DEATH(cluster_->Broadcast(plan, now_), "epoch");
+}
+
+}  // namespace
+}  // namespace bora

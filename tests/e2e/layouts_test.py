@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -127,16 +128,27 @@ class RefusedWorkersTest(LayoutTestCase):
         self.assertEqual(self.cluster.stub.info().epoch, self.epoch)
         self.assertEqual(answer_bytes(self.cluster.stub), self.answers_before)
 
-    def attach(self, messages, timeout=30):
-        """Sends the messages as a worker would and returns the error that ends the stream."""
+    def attach(self, *messages):
+        """Sends the messages as a worker would and returns the error that ends the stream.
+
+        The stream stays open, as a worker's does: one that ends its side may hear of that instead of its refusal.
+        """
+        ended = threading.Event()
+        self.addCleanup(ended.set)
+
+        def say():
+            yield from messages
+            ended.wait(60)
+
         with grpc.insecure_channel(f"127.0.0.1:{self.cluster.worker_port}") as channel:
             call = channel.stream_stream(
                 "/bora.worker.v1alpha1.WorkerService/Attach",
                 request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
-                response_deserializer=worker_pb.CoordinatorMessage.FromString)(messages, timeout=timeout)
+                response_deserializer=worker_pb.CoordinatorMessage.FromString)(say(), timeout=30)
             with self.assertRaises(grpc.RpcError) as raised:
                 for _ in call:
                     pass
+            ended.set()
             return raised.exception
 
     def hello(self, **fields):
@@ -155,23 +167,23 @@ class RefusedWorkersTest(LayoutTestCase):
         self.check_unharmed()
 
     def test_strangers_are_refused_by_name(self):
-        refused = self.attach(iter([self.hello()]))
+        refused = self.attach(self.hello())
         self.assertEqual(refused.code(), grpc.StatusCode.FAILED_PRECONDITION)
         self.assertIn("worker on elsewhere is build a build of another day, coordinator is build ", refused.details())
 
-        refused = self.attach(iter([self.hello(credential="guess")]))
+        refused = self.attach(self.hello(credential="guess"))
         self.assertEqual(refused.code(), grpc.StatusCode.UNAUTHENTICATED)
         self.assertEqual(refused.details(), "worker credential is wrong")
 
         result = worker_pb.WorkerMessage(step_result=worker_pb.StepResult(epoch=self.epoch, step_id=1))
-        refused = self.attach(iter([result]))
+        refused = self.attach(result)
         self.assertEqual(refused.code(), grpc.StatusCode.FAILED_PRECONDITION)
         self.assertIn("must be hello", refused.details())
 
-        refused = self.attach(iter([worker_pb.WorkerMessage()]))
+        refused = self.attach(worker_pb.WorkerMessage())
         self.assertEqual(refused.code(), grpc.StatusCode.INVALID_ARGUMENT)
 
-        refused = self.attach(iter([b"\xff\xff\xff\xff not a message"]))
+        refused = self.attach(b"\xff\xff\xff\xff not a message")
         self.assertIn(refused.code(), (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE))
         self.check_unharmed()
 
@@ -183,12 +195,8 @@ class RefusedWorkersTest(LayoutTestCase):
         self.addCleanup(garbage.close)
         self.addCleanup(silent.close)
 
-        def say_nothing():
-            time.sleep(30)
-            yield from ()
-
         begin = time.monotonic()
-        refused = self.attach(say_nothing())
+        refused = self.attach()
         waited_s = time.monotonic() - begin
         self.assertEqual(refused.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         self.assertEqual(refused.details(), "no hello within 5 s")

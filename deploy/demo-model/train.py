@@ -18,7 +18,7 @@ vocabulary 1024, 4.72 M parameters. What shapes the script:
   * Short crops first: with heads of 16, attention scores are the largest tensors. The end trains
     on 256 and 1024 tokens, without which the loss collapses beyond the trained length.
 """
-import argparse, hashlib, math, os, time
+import argparse, hashlib, io, math, os, time
 from collections import namedtuple
 
 # Keeps freed activation buffers mapped: glibc would return and fault them in again at every step.
@@ -264,16 +264,15 @@ def split_text(path):
     return text[:cut].decode(), text[cut:].decode()
 
 
-def train_tokenizer(text, prefix):
-    with open(prefix + ".txt", "w") as f:
-        f.write(text)
+def train_tokenizer(text, path):
+    model = io.BytesIO()  # through memory, or the file would record the paths it was made with
     spm.SentencePieceTrainer.train(
-        input=prefix + ".txt", model_prefix=prefix, vocab_size=VOCAB, model_type="bpe",
+        sentence_iterator=iter(text.split("\n")), model_writer=model, vocab_size=VOCAB, model_type="bpe",
         byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
         remove_extra_whitespaces=False, add_dummy_prefix=False, split_digits=True,
         num_threads=1, minloglevel=2)
-    os.remove(prefix + ".txt")
-    os.remove(prefix + ".vocab")
+    with open(path, "wb") as f:
+        f.write(model.getvalue())
 
 
 def encode(tokenizer, text):
@@ -429,7 +428,7 @@ def main():
     train_text, heldout_text = split_text(args.text)
     with open(args.out + "/heldout.txt", "w", newline="") as f:
         f.write(heldout_text)
-    train_tokenizer(train_text, args.out + "/tokenizer")
+    train_tokenizer(train_text, args.out + "/tokenizer.model")
     tokenizer = spm.SentencePieceProcessor(model_file=args.out + "/tokenizer.model")
     data = encode(tokenizer, train_text)
     heldout = torch.tensor(tokenizer.encode(heldout_text))

@@ -1,3 +1,4 @@
 # Requests, the command line, the demo model and bad input. The timeouts are for slow machines; each takes under a minute
 # on two cores.
 bora_python_test(e2e_conformance SCRIPT conformance_test.py LABEL e2e TIMEOUT 600)
+bora_python_test(e2e_cancellation SCRIPT cancellation_test.py LABEL e2e TIMEOUT 600)

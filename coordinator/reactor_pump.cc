@@ -1,5 +1,7 @@
 #include "coordinator/reactor_pump.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -35,6 +37,7 @@ void ReactorPump::Kick(std::shared_ptr<Pumped> pumped) {
 }
 
 void ReactorPump::Run() {
+  pthread_setname_np(pthread_self(), "bora-pump");
   absl::Time next_check = absl::Now() + stall_limit_ / 4;
   std::vector<std::shared_ptr<Pumped>> batch;
   while (true) {

@@ -1,5 +1,7 @@
 // The error table, row by row, as a client decodes it; one case for each row that can occur.
+#include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <regex>
 #include <string>
@@ -112,6 +114,33 @@ TEST_F(ErrorTableTest, UnknownTokenIdsAreNamedByPlace) {
               UnorderedElementsAre(Key("prompt.token_ids.ids[1]"), Key("prompt.token_ids.ids[3]"),
                                    Key("prompt.token_ids.ids[4]"), Key("prompt.token_ids.ids[5]"),
                                    Key("prompt.token_ids.ids")));
+}
+
+// Clients drop trailers of more than 8 KiB, and with them the error.
+TEST_F(ErrorTableTest, WorstErrorFitsIntoTrailers) {
+  v1::GenerateRequest request;
+  for (int i = 0; i < 100'000; ++i) {
+    request.mutable_prompt()->mutable_token_ids()->add_ids(INT32_MIN);
+    request.mutable_stopping()->add_stop_token_ids(INT32_MIN);
+  }
+  for (int i = 0; i < 1000; ++i) request.mutable_stopping()->add_stop(std::string(300, 'x'));
+  request.mutable_prompt()->set_truncate_prompt_tokens(INT32_MIN);
+  request.mutable_sampling()->set_temperature(-1.23456789e-30f);
+  request.mutable_sampling()->set_top_p(-1.23456789e-30f);
+  request.mutable_sampling()->set_top_k(INT32_MIN);
+  request.mutable_sampling()->set_min_p(-1.23456789e-30f);
+  request.mutable_stopping()->set_max_tokens(INT32_MIN);
+  request.mutable_stopping()->set_min_tokens(INT32_MIN);
+  request.mutable_stopping()->mutable_time_limit()->set_seconds(INT64_MIN);
+  request.mutable_stopping()->mutable_time_limit()->set_nanos(INT32_MIN);
+  request.mutable_output()->set_logprobs(INT32_MIN);
+  request.mutable_output()->set_prompt_logprobs(INT32_MIN);
+  request.set_request_id(std::string(1'000'000, ' '));
+  const ClientError error = Generate(request);
+  EXPECT_EQ(error.reason, "INVALID_FIELD");
+  // 5 of each id list, 5 of the stop sequences, and 11 single fields; the count of the distinct ids
+  // with the model's own is within its limit.
+  EXPECT_EQ(error.violations.size(), 26u);
 }
 
 TEST_F(ErrorTableTest, AbsentPrompt) {

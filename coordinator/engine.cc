@@ -93,8 +93,9 @@ void Engine::Start() {
 }
 
 void Engine::Stop() {
-  stopping_ = true;
+  // In this order: what the thread finds in the mailbox when it stops is all that there will be.
   mailbox_.Close();
+  stopping_ = true;
   if (thread_.joinable()) thread_.join();
 }
 
@@ -181,6 +182,13 @@ void Engine::Run() {
   now_ = absl::Now();
   FailAll(Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1)));
   scheduler_.reset();
+  for (Event& event : mailbox_.DrainUntil(absl::InfinitePast())) {
+    if (auto* submit = std::get_if<SubmitEvent>(&event)) {
+      HandleSubmit(std::move(*submit));  // refuses it
+    } else if (auto* attached = std::get_if<AttachedEvent>(&event)) {
+      cluster_.OnAttached(std::move(attached->link), attached->hello, now_);
+    }
+  }
   cluster_.CloseAll("the coordinator is shutting down");
   UpdateServing();
 }

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
-#include <iterator>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -76,17 +75,14 @@ int Report(const GlobalOptions& global, const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::UNAVAILABLE ? kExitUnavailable : kExitFailed;
 }
 
-void PrintJson(const google::protobuf::Message& message) {
+// One line. `print_zeros`: also fields that have their default.
+void PrintJson(const google::protobuf::Message& message, bool print_zeros = false) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = print_zeros;
   std::string text;
   const auto status = google::protobuf::util::MessageToJsonString(message, &text, options);
   std::cout << (status.ok() ? text : "{}") << std::endl;
-}
-
-std::string ReadInput(const std::string& argument) {
-  if (argument != "-") return argument;
-  return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }
 
 std::string Unescape(const std::string& text) {
@@ -119,7 +115,7 @@ pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
       request.mutable_prompt()->mutable_token_ids()->add_ids(id);
     }
   } else {
-    request.mutable_prompt()->set_text(ReadInput(options.prompt));
+    request.mutable_prompt()->set_text(options.prompt);
   }
   pb::SamplingOptions* sampling = request.mutable_sampling();
   if (options.temperature) sampling->set_temperature(*options.temperature);
@@ -302,7 +298,7 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
 int RunTokenize(const GlobalOptions& global, const std::vector<std::string>& texts, bool add_bos) {
   Client client(global.server);
   pb::TokenizeRequest request;
-  for (const std::string& text : texts) request.add_texts(ReadInput(text));
+  for (const std::string& text : texts) request.add_texts(text);
   request.set_add_bos_token(add_bos);
   request.set_token_bytes(true);
   pb::TokenizeResponse response;
@@ -336,7 +332,7 @@ int RunStatus(const GlobalOptions& global, const StatusOptions& options) {
       const int exit_code = Report(global, status);
       if (!options.watch || WasCancelled()) return exit_code;
     } else if (global.json) {
-      PrintJson(info);
+      PrintJson(info, /*print_zeros=*/true);
     } else {
       if (options.watch) std::cout << "\033[H\033[2J";
       std::cout << StatusText(info, models) << std::flush;

@@ -25,7 +25,7 @@ struct GlobalOptions {
 };
 
 struct GenerateOptions {
-  std::string prompt;  // "-" = standard input
+  std::string prompt;
   std::vector<int32_t> prompt_ids;
   std::string model;
   std::optional<int32_t> max_tokens;
@@ -50,7 +50,7 @@ struct StatusOptions {
 };
 
 int RunGenerate(const GlobalOptions& global, const GenerateOptions& options);
-// Each text is tokenized by itself; "-" = standard input.
+// Each text is tokenized by itself.
 int RunTokenize(const GlobalOptions& global, const std::vector<std::string>& texts, bool add_bos);
 int RunStatus(const GlobalOptions& global, const StatusOptions& options);
 

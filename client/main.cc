@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <iostream>
+#include <iterator>
 #include <string>
 #include <thread>
 
@@ -15,8 +17,10 @@ namespace {
 void AddGenerate(CLI::App& app, GenerateOptions* options) {
   CLI::App* command = app.add_subcommand("generate", "Stream a completion of a prompt");
   command->add_option("prompt", options->prompt, "The prompt; - reads standard input");
+  // Each takes one word, so that a prompt may follow.
   command->add_option("--prompt-ids", options->prompt_ids, "The prompt as token ids: 1,2,3")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_option("--model", options->model, "Model name (default: the server's)");
   command->add_option("--max-tokens", options->max_tokens,
                       "Tokens to generate at most (default 256)");
@@ -29,12 +33,17 @@ void AddGenerate(CLI::App& app, GenerateOptions* options) {
   command->add_option("--stop", options->stop, "Stop sequence, may be repeated; \\n is a newline")
       ->allow_extra_args(false);
   command->add_option("--stop-token-ids", options->stop_token_ids, "Stop token ids: 1,2,3")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the end-of-sequence token");
   command->add_option("--logprobs", options->logprobs,
                       "Print a line for each token with this many alternatives, 0 to 20");
   command->add_flag("--echo", options->echo, "Print the prompt in front");
   command->add_flag("--quiet,-q", options->quiet, "No line with usage and timing on stderr");
+}
+
+std::string ReadStandardInput() {
+  return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }
 
 // One thread waits for signals that every other thread blocks.
@@ -69,7 +78,8 @@ int Main(int argc, char** argv) {
       ->envname("BORA_SERVER");
   app.add_flag("--json", global.json,
                "Print JSON: one object, or one for each message of a stream");
-  app.add_option("--timeout", global.timeout_s, "Deadline of each call in seconds (default: none)");
+  app.add_option("--timeout", global.timeout_s, "Deadline of each call in seconds (default: none)")
+      ->check(CLI::PositiveNumber);
 
   GenerateOptions generate;
   AddGenerate(app, &generate);
@@ -86,6 +96,13 @@ int Main(int argc, char** argv) {
   status_command->add_option("--interval", status.interval_s, "Seconds between prints (default 1)")
       ->check(CLI::PositiveNumber);
   status_command->add_flag("--ready", status.ready, "Print nothing; exit 0 when serving, else 3");
+  for (CLI::App* command : app.get_subcommands(nullptr)) {
+    command->footer("Of all commands (bora --help): --server, --json, --timeout");
+  }
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+    std::fprintf(stderr, "bora: '%s' is not a command; see bora --help\n", argv[1]);
+    return kExitUsage;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -94,6 +111,11 @@ int Main(int argc, char** argv) {
   if (app.got_subcommand("generate") && generate.prompt.empty() && generate.prompt_ids.empty()) {
     std::fprintf(stderr, "bora generate: a prompt or --prompt-ids is required\n");
     return kExitUsage;
+  }
+  // Before signals are taken over: one that comes while this waits ends the process.
+  if (generate.prompt == "-") generate.prompt = ReadStandardInput();
+  for (std::string& text : texts) {
+    if (text == "-") text = ReadStandardInput();
   }
   CancelOnSignal();
   if (app.got_subcommand("generate")) return RunGenerate(global, generate);
@@ -105,7 +127,12 @@ int Main(int argc, char** argv) {
 }  // namespace bora
 
 int main(int argc, char** argv) {
-  const int exit_code = bora::Main(argc, argv);
+  int exit_code = bora::Main(argc, argv);
+  std::cout.flush();
+  if (!std::cout && exit_code == bora::kExitOk) {
+    std::fprintf(stderr, "bora: cannot write to standard output\n");
+    exit_code = bora::kExitFailed;
+  }
   std::fflush(nullptr);
   // The signal thread still waits: leave without running destructors under it.
   _exit(exit_code);

@@ -2,3 +2,4 @@
 # on two cores.
 bora_python_test(e2e_conformance SCRIPT conformance_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_cancellation SCRIPT cancellation_test.py LABEL e2e TIMEOUT 600)
+bora_python_test(e2e_cli SCRIPT cli_test.py LABEL e2e TIMEOUT 300)

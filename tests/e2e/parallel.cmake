@@ -2,3 +2,4 @@
 bora_python_test(e2e_layouts SCRIPT layouts_test.py LABEL e2e)
 bora_python_test(e2e_failures SCRIPT failures_test.py LABEL e2e)
 bora_python_test(e2e_drain SCRIPT drain_test.py LABEL e2e)
+bora_python_test(e2e_netns SCRIPT netns_test.py LABEL netns)

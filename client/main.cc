@@ -96,10 +96,12 @@ int Main(int argc, char** argv) {
   status_command->add_option("--interval", status.interval_s, "Seconds between prints (default 1)")
       ->check(CLI::PositiveNumber);
   status_command->add_flag("--ready", status.ready, "Print nothing; exit 0 when serving, else 3");
+  bool known = argc < 2 || argv[1][0] == '-';
   for (CLI::App* command : app.get_subcommands(nullptr)) {
     command->footer("Of all commands (bora --help): --server, --json, --timeout");
+    known = known || command->get_name() == argv[1];
   }
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  if (!known) {
     std::fprintf(stderr, "bora: '%s' is not a command; see bora --help\n", argv[1]);
     return kExitUsage;
   }

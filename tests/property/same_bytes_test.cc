@@ -1,0 +1,280 @@
+// Same request, same bytes: the real scheduler drives real ranks, and every request's tokens and
+// log-probabilities are bit for bit those of the request alone, whatever else is served with it,
+// how its prompt is cut, when the others come, go or pause, and which slots and blocks it gets.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/int_math.h"
+#include "base/status_macros.h"
+#include "coordinator/scheduler.h"
+#include "model/dummy_weights.h"
+#include "tests/worker/local_group.h"
+#include "tests/worker/tiny_model.h"
+#include "tests/worker/workload.h"
+
+namespace bora {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define BORA_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define BORA_SANITIZED 1
+#endif
+#endif
+#ifdef BORA_SANITIZED
+constexpr int kMixDivisor = 10;  // everything takes ten times as long
+#else
+constexpr int kMixDivisor = 1;
+#endif
+
+constexpr uint64_t kSeed = 7;
+constexpr int kPoolRequests = 150;
+constexpr size_t kMaxPromptTokens = 80;
+
+// One request of a mix.
+struct MixRequest {
+  int pool_idx = 0;
+  int arrival_round = 0;
+  int n_tokens_until_cancel = -1;  // -1: it is not cancelled; 0: as soon as it has come
+  uint64_t hold_one_in = 0;        // rounds in which its reader turns slow, 0: never
+};
+
+// All that a mix is; printed when it fails.
+struct Mix {
+  uint64_t seed = 0;
+  GroupLimits limits;
+  int32_t n_lanes = 1;
+  std::vector<MixRequest> requests;  // in order of arrival
+};
+
+std::string ToString(const Mix& mix) {
+  std::string text =
+      absl::StrCat("mix of seed ", mix.seed, ": ", mix.limits.max_num_seqs, " slots, ",
+                   mix.limits.max_num_batched_tokens, " tokens a plan, ", mix.limits.n_blocks,
+                   " blocks of ", mix.limits.block_size, ", ", mix.n_lanes, " lanes\n");
+  for (const MixRequest& request : mix.requests) {
+    absl::StrAppend(&text, "  request ", request.pool_idx, " in round ", request.arrival_round,
+                    ", cancelled after ", request.n_tokens_until_cancel, ", held one in ",
+                    request.hold_one_in, "\n");
+  }
+  return text;
+}
+
+Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto below = [&random](uint64_t n) { return static_cast<int32_t>(random() % n); };
+  Mix mix;
+  mix.seed = seed;
+  mix.limits = TinyLimits();
+  mix.limits.max_num_seqs = 1 + below(12);
+  mix.limits.max_num_batched_tokens = 1 + below(below(2) == 0 ? 8 : 64);
+  mix.limits.block_size = 1 << below(5);
+  mix.n_lanes = 1 + below(4);
+  mix.requests.resize(1 + below(12));
+  int64_t n_blocks_min = 1;
+  int64_t n_blocks_of_all = 0;
+  int round = 0;
+  for (MixRequest& request : mix.requests) {
+    request.pool_idx = below(pool.size());
+    round += below(3) == 0 ? below(10) : 0;
+    request.arrival_round = round;
+    if (below(5) == 0) request.n_tokens_until_cancel = below(6);
+    if (below(4) == 0) request.hold_one_in = 2 + below(6);
+    const WorkRequest& work = pool[request.pool_idx];
+    const int64_t n_blocks =
+        CeilDiv(static_cast<int64_t>(work.prompt.size()) + work.n_generate, mix.limits.block_size);
+    n_blocks_min = std::max(n_blocks_min, n_blocks);
+    n_blocks_of_all += n_blocks;
+  }
+  // From just enough for the longest to enough for all.
+  mix.limits.n_blocks =
+      static_cast<int32_t>(n_blocks_min + random() % (n_blocks_of_all - n_blocks_min + 1));
+  return mix;
+}
+
+// Runs a mix as the engine does: plans while there are lanes, takes results in order.
+class MixRun {
+ public:
+  MixRun(LocalGroup& group, const Mix& mix, const std::vector<WorkRequest>& pool)
+      : group_(group),
+        mix_(mix),
+        pool_(pool),
+        random_(mix.seed + 1),
+        scheduler_({.limits = mix.limits, .epoch = group.epoch(), .n_lanes = mix.n_lanes}),
+        outcomes_(mix.requests.size()) {}
+
+  // What each request had when it ended or was cancelled.
+  absl::StatusOr<std::vector<WorkOutcome>> Run() {
+    for (int round = 0; next_request_ < mix_.requests.size() || n_open_ > 0; ++round) {
+      if (round > 100000) return absl::InternalError("the mix does not end");
+      while (next_request_ < mix_.requests.size() &&
+             mix_.requests[next_request_].arrival_round <= round) {
+        Add(next_request_++);
+      }
+      HoldSome();
+      // Not always all that is possible.
+      while (random_() % 8 != 0) {
+        const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+        if (!plan.has_value()) break;
+        group_.Submit(*plan);
+        ++n_steps_;
+      }
+      if (scheduler_.n_in_flight() > 0) RETURN_IF_ERROR(Complete());
+    }
+    while (scheduler_.n_in_flight() > 0) RETURN_IF_ERROR(Complete());
+    if (scheduler_.blocks().n_reserved() != 0) return absl::InternalError("blocks are lost");
+    return outcomes_;
+  }
+
+  int64_t n_steps() const { return n_steps_; }
+
+ private:
+  void Add(size_t idx) {
+    const WorkRequest& work = pool_[mix_.requests[idx].pool_idx];
+    SequenceSpec spec;
+    spec.handle = idx + 1;
+    spec.prompt_tokens = work.prompt;
+    spec.sampling = work.sampling;
+    spec.max_tokens = work.n_generate;
+    scheduler_.Add(std::move(spec));
+    ++n_open_;
+    if (mix_.requests[idx].n_tokens_until_cancel == 0) Remove(idx);
+  }
+
+  void Remove(size_t idx) {
+    scheduler_.Remove(idx + 1);
+    --n_open_;
+  }
+
+  void HoldSome() {
+    for (size_t idx = 0; idx < next_request_; ++idx) {
+      const uint64_t one_in = mix_.requests[idx].hold_one_in;
+      if (one_in == 0 || !scheduler_.IsRunning(idx + 1)) continue;
+      scheduler_.SetHeld(idx + 1, random_() % one_in == 0);
+    }
+  }
+
+  absl::Status Complete() {
+    ASSIGN_OR_RETURN(StepResult result, group_.WaitResult());
+    ASSIGN_OR_RETURN(std::vector<SequenceProgress> progress,
+                     scheduler_.CompleteStep(std::move(result)));
+    for (SequenceProgress& item : progress) {
+      const size_t idx = item.handle - 1;
+      WorkOutcome& outcome = outcomes_[idx];
+      for (SampledToken& token : item.prompt_logprobs) {
+        token.slot = 0;
+        outcome.prompt_logprobs.push_back(std::move(token));
+      }
+      if (!item.sampled.has_value()) continue;
+      item.sampled->slot = 0;
+      outcome.sampled.push_back(std::move(*item.sampled));
+      const int n_sampled = static_cast<int>(outcome.sampled.size());
+      if (n_sampled == pool_[mix_.requests[idx].pool_idx].n_generate ||
+          n_sampled == mix_.requests[idx].n_tokens_until_cancel) {
+        Remove(idx);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  LocalGroup& group_;
+  const Mix& mix_;
+  const std::vector<WorkRequest>& pool_;
+  std::mt19937_64 random_;
+  Scheduler scheduler_;
+  std::vector<WorkOutcome> outcomes_;
+  size_t next_request_ = 0;
+  int n_open_ = 0;
+  int64_t n_steps_ = 0;
+};
+
+template <typename T>
+bool IsPrefix(const std::vector<T>& part, const std::vector<T>& whole) {
+  return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
+}
+
+// Equal, or for a cancelled request the beginning. Floats are equal only when their bits are, but
+// for the sign of a zero.
+void ExpectSameBytes(const Mix& mix, const std::vector<WorkOutcome>& outcomes,
+                     const std::vector<WorkOutcome>& alone) {
+  for (size_t i = 0; i < mix.requests.size(); ++i) {
+    const WorkOutcome& expected = alone[mix.requests[i].pool_idx];
+    const bool whole = outcomes[i].sampled.size() == expected.sampled.size();
+    if (mix.requests[i].n_tokens_until_cancel < 0) {
+      EXPECT_TRUE(whole) << "request " << i << " is not complete";
+    }
+    EXPECT_TRUE(IsPrefix(outcomes[i].sampled, expected.sampled)) << "tokens of request " << i;
+    EXPECT_TRUE(IsPrefix(outcomes[i].prompt_logprobs, expected.prompt_logprobs))
+        << "prompt log-probabilities of request " << i;
+    if (whole) {
+      EXPECT_EQ(outcomes[i].prompt_logprobs.size(), expected.prompt_logprobs.size());
+    }
+  }
+}
+
+struct Layout {
+  int tp_size;
+  int pp_size;
+  int n_mixes;
+};
+
+class SameBytesTest : public testing::TestWithParam<Layout> {};
+
+TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAlone) {
+  const Layout layout = GetParam();
+  std::vector<WorkRequest> pool = RandomRequests(TinyLimits(), kPoolRequests, kSeed);
+  for (WorkRequest& request : pool) {
+    request.prompt.resize(std::min(request.prompt.size(), kMaxPromptTokens));
+  }
+  // A KV cache of NaN where nothing was written.
+  auto started =
+      LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), {.tp_size = layout.tp_size,
+                                                            .pp_size = layout.pp_size,
+                                                            .limits = TinyLimits(),
+                                                            .rank = {.poison_kv = true}});
+  ASSERT_TRUE(started.ok()) << started.status();
+  LocalGroup& group = **started;
+  const auto alone = RunAlone(group, pool);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  const auto begin = std::chrono::steady_clock::now();
+  const int n_mixes = layout.n_mixes / kMixDivisor;
+  int64_t n_requests = 0;
+  int64_t n_steps = 0;
+  for (int i = 0; i < n_mixes; ++i) {
+    const Mix mix = RandomMix(pool, kSeed * 1000 + i);
+    const absl::Status next = group.NextEpoch(mix.limits);
+    ASSERT_TRUE(next.ok()) << next << "\n" << ToString(mix);
+    MixRun run(group, mix, pool);
+    const auto outcomes = run.Run();
+    ASSERT_TRUE(outcomes.ok()) << outcomes.status() << "\n" << ToString(mix);
+    ExpectSameBytes(mix, *outcomes, *alone);
+    ASSERT_FALSE(HasFailure()) << ToString(mix);
+    n_requests += static_cast<int64_t>(mix.requests.size());
+    n_steps += run.n_steps();
+  }
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  std::printf("seeds %d to %d: %d mixes, %d requests, %d steps, %.1f s\n",
+              static_cast<int>(kSeed * 1000), static_cast<int>(kSeed * 1000) + n_mixes - 1, n_mixes,
+              static_cast<int>(n_requests), static_cast<int>(n_steps), elapsed.count());
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, SameBytesTest,
+                         testing::Values(Layout{1, 1, 800}, Layout{2, 2, 250}),
+                         [](const auto& info) {
+                           return absl::StrCat("Tp", info.param.tp_size, "Pp", info.param.pp_size);
+                         });
+
+}  // namespace
+}  // namespace bora

@@ -15,6 +15,8 @@ usage: deploy/local.sh [options] [-- flags for bora-coordinator]
   --port N       port for clients (default 50051)
   --prompt TEXT  prompt of the first completion
   --device D     device of the workers: auto or cpu (default auto)
+With BORA_BUILD_DIR=DIR in the environment the programs of that build folder are used as they are: nothing is installed or
+built.
 USAGE
 }
 
@@ -35,21 +37,34 @@ while [ $# -gt 0 ]; do
     *) echo "deploy/local.sh: unknown option $1" >&2; usage >&2; exit 2 ;;
   esac
 done
-for number in "$tp" "$pp" "$port"; do
-  case "$number" in
-    ''|*[!0-9]*) echo "deploy/local.sh: '$number' is not a number" >&2; exit 2 ;;
+# check_number NAME VALUE MAX
+check_number() {
+  case "$2" in
+    ''|*[!0-9]*|??????*) echo "deploy/local.sh: $1: '$2' is not a number in [1, $3]" >&2; exit 2 ;;
   esac
-done
+  [ "$2" -ge 1 ] && [ "$2" -le "$3" ] || { echo "deploy/local.sh: $1: '$2' is not in [1, $3]" >&2; exit 2; }
+}
+check_number --tp "$tp" 1024
+check_number --pp "$pp" 1024
+check_number --port "$port" 65535
 [ -d "$model" ] || { echo "deploy/local.sh: --model $model is not a directory" >&2; exit 2; }
 
-"$root/deploy/install-packages.sh" run
-build="$root/build/release"
-echo "building in $build"
-if ! cmake --preset release -S "$root" -DBORA_BUILD_TESTS=OFF >"${TMPDIR:-/tmp}/bora-configure.$$" 2>&1; then
-  cat "${TMPDIR:-/tmp}/bora-configure.$$" >&2; rm -f "${TMPDIR:-/tmp}/bora-configure.$$"; exit 1
+if [ -n "${BORA_BUILD_DIR:-}" ]; then
+  build=$BORA_BUILD_DIR
+  for program in bora bora-coordinator bora-worker; do
+    [ -x "$build/bin/$program" ] || { echo "deploy/local.sh: BORA_BUILD_DIR: $build/bin/$program is not there" >&2; exit 2; }
+  done
+else
+  "$root/deploy/install-packages.sh" run
+  build="$root/build/release"
+  echo "building in $build"
+  configure_log=$(mktemp "${TMPDIR:-/tmp}/bora-configure.XXXXXX")
+  if ! cmake --preset release -S "$root" -DBORA_BUILD_TESTS=OFF >"$configure_log" 2>&1; then
+    cat "$configure_log" >&2; rm -f "$configure_log"; exit 1
+  fi
+  rm -f "$configure_log"
+  cmake --build "$build" --target bora-coordinator bora-worker bora
 fi
-rm -f "${TMPDIR:-/tmp}/bora-configure.$$"
-cmake --build "$build" --target bora-coordinator bora-worker bora
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/bora.XXXXXX")
 pids=()

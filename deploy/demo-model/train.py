@@ -393,7 +393,8 @@ def train(phases, data, heldout, newline, work, stop_after=None):
         for tensor in state.values():
             tensor.share_memory_()
         barrier = context.Barrier(N_RANKS)
-        mp.spawn(worker, (i, phases, first_step, state, data, heldout, newline, barrier, work), nprocs=N_RANKS)
+        shared = (state, data, heldout, newline, barrier, work)
+        mp.spawn(worker, (i, phases, first_step) + shared, nprocs=N_RANKS)
     return state["ema"]
 
 

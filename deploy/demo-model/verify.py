@@ -105,8 +105,10 @@ def sample(folder, prompt, n_tokens, temperature=0.8, seed=20):
     reference, tokenizer = Reference(folder), tokenizer_of(folder)
     ids, generator = [BOS] + tokenizer.encode(prompt), torch.Generator().manual_seed(seed)
     for _ in range(n_tokens):
-        p = (reference.logits(torch.tensor(ids))[-1] / temperature).softmax(-1)
-        ids.append(int(torch.multinomial(p, 1, generator=generator)))
+        # Not torch.multinomial: torch 1.13 draws one unlikely token now and then.
+        cumulative = (reference.logits(torch.tensor(ids))[-1] / temperature).softmax(-1).double().cumsum(0)
+        drawn = torch.rand(1, generator=generator).double() * cumulative[-1]
+        ids.append(int(torch.searchsorted(cumulative, drawn)))
     return tokenizer.decode(ids[1:])
 
 

@@ -4,3 +4,4 @@ bora_python_test(e2e_conformance SCRIPT conformance_test.py LABEL e2e TIMEOUT 60
 bora_python_test(e2e_cancellation SCRIPT cancellation_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_cli SCRIPT cli_test.py LABEL e2e TIMEOUT 300)
 bora_python_test(e2e_local_sh SCRIPT local_sh_test.py LABEL e2e TIMEOUT 600)
+bora_python_test(e2e_heldout SCRIPT heldout_test.py LABEL e2e TIMEOUT 600)

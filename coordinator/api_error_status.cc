@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "coordinator/proto_duration.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -44,10 +45,7 @@ grpc::Status ToGrpcStatus(const ApiError& error, absl::string_view request_id) {
   }
   if (error.retry_delay.has_value()) {
     google::rpc::RetryInfo retry;
-    const absl::Duration delay = *error.retry_delay;
-    retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
-    retry.mutable_retry_delay()->set_nanos(
-        static_cast<int32_t>(absl::ToInt64Nanoseconds(delay % absl::Seconds(1))));
+    SetDuration(*error.retry_delay, retry.mutable_retry_delay());
     status.add_details()->PackFrom(retry);
   }
   const auto model = error.metadata.find("model");

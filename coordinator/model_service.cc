@@ -6,17 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "coordinator/proto_duration.h"
 #include "coordinator/unary_reactor.h"
 
 namespace bora {
 namespace {
 
 namespace v1 = inference::v1;
-
-void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
-  out->set_seconds(absl::ToInt64Seconds(duration));
-  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration % absl::Seconds(1))));
-}
 
 absl::Duration CpuDuration() {
   rusage usage = {};

@@ -8,7 +8,6 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "bora/inference/v1/inference_service.pb.h"
 #include "coordinator/api_error.h"
 #include "coordinator/model_facts.h"
@@ -19,7 +18,7 @@ namespace bora {
 
 // What a call knows beside its message.
 struct CallFacts {
-  std::string request_id;  // as it is to be reported; see ChooseRequestId
+  std::string request_id;  // as it is to be reported; see MakeRpcRecord
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();
 };
@@ -67,9 +66,6 @@ class RequestValidator {
   // caller to allow.
   std::optional<ApiError> CheckModel(absl::string_view model) const;
 
-  // An upper bound of the bytes of a TokenLogprob message with `n_top` alternatives.
-  int64_t MaxLogprobBytes(int32_t n_top) const;
-
   const ModelFacts& model() const { return model_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
@@ -85,6 +81,8 @@ class RequestValidator {
   // Fills spec->max_tokens and what depends on it.
   std::optional<ApiError> ChooseMaxTokens(const inference::v1::StopOptions& stopping,
                                           RequestSpec* spec) const;
+  // An upper bound of the bytes of a TokenLogprob message with `n_top` alternatives.
+  int64_t MaxLogprobBytes(int32_t n_top) const;
   std::optional<ApiError> CheckAnswerBytes(const ValidatedRequest& request) const;
 
   const ModelFacts& model_;

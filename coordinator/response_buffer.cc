@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "base/check.h"
 #include "coordinator/model_facts.h"
+#include "coordinator/proto_duration.h"
 #include "model/utf8.h"
 
 namespace bora {
@@ -47,11 +47,6 @@ int64_t EntryBytes(const v1::TokenLogprob& entry) {
 bool IsEmpty(const v1::GenerateStreamResponse& message) {
   return message.token_count() == 0 && message.prompt_logprobs().empty() &&
          message.text_delta().empty();
-}
-
-void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
-  out->set_seconds(absl::ToInt64Seconds(duration));
-  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration % absl::Seconds(1))));
 }
 
 }  // namespace

@@ -57,7 +57,6 @@ class ResponseBuffer {
   // About how many bytes wait to be sent, beside the echoed prompt.
   int64_t n_pending_bytes() const { return n_pending_bytes_; }
   bool any_token() const { return n_tokens_ > 0; }
-  int64_t n_tokens() const { return n_tokens_; }
 
  private:
   // Moves the next token's ids and log-probabilities to the message. False, and nothing is moved,

@@ -260,8 +260,12 @@ TEST(GenerateTest, CancelOfAWholeAnswerReachesTheEngine) {
 TEST(GenerateTest, DeadlineCancelsInTheEngine) {
   TestServer server(FakeEngine::Mode::kByHand);
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  // Long enough for the request to arrive on a busy machine under sanitizers.
+  ASSERT_TRUE(server.channel->WaitForConnected(std::chrono::system_clock::now() +
+                                               std::chrono::seconds(20)));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   auto reader = server.stub->GenerateStream(&context, StreamRequest());
+  server.engine.WaitForRequest(1);
   v1::GenerateStreamResponse message;
   EXPECT_FALSE(reader->Read(&message));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);

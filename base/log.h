@@ -50,7 +50,7 @@ inline void LogError(absl::string_view message, LogFields fields = {}) {
   Log(LogLevel::kError, message, fields);
 }
 
-// The text as a JSON string literal with quotes; bytes that are not UTF-8 become \u00XX.
+// The text as a JSON string literal with quotes, in ASCII: each byte beyond it becomes \u00XX.
 std::string JsonQuote(absl::string_view text);
 
 }  // namespace bora

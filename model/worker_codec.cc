@@ -249,6 +249,11 @@ absl::StatusOr<std::vector<SampledToken>> Read(const pb::SampledTokens& proto) {
     }
     top_begin += top_count;
   }
+  if (top_begin != proto.top_token_id_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step result: ", proto.top_token_id_size() - top_begin,
+                     " alternatives that belong to no token"));
+  }
   return tokens;
 }
 

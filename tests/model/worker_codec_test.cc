@@ -1,0 +1,321 @@
+// Every message survives the wire, and what does not fit together is refused.
+#include "model/worker_codec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+namespace bora {
+namespace {
+
+namespace pb = worker::v1alpha1;
+using ::testing::HasSubstr;
+
+// Through the bytes that travel.
+template <typename Proto, typename Message>
+auto OverTheWire(const Message& message) {
+  Proto sent;
+  sent.mutable_heartbeat();  // ToProto clears what was there
+  ToProto(message, &sent);
+  Proto received;
+  EXPECT_TRUE(received.ParseFromString(sent.SerializeAsString()));
+  return FromProto(received);
+}
+
+template <typename T>
+T FromWorker(const T& message) {
+  const auto received = OverTheWire<pb::WorkerMessage>(WorkerMessage(message));
+  EXPECT_TRUE(received.ok()) << received.status();
+  EXPECT_TRUE(received.ok() && std::holds_alternative<T>(*received));
+  return std::get<T>(*received);
+}
+
+template <typename T>
+T FromCoordinator(const T& message) {
+  const auto received = OverTheWire<pb::CoordinatorMessage>(CoordinatorMessage(message));
+  EXPECT_TRUE(received.ok()) << received.status();
+  EXPECT_TRUE(received.ok() && std::holds_alternative<T>(*received));
+  return std::get<T>(*received);
+}
+
+template <typename Proto>
+void ExpectRefused(const Proto& proto, const std::string& message) {
+  const auto received = FromProto(proto);
+  ASSERT_FALSE(received.ok());
+  EXPECT_EQ(received.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(received.status().message()), HasSubstr(message));
+}
+
+LoadModel SomeLoad() {
+  return {.model_path = "/models/m",
+          .dummy_weights = true,
+          .dummy_seed = std::numeric_limits<uint64_t>::max(),
+          .dtype = "bfloat16",
+          .tensor_parallel_size = 2,
+          .layers_per_stage = {17, 15},
+          .stage = 1,
+          .tensor_rank = 1,
+          .max_model_len = 4096};
+}
+
+LoadedModel SomeLoaded() {
+  return {.load = SomeLoad(),
+          .fingerprint = "abc",
+          .weight_bytes = int64_t{1} << 40,
+          .kv_block_bytes = 65536,
+          .max_blocks = int64_t{1} << 33};
+}
+
+// Every field of a plan differs from its default somewhere.
+StepPlan SomePlan() {
+  StepPlan plan;
+  plan.epoch = int64_t{1} << 41;
+  plan.step_id = 12;
+  plan.closed = {3, 0};
+  SlotOpen open;
+  open.slot = 3;
+  open.n_prompt_tokens = 2;
+  open.n_generated_tokens = 1;
+  open.sampling = {.temperature = 0.1f,
+                   .top_p = 0.9f,
+                   .top_k = 40,
+                   .min_p = 0.05f,
+                   .seed = std::numeric_limits<uint64_t>::max(),
+                   .n_logprobs = 20,
+                   .n_prompt_logprobs = 0,
+                   .min_tokens = 3,
+                   .stop_token_ids = {2, 7}};
+  plan.opened = {open, SlotOpen{.slot = 0, .n_prompt_tokens = 1}};
+  plan.grants = {{3, 0, 9}, {0, 0, 4}};
+  plan.rows = {{.slot = 1, .position = 8, .n_tokens = 1, .use_last_sampled = true, .sample = true},
+               {.slot = 3, .position = 0, .n_tokens = 2, .token_begin = 0, .prompt_logprobs = true},
+               {.slot = 0, .position = 0, .n_tokens = 1, .token_begin = 2, .sample = true}};
+  plan.tokens = {5, 0, 31999};
+  plan.next_tokens = {-1, 0, -1};
+  return plan;
+}
+
+StepResult SomeResult() {
+  StepResult result;
+  result.epoch = 9;
+  result.step_id = 1;
+  result.sampled = {{.slot = 1,
+                     .position = 9,
+                     .token_id = 0,
+                     .logprob = -0.5f,
+                     .rank = 2,
+                     .top = {{17, -0.25f}, {0, -0.5f}}},
+                    {.slot = 0, .position = 1, .token_id = -1, .non_finite = true},
+                    {.slot = 2,
+                     .position = 5,
+                     .token_id = 31999,
+                     .logprob = -std::numeric_limits<float>::infinity(),
+                     .rank = 32000,
+                     .top = {{1, -0.0f}}}};
+  result.prompt_logprobs = {{.slot = 3, .position = 1, .token_id = 4, .logprob = -3, .rank = 1}};
+  result.compute_us = 1234;
+  return result;
+}
+
+TEST(WorkerCodecTest, CarriesHello) {
+  Hello hello;
+  hello.credential = std::string("\0secret", 7);
+  hello.build_id = "0.1.0-abc";
+  hello.host = "node-1";
+  hello.pid = 4711;
+  hello.device = "cpu";
+  hello.endpoint = {"host id", "10.0.0.1:4000", "bora-7"};
+  hello.memory_bytes = int64_t{1} << 36;
+  Hello received = FromWorker(hello);
+  EXPECT_EQ(received.credential, hello.credential);
+  EXPECT_EQ(received.build_id, hello.build_id);
+  EXPECT_EQ(received.host, hello.host);
+  EXPECT_EQ(received.pid, hello.pid);
+  EXPECT_EQ(received.device, hello.device);
+  EXPECT_EQ(received.endpoint, hello.endpoint);
+  EXPECT_EQ(received.memory_bytes, hello.memory_bytes);
+  EXPECT_FALSE(received.loaded.has_value());
+  hello.loaded = SomeLoaded();
+  EXPECT_EQ(FromWorker(hello).loaded, hello.loaded);
+}
+
+TEST(WorkerCodecTest, CarriesHeartbeatsAndProgress) {
+  EXPECT_EQ(FromWorker(Heartbeat{5, 6}).step_count, 5);
+  EXPECT_EQ(FromWorker(Heartbeat{5, 6}).step_busy_us, 6);
+  EXPECT_EQ(FromWorker(LoadProgress{1, int64_t{1} << 40}).loaded_bytes, 1);
+  EXPECT_EQ(FromWorker(LoadProgress{1, int64_t{1} << 40}).total_bytes, int64_t{1} << 40);
+  FromCoordinator(Heartbeat{});
+}
+
+TEST(WorkerCodecTest, CarriesLoadResults) {
+  const LoadResult good = FromWorker(LoadResult{absl::OkStatus(), SomeLoaded()});
+  EXPECT_TRUE(good.status.ok());
+  EXPECT_EQ(good.loaded, SomeLoaded());
+  const LoadResult bad = FromWorker(LoadResult{absl::NotFoundError("no file"), {}});
+  EXPECT_EQ(bad.status, absl::NotFoundError("no file"));
+}
+
+TEST(WorkerCodecTest, CarriesJoinResultsAndFailures) {
+  const JoinResult join = FromWorker(JoinResult{8, absl::UnavailableError("port")});
+  EXPECT_EQ(join.epoch, 8);
+  EXPECT_EQ(join.status, absl::UnavailableError("port"));
+  EXPECT_TRUE(FromWorker(JoinResult{8, absl::OkStatus()}).status.ok());
+  const StepFailed failed = FromWorker(StepFailed{8, absl::AbortedError("peer")});
+  EXPECT_EQ(failed.epoch, 8);
+  EXPECT_EQ(failed.status, absl::AbortedError("peer"));
+}
+
+TEST(WorkerCodecTest, CarriesStepResults) {
+  EXPECT_EQ(FromWorker(SomeResult()), SomeResult());
+  EXPECT_EQ(FromWorker(StepResult{}), StepResult{});
+}
+
+TEST(WorkerCodecTest, CarriesWhatTheCoordinatorSaysAboutGroups) {
+  const Welcome welcome = FromCoordinator(Welcome{3, 250, 1500});
+  EXPECT_EQ(welcome.worker_id, 3);
+  EXPECT_EQ(welcome.heartbeat_interval_ms, 250);
+  EXPECT_EQ(welcome.heartbeat_timeout_ms, 1500);
+  EXPECT_EQ(FromCoordinator(SomeLoad()), SomeLoad());
+  JoinGroup join;
+  join.epoch = 77;
+  join.secret = std::string(32, '\xff');
+  join.ranks = {{"a", "a:1", "u1"}, {"b", "b:2", ""}};
+  join.limits = {.max_num_seqs = 1,
+                 .max_num_batched_tokens = 2,
+                 .max_model_len = 3,
+                 .block_size = 4,
+                 .n_blocks = 5,
+                 .vocab_size = 6};
+  join.timeout_ms = 10000;
+  const JoinGroup received = FromCoordinator(join);
+  EXPECT_EQ(received.epoch, join.epoch);
+  EXPECT_EQ(received.secret, join.secret);
+  EXPECT_EQ(received.ranks, join.ranks);
+  EXPECT_EQ(received.limits, join.limits);
+  EXPECT_EQ(received.timeout_ms, join.timeout_ms);
+  EXPECT_EQ(FromCoordinator(LeaveGroup{4, "why"}).reason, "why");
+  EXPECT_EQ(FromCoordinator(LeaveGroup{4, "why"}).epoch, 4);
+  EXPECT_EQ(FromCoordinator(Shutdown{"bye"}).reason, "bye");
+}
+
+TEST(WorkerCodecTest, CarriesPlans) {
+  EXPECT_EQ(FromCoordinator(SomePlan()), SomePlan());
+  EXPECT_EQ(FromCoordinator(StepPlan{}), StepPlan{});
+}
+
+// The largest message that is sent again and again.
+TEST(WorkerCodecTest, ADecodeRowTakesAFewBytes) {
+  StepPlan plan;
+  for (int32_t slot = 0; slot < 256; ++slot) {
+    plan.rows.push_back(
+        {.slot = slot, .position = 16000, .n_tokens = 1, .use_last_sampled = true, .sample = true});
+  }
+  pb::CoordinatorMessage proto;
+  ToProto(CoordinatorMessage(plan), &proto);
+  // Slot 1 or 2 bytes, position 3, n_tokens and flags 1 each.
+  EXPECT_LE(proto.ByteSizeLong(), 256 * 7 + 32);
+}
+
+TEST(WorkerCodecTest, RefusesMessagesWithoutContent) {
+  ExpectRefused(pb::WorkerMessage(), "without content");
+  ExpectRefused(pb::CoordinatorMessage(), "without content");
+}
+
+TEST(WorkerCodecTest, TurnsUnknownStatusCodesIntoUnknown) {
+  pb::WorkerMessage proto;
+  for (const int32_t code : {-1, 17, std::numeric_limits<int32_t>::max()}) {
+    proto.mutable_join_result()->set_status_code(code);
+    proto.mutable_join_result()->set_error("what");
+    const auto received = FromProto(proto);
+    ASSERT_TRUE(received.ok());
+    EXPECT_EQ(std::get<JoinResult>(*received).status, absl::UnknownError("what"));
+  }
+}
+
+class PlanCodecTest : public testing::Test {
+ protected:
+  PlanCodecTest() { ToProto(CoordinatorMessage(SomePlan()), &proto_); }
+  pb::StepPlan* plan() { return proto_.mutable_step_plan(); }
+  pb::CoordinatorMessage proto_;
+};
+
+TEST_F(PlanCodecTest, RefusesListsThatAreNotMultiples) {
+  plan()->add_grants(1);
+  ExpectRefused(proto_, "7 integers of grants and 12 of rows, expected multiples of 3 and 4");
+  plan()->mutable_grants()->RemoveLast();
+  plan()->mutable_rows()->RemoveLast();
+  ExpectRefused(proto_, "6 integers of grants and 11 of rows");
+}
+
+TEST_F(PlanCodecTest, RefusesUnknownFlags) {
+  plan()->set_rows(3, 8);
+  ExpectRefused(proto_, "row 0 has flags 8");
+  plan()->set_rows(3, -1);
+  ExpectRefused(proto_, "row 0 has flags -1");
+}
+
+TEST_F(PlanCodecTest, RefusesRowsOfMoreTokensThanThereAre) {
+  plan()->set_rows(6, std::numeric_limits<int32_t>::max());
+  ExpectRefused(proto_, "row 1 of 2147483647 tokens, the plan has 3");
+  plan()->set_rows(6, 0);
+  ExpectRefused(proto_, "row 1 of 0 tokens");
+  plan()->set_rows(6, -5);
+  ExpectRefused(proto_, "row 1 of -5 tokens");
+}
+
+TEST_F(PlanCodecTest, RefusesNegativeNextTokens) {
+  plan()->set_next_tokens_plus_1(1, std::numeric_limits<int32_t>::min());
+  ExpectRefused(proto_, "next token -2147483649");
+}
+
+class ResultCodecTest : public testing::Test {
+ protected:
+  ResultCodecTest() { ToProto(WorkerMessage(SomeResult()), &proto_); }
+  pb::SampledTokens* sampled() { return proto_.mutable_step_result()->mutable_sampled(); }
+  pb::WorkerMessage proto_;
+};
+
+TEST_F(ResultCodecTest, RefusesListsOfDifferentLengths) {
+  const auto refuse = [this](auto* list) {
+    const auto last = list->Get(list->size() - 1);
+    list->RemoveLast();
+    ExpectRefused(proto_, "lists of sampled tokens differ in length");
+    list->Add(last);
+  };
+  refuse(sampled()->mutable_slot());
+  refuse(sampled()->mutable_position());
+  refuse(sampled()->mutable_token_id_plus_1());
+  refuse(sampled()->mutable_logprob());
+  refuse(sampled()->mutable_rank());
+  refuse(sampled()->mutable_non_finite());
+  refuse(sampled()->mutable_top_count());
+  refuse(sampled()->mutable_top_token_id());
+  refuse(sampled()->mutable_top_logprob());
+  EXPECT_TRUE(FromProto(proto_).ok());
+  proto_.mutable_step_result()->mutable_prompt_logprobs()->add_slot(1);
+  ExpectRefused(proto_, "lists of sampled tokens differ in length");
+}
+
+TEST_F(ResultCodecTest, RefusesMoreAlternativesThanThereAre) {
+  sampled()->set_top_count(2, 2);
+  ExpectRefused(proto_, "token 2 has 2 alternatives of 1 that are left");
+  sampled()->set_top_count(2, -1);
+  ExpectRefused(proto_, "token 2 has -1 alternatives");
+}
+
+TEST_F(ResultCodecTest, RefusesAlternativesThatBelongToNobody) {
+  sampled()->set_top_count(2, 0);
+  ExpectRefused(proto_, "1 alternatives that belong to no token");
+}
+
+TEST_F(ResultCodecTest, RefusesNegativeTokens) {
+  sampled()->set_token_id_plus_1(0, -1);
+  ExpectRefused(proto_, "negative token id");
+}
+
+}  // namespace
+}  // namespace bora

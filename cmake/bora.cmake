@@ -13,7 +13,9 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
 
 find_program(BORA_CCACHE ccache)
 if(BORA_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${BORA_CCACHE})
+  # Paths below the source are relative in its hashes, so that another checkout finds the same results.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
+                                  CCACHE_NOHASHDIR=1 ${BORA_CCACHE})
 endif()
 find_program(BORA_MOLD mold)
 if(BORA_MOLD)

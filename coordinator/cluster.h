@@ -43,7 +43,7 @@ struct ClusterOptions {
   int64_t kv_cache_bytes_max = int64_t{1} << 30;  // per worker
   // Of the checkpoint; empty: the first worker's counts.
   std::string fingerprint;
-  absl::Duration heartbeat_interval = absl::Milliseconds(250);
+  absl::Duration heartbeat_interval = absl::Milliseconds(500);
   absl::Duration heartbeat_timeout = absl::Milliseconds(1500);
   absl::Duration join_timeout = absl::Seconds(10);
   // A step that takes longer has hung.

@@ -1,5 +1,6 @@
 // bora-coordinator: the process that clients and workers connect to. Wires flags, engine and
 // listeners together.
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -222,6 +223,11 @@ int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // It would print a line that is not JSON for every string of a client that is not UTF-8.
+  google::protobuf::SetLogHandler(
+      [](google::protobuf::LogLevel, const char*, int, const std::string& message) {
+        bora::Log(bora::LogLevel::kDebug, message);
+      });
   const int exit_code = bora::Run();
   std::fflush(nullptr);
   // The second-signal thread still waits: leave without running destructors under it.

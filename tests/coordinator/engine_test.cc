@@ -246,9 +246,13 @@ class EngineStateTest : public EngineTest, public testing::WithParamInterface<St
   Submitted Prepare() {
     EngineOptions options = Options();
     options.cluster.limits.max_num_seqs = 1;
+    options.max_num_queued_reqs = 1;  // whoever is counted for ever keeps all others out
     worker_ = Serve(options);
     worker_->Pause();
-    if (GetParam() == State::kQueued) first_ = Submit(Spec(7, 30));
+    if (GetParam() == State::kQueued) {
+      first_ = Submit(Spec(7, 30));
+      AwaitSnapshot([](const ServerSnapshot& s) { return s.load.n_running == 1; });
+    }
     const Submitted request = Submit(WithTimes(Spec(1, 30)), GetParam() == State::kHeld);
     if (GetParam() == State::kQueued) {
       AwaitSnapshot([](const ServerSnapshot& s) { return s.load.n_waiting == 1; });

@@ -25,6 +25,12 @@ namespace pb = worker::v1alpha1;
 // Large enough for the plan of a full prefill step; the public API bounds what can get into one.
 constexpr int kMaxMessageBytes = 64 << 20;
 
+// From dialling to the coordinator's welcome, as long as the coordinator waits for a hello.
+// Without it a link that is cut in between would be waited for until TCP gives up.
+constexpr int kWelcomeTimeoutMs = 5000;
+// An attempt to connect that hears nothing; gRPC's own limit is 20 s.
+constexpr int kConnectTimeoutMs = 2000;
+
 int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
@@ -33,6 +39,8 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   // Every attempt is a new channel with no memory of earlier ones: this file does the backing off.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Its other meaning: the time that one attempt to connect has.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -94,7 +102,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
     context_ = &context;
     connection_id = ++connection_id_;
     last_heard_us_ = NowUs();
-    heartbeat_timeout_ms_ = 0;
+    heartbeat_timeout_ms_ = kWelcomeTimeoutMs;
   }
   stream = stub->Attach(&context);
   pb::WorkerMessage hello;

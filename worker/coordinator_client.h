@@ -58,7 +58,7 @@ class CoordinatorClient {
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> last_heard_us_{0};
   std::atomic<int32_t> heartbeat_interval_ms_{250};
-  std::atomic<int32_t> heartbeat_timeout_ms_{0};  // 0 = not welcome yet
+  std::atomic<int32_t> heartbeat_timeout_ms_{0};  // 0 = not connected
 
   mutable absl::Mutex mutex_;
   int64_t connection_id_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -4,21 +4,28 @@ Limits that the tests assert: NOT_SERVING within 2 s of the fault; every open ca
 within 3 s after that; survivors keep process and weights; the next group has a larger epoch and gives the same bytes.
 """
 
+import json
 import os
+import queue
 import shutil
 import signal
 import tempfile
 import time
 import unittest
+from concurrent import futures
+
+import grpc
 
 from bora_e2e import Cluster, wait_until
 from bora.inference.v1 import model_service_pb2 as model_service
+from bora.worker.v1alpha1 import worker_service_pb2 as worker_pb
 from parallel_util import OpenStream, answer_bytes, open_streams, small_checkpoint
 
 DETECTION_S = 2
 END_OF_CALLS_S = 3
 N_STREAMS = 6
 SPARE = model_service.WORKER_STATE_SPARE
+LOADING = model_service.WORKER_STATE_LOADING
 
 
 def n_threads(process):
@@ -27,6 +34,14 @@ def n_threads(process):
 
 def n_loads(worker):
     return worker.log().count('"message":"weights loaded"')
+
+
+def attach(channel, messages):
+    """The worker stream; it stays open as long as `messages` does."""
+    return channel.stream_stream(
+        "/bora.worker.v1alpha1.WorkerService/Attach",
+        request_serializer=lambda m: m.SerializeToString(),
+        response_deserializer=worker_pb.CoordinatorMessage.FromString)(messages, timeout=30)
 
 
 class FailureTestCase(unittest.TestCase):
@@ -143,27 +158,74 @@ class WorkerLossTest(FailureTestCase):
             self.assertEqual((stream.code, stream.n_tokens), ("OK", 500))
             self.assertEqual(cluster.stub.info().epoch, epoch)
 
-    def test_worker_killed_before_the_group_serves(self):
-        with self.cluster(start_workers=False) as cluster:
-            workers = [cluster.start_worker() for _ in range(4)]
-            for message in ["attached", "weights loaded"]:
-                victim = workers.pop()
-                wait_until(lambda: message in victim.log(), 30, message)
-                victim.kill()
-                workers.append(cluster.start_worker())
-            # Frozen while the others join: they wait for it, and it is found out by its heartbeats.
+    def test_worker_killed_while_loading(self):
+        # Made-up weights of this size take about a second each; a checkpoint would be loaded too fast to tell.
+        model = os.path.join(self.directory, "large")
+        shutil.copytree(self.model, model)
+        path = os.path.join(model, "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config.update(hidden_size=512, intermediate_size=8192)
+        with open(path, "w") as file:
+            json.dump(config, file)
+        with Cluster(model=model, tp=2, pp=1, worker_flags=["--threads=1"], start_workers=False,
+                     coordinator_flags=["--load-format=dummy"]) as cluster:
+            victim = cluster.start_worker()
+            wait_until(lambda: [w.state for w in cluster.stub.info().workers] == [LOADING], 30, "loading")
+            victim.kill()
+            self.assertEqual(n_loads(victim), 0, "it was too late to kill it while it loads")
+            wait_until(lambda: not cluster.stub.info().workers, DETECTION_S, "the coordinator has noticed")
+            for _ in range(2):
+                cluster.start_worker()
             cluster.wait_serving(60)
+            self.assertEqual(len(answer_bytes(cluster.stub)), 2)
+
+    def test_worker_lost_while_joining(self):
+        with self.cluster(tp=2, pp=1) as cluster:
             answers = answer_bytes(cluster.stub)
-            cluster.workers[0].kill()
+            epoch = cluster.stub.info().epoch
+            cluster.workers[1].kill()
             cluster.wait_not_serving(5)
-            late = cluster.start_worker()
-            wait_until(lambda: "weights loaded" in late.log(), 30, "weights loaded")
-            late.signal(signal.SIGSTOP)
-            time.sleep(DETECTION_S)
-            late.kill()
+            impostor = self.join_and_vanish(cluster)
+            self.assertGreater(impostor.epoch, epoch)
             cluster.start_worker()
-            cluster.wait_serving(60)
-            self.assertEqual(answer_bytes(cluster.stub), answers)
+            self.check_healed(cluster, cluster.workers[:1], answers, impostor.epoch, "a loss while joining")
+
+    def join_and_vanish(self, cluster):
+        """A worker of the right build that loads, is told to join, and is gone; returns its JoinGroup."""
+        with open(cluster.credential) as file:
+            hello = worker_pb.Hello(credential=file.read().strip(), host="vanishing", device="cpu",
+                                    build_id=self.build_id(cluster))
+        hello.endpoint.host_id, hello.endpoint.tcp_address = "vanishing", "127.0.0.1:1"
+        outgoing = queue.Queue()
+        outgoing.put(worker_pb.WorkerMessage(hello=hello))
+        with grpc.insecure_channel(f"127.0.0.1:{cluster.worker_port}") as channel:
+            call = attach(channel, iter(outgoing.get, None))
+            for message in call:
+                if message.HasField("load_model"):
+                    result = worker_pb.LoadResult()
+                    result.loaded.load.CopyFrom(message.load_model)
+                    result.loaded.fingerprint = cluster.stub.list_models(
+                        model_service.ListModelsRequest()).models[0].weights_digest
+                    result.loaded.kv_block_bytes, result.loaded.max_blocks = 1024, 1 << 20
+                    outgoing.put(worker_pb.WorkerMessage(load_result=result))
+                elif message.HasField("join_group"):
+                    call.cancel()
+                    outgoing.put(None)
+                    return message.join_group
+        raise AssertionError("the coordinator ended the stream")
+
+    def build_id(self, cluster):
+        """The coordinator's build, as it names it to a worker of another."""
+        with open(cluster.credential) as file:
+            hello = worker_pb.Hello(credential=file.read().strip(), host="other", build_id="another")
+        outgoing = queue.Queue()
+        outgoing.put(worker_pb.WorkerMessage(hello=hello))
+        with grpc.insecure_channel(f"127.0.0.1:{cluster.worker_port}") as channel:
+            with self.assertRaises(grpc.RpcError) as raised:
+                list(attach(channel, iter(outgoing.get, None)))
+            outgoing.put(None)
+        return raised.exception.details().rsplit("coordinator is build ", 1)[1]
 
     def test_all_workers_killed_at_once(self):
         with self.cluster() as cluster:
@@ -224,6 +286,30 @@ class CoordinatorLossTest(FailureTestCase):
             # Nobody has changed places, or weights would have been loaded again.
             self.assertTrue(all('"has_weights":true' in line for line in cluster.coordinator.log().splitlines()
                                 if "worker attached" in line))
+
+    def test_coordinator_that_never_welcomes_is_given_up(self):
+        # As after a link is cut between hello and welcome: the connection stands and nothing ever comes.
+        attach_times = []
+
+        def attach(messages, context):
+            attach_times.append(time.monotonic())
+            for _ in messages:
+                pass
+            yield from ()
+
+        handler = grpc.method_handlers_generic_handler("bora.worker.v1alpha1.WorkerService", {
+            "Attach": grpc.stream_stream_rpc_method_handler(attach)})
+        server = grpc.server(futures.ThreadPoolExecutor(8))
+        server.add_generic_rpc_handlers((handler,))
+        with Cluster(model=self.model, start_workers=False) as cluster:
+            cluster.worker_port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            self.addCleanup(server.stop, None)
+            cluster.start_worker()
+            wait_until(lambda: len(attach_times) >= 2, 15, "a second attempt")
+            waited_s = attach_times[1] - attach_times[0]
+            print(f"no welcome: dialled again after {waited_s:.2f} s")
+            self.assertLess(waited_s, 8)
 
     def test_stopped_coordinator_goes_on_where_it_was(self):
         with self.cluster() as cluster:

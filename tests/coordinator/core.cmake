@@ -5,4 +5,4 @@ bora_test(
   DEPS bora_scheduler
   LABEL unit)
 bora_test(cluster_test SRCS cluster_test.cc DEPS bora_cluster LABEL unit)
-bora_test(coordinator_engine_test SRCS engine_test.cc DEPS bora_engine LABEL unit TIMEOUT 300)
+bora_test(coordinator_engine_test SRCS engine_state_test.cc engine_test.cc DEPS bora_engine LABEL unit TIMEOUT 300)

@@ -1,12 +1,15 @@
 // What the engine's tests stand on: workers inside the process that answer plans from a script, an
-// observer that notes what it hears, and an engine with both.
+// observer that notes what it hears, and a fixture with an engine and both.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -209,6 +212,143 @@ class NotingRequestObserver final : public RequestObserver {
   int32_t n_prompt_logprobs_ ABSL_GUARDED_BY(mutex_) = 0;
   FinishInfo finish_ ABSL_GUARDED_BY(mutex_);
   ApiError error_ ABSL_GUARDED_BY(mutex_);
+};
+
+inline constexpr int32_t kPromptTokens = 3;
+inline constexpr int32_t kEos = 2;
+inline constexpr int32_t kA = kFirstTextId;
+inline constexpr int32_t kB = kFirstTextId + 1;
+inline constexpr int32_t kC = kFirstTextId + 2;
+
+// Token i of the completion of a request with this seed: 'a', 'b' or 'c', but for the seeds below.
+inline constexpr uint64_t kEosSeed = 1000001;        // ends with the fourth token
+inline constexpr uint64_t kNonFiniteSeed = 1000002;  // fails at the third
+
+inline int32_t ScriptedTokenId(uint64_t seed, int32_t i) {
+  return kFirstTextId + static_cast<int32_t>((seed + i) % 3);
+}
+
+inline SampledToken ScriptedToken(const SamplingParams& sampling, int32_t position) {
+  const int32_t i = position - kPromptTokens;
+  SampledToken token;
+  token.token_id = ScriptedTokenId(sampling.seed, i);
+  if (sampling.seed == kEosSeed && i == 3) token.token_id = kEos;
+  if (sampling.seed == kNonFiniteSeed && i == 2) {
+    token.token_id = -1;
+    token.non_finite = true;
+  }
+  return token;
+}
+
+inline EngineOptions TestEngineOptions(int32_t n_stages = 1) {
+  EngineOptions options;
+  options.cluster.build_id = "b1";
+  options.cluster.credential = "secret";
+  options.cluster.load.layers_per_stage.assign(n_stages, 1);
+  options.cluster.load.max_model_len = 64;
+  options.cluster.limits = {.max_num_seqs = 4,
+                            .max_num_batched_tokens = 16,
+                            .max_model_len = 64,
+                            .block_size = 4,
+                            .n_blocks = 0,
+                            .vocab_size = 1000};
+  return options;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  ~EngineTest() override {
+    if (engine_ != nullptr) engine_->Stop();
+  }
+
+  void Make(EngineOptions options) {
+    n_stages_ = static_cast<int32_t>(options.cluster.load.layers_per_stage.size());
+    engine_ = std::make_unique<Engine>(std::move(options), tokenizer_, [this](bool serving) {
+      absl::MutexLock lock(&mutex_);
+      serving_ = serving;
+    });
+    engine_->Start();
+  }
+  std::shared_ptr<ScriptedWorker> Attach() {
+    auto worker = std::make_shared<ScriptedWorker>(engine_.get(), ScriptedToken);
+    engine_->OnWorkerAttached(worker, FakeHello("a"));
+    return worker;
+  }
+  void AwaitServing(bool serving) {
+    absl::MutexLock lock(&mutex_);
+    const auto as_wanted = [&] { return serving_ == serving; };
+    CHECK(mutex_.AwaitWithTimeout(absl::Condition(&as_wanted), kPatience)) << serving;
+  }
+  // An engine that serves with one worker for each stage; the last one answers.
+  std::shared_ptr<ScriptedWorker> Serve(EngineOptions options = TestEngineOptions()) {
+    Make(std::move(options));
+    std::shared_ptr<ScriptedWorker> last;
+    for (int32_t stage = 0; stage < n_stages_; ++stage) last = Attach();
+    AwaitServing(true);
+    return last;
+  }
+
+  static RequestSpec Spec(uint64_t seed, int32_t max_tokens) {
+    RequestSpec spec;
+    spec.prompt_tokens.assign(kPromptTokens, kA);
+    spec.sampling.seed = seed;
+    spec.max_tokens = max_tokens;
+    spec.arrival = absl::Now();
+    return spec;
+  }
+  struct Submitted {
+    uint64_t handle = 0;
+    std::shared_ptr<NotingRequestObserver> observer;
+  };
+  Submitted Submit(RequestSpec spec, bool slow = false) {
+    Submitted submitted;
+    submitted.observer = std::make_shared<NotingRequestObserver>();
+    submitted.observer->set_slow(slow);
+    auto result = engine_->Submit(std::move(spec), submitted.observer);
+    CHECK(std::holds_alternative<uint64_t>(result)) << std::get<ApiError>(result).message;
+    submitted.handle = std::get<uint64_t>(result);
+    return submitted;
+  }
+  ApiError ExpectRefused(RequestSpec spec) {
+    auto observer = std::make_shared<NotingRequestObserver>();
+    auto result = engine_->Submit(std::move(spec), observer);
+    if (!std::holds_alternative<ApiError>(result)) {
+      ADD_FAILURE() << "accepted";
+      return {};
+    }
+    EXPECT_FALSE(observer->ended());
+    return std::get<ApiError>(result);
+  }
+
+  // Waits for a snapshot that fits; they are made every 125 ms.
+  template <typename Predicate>
+  ServerSnapshot AwaitSnapshot(Predicate predicate) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (true) {
+      ServerSnapshot snapshot = engine_->Snapshot();
+      if (predicate(snapshot)) return snapshot;
+      CHECK(absl::Now() < deadline)
+          << "running " << snapshot.load.n_running << ", waiting " << snapshot.load.n_waiting
+          << ", blocks reserved " << snapshot.load.n_blocks_reserved;
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+  // Nothing of any request is left, and a new one is served.
+  void ExpectIdle() {
+    const ServerSnapshot snapshot = AwaitSnapshot([](const ServerSnapshot& s) {
+      return s.load.n_running == 0 && s.load.n_waiting == 0 && s.load.n_steps_in_flight == 0;
+    });
+    EXPECT_EQ(snapshot.load.n_waiting_prompt_tokens, 0);
+    EXPECT_EQ(snapshot.load.n_blocks_used, 0);
+    EXPECT_EQ(snapshot.load.n_blocks_reserved, 0);
+    EXPECT_EQ(Submit(Spec(3, 2)).observer->finish().kind, FinishKind::kMaxTokens);
+  }
+
+  const Tokenizer tokenizer_ = MakeTestTokenizer();
+  absl::Mutex mutex_;
+  bool serving_ ABSL_GUARDED_BY(mutex_) = false;
+  int32_t n_stages_ = 1;
+  std::unique_ptr<Engine> engine_;
 };
 
 }  // namespace bora

@@ -164,6 +164,8 @@ int Fail(const absl::Status& status, int exit_code) {
 int Run() {
   const absl::StatusOr<ServerFlags> flags = ReadFlags();
   if (!flags.ok()) return Fail(flags.status(), kExitUsage);
+  const absl::Status listen = Annotate(CheckListenAddress(PublicOptions()), "--listen");
+  if (!listen.ok()) return Fail(listen, kExitUsage);
   const absl::Status worker_listen = CheckWorkerListen(flags->worker_credential);
   if (!worker_listen.ok()) return Fail(worker_listen, kExitUsage);
   const absl::StatusOr<ServerConfig> config = MakeServerConfig(*flags);

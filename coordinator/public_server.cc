@@ -14,6 +14,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/host_port.h"
+#include "base/status_macros.h"
 
 namespace bora {
 namespace {
@@ -64,6 +66,8 @@ void SetLimits(grpc::ServerBuilder* builder) {
 }  // namespace
 
 absl::Status CheckListenAddress(const PublicServerOptions& options) {
+  RETURN_IF_ERROR(
+      Annotate(CheckHostPort(options.listen_address, /*min_port=*/0), "listen address"));
   if (options.insecure_listen || IsLoopback(options.listen_address)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("listen address ", options.listen_address,

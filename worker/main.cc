@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/build_info.h"
 #include "base/flag_names.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/device_list.h"
@@ -48,6 +49,9 @@ constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitRefused = 3;
 
+// More than the CPUs of any host; each costs a stack.
+constexpr int kMaxThreads = 1024;
+
 absl::StatusOr<std::string> ReadCredential() {
   const std::string path = absl::GetFlag(FLAGS_credential_file);
   if (path.empty()) {
@@ -67,14 +71,27 @@ std::string HostName() {
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
 }
 
+absl::Status CheckFlags() {
+  const std::string device = absl::GetFlag(FLAGS_device);
+  if (device != "auto" && device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device=", device, ": this build has auto and cpu"));
+  }
+  const int n_threads = absl::GetFlag(FLAGS_threads);
+  if (n_threads < 0 || n_threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads=", n_threads, " is not in [0, ", kMaxThreads, "]"));
+  }
+  return Annotate(CheckHostPort(absl::GetFlag(FLAGS_coordinator), /*min_port=*/1), "--coordinator");
+}
+
 int Run() {
   if (absl::GetFlag(FLAGS_list_devices)) {
     for (const std::string& line : ListDevices()) std::printf("%s\n", line.c_str());
     return 0;
   }
-  const std::string device = absl::GetFlag(FLAGS_device);
-  if (device != "auto" && device != "cpu") {
-    std::fprintf(stderr, "bora-worker: --device=%s: this build has auto and cpu\n", device.c_str());
+  if (const absl::Status status = CheckFlags(); !status.ok()) {
+    std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
   const absl::StatusOr<std::string> credential = ReadCredential();

@@ -5,3 +5,4 @@ bora_python_test(e2e_cancellation SCRIPT cancellation_test.py LABEL e2e TIMEOUT 
 bora_python_test(e2e_cli SCRIPT cli_test.py LABEL e2e TIMEOUT 300)
 bora_python_test(e2e_local_sh SCRIPT local_sh_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_heldout SCRIPT heldout_test.py LABEL e2e TIMEOUT 600)
+bora_python_test(e2e_bad_model SCRIPT bad_model_test.py LABEL e2e TIMEOUT 600)

@@ -70,6 +70,10 @@ function(bora_binary name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+  if(BORA_SANITIZE)
+    # Tests of sanitizer builds do not run programs; ask for one by name.
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL TRUE)
+  endif()
   bora_warnings(${name})
 endfunction()
 
@@ -95,8 +99,12 @@ function(bora_test name)
 endfunction()
 
 # bora_python_test(NAME SCRIPT x.py LABEL e2e [TIMEOUT s] [ARGS ...]): runs a Python script as a test,
-# with BORA_BINARY_DIR and BORA_SOURCE_DIR in its environment. Exit code 77 means skipped.
+# with BORA_BINARY_DIR and BORA_SOURCE_DIR in its environment. Exit code 77 means skipped. Not in sanitizer
+# builds: what such scripts run are the programs of the release build.
 function(bora_python_test name)
+  if(BORA_SANITIZE)
+    return()
+  endif()
   cmake_parse_arguments(ARG "" "SCRIPT;LABEL;TIMEOUT" "ARGS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)

@@ -29,7 +29,6 @@ inline constexpr char kQueueFull[] = "QUEUE_FULL";
 inline constexpr char kNotReady[] = "NOT_READY";
 inline constexpr char kDraining[] = "DRAINING";
 inline constexpr char kWorkerLost[] = "WORKER_LOST";
-inline constexpr char kWorkerLostMidStream[] = "WORKER_LOST_MID_STREAM";
 inline constexpr char kDeadlineInQueue[] = "DEADLINE_IN_QUEUE";
 inline constexpr char kDeadlineInDecode[] = "DEADLINE_IN_DECODE";
 inline constexpr char kSlowConsumer[] = "SLOW_CONSUMER";

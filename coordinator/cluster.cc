@@ -380,10 +380,6 @@ void Cluster::Broadcast(const StepPlan& plan, absl::Time now) {
 
 void Cluster::BreakGroup(const std::string& reason, absl::Time now) { EndEpoch(reason, now); }
 
-void Cluster::ShutdownAll(const std::string& reason) {
-  for (const auto& worker : workers_) worker->link->Send(Shutdown{reason});
-}
-
 void Cluster::CloseAll(const std::string& reason) {
   for (const auto& worker : workers_) worker->link->Close(absl::UnavailableError(reason));
   workers_.clear();

@@ -78,8 +78,6 @@ class Cluster {
   void Broadcast(const StepPlan& plan, absl::Time now);
   // The group cannot go on (a result that makes no sense): ends the epoch.
   void BreakGroup(const std::string& reason, absl::Time now);
-  // Tells every worker to exit.
-  void ShutdownAll(const std::string& reason);
   // Closes every link; workers keep their weights and wait for a coordinator.
   void CloseAll(const std::string& reason);
 

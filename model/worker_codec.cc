@@ -333,9 +333,6 @@ struct CoordinatorWriter {
     proto->mutable_leave_group()->set_reason(leave.reason);
   }
   void operator()(const StepPlan& plan) const { Write(plan, proto->mutable_step_plan()); }
-  void operator()(const Shutdown& shutdown) const {
-    proto->mutable_shutdown()->set_reason(shutdown.reason);
-  }
 };
 
 Hello Read(const pb::Hello& proto) {
@@ -428,8 +425,6 @@ absl::StatusOr<CoordinatorMessage> FromProto(const pb::CoordinatorMessage& proto
       ASSIGN_OR_RETURN(StepPlan plan, Read(proto.step_plan()));
       return plan;
     }
-    case pb::CoordinatorMessage::kShutdown:
-      return Shutdown{proto.shutdown().reason()};
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
   }

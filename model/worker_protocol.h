@@ -108,11 +108,7 @@ struct LeaveGroup {
   std::string reason;
 };
 
-struct Shutdown {
-  std::string reason;
-};
-
 using CoordinatorMessage =
-    std::variant<Welcome, Heartbeat, LoadModel, JoinGroup, LeaveGroup, StepPlan, Shutdown>;
+    std::variant<Welcome, Heartbeat, LoadModel, JoinGroup, LeaveGroup, StepPlan>;
 
 }  // namespace bora

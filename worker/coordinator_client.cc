@@ -75,7 +75,7 @@ absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
   while (!stopping()) {
     bool was_welcome = false;
     status = Serve(agent, &was_welcome);
-    if (status.ok() || IsFinal(status) || stopping()) break;
+    if (IsFinal(status) || stopping()) break;
     if (was_welcome) delay = options_.retry_delay_min;
     LogWarning("no coordinator", {{"address", options_.address},
                                   {"reason", status.message()},
@@ -108,7 +108,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
   pb::WorkerMessage hello;
   ToProto(WorkerMessage(agent->MakeHello()), &hello);
   const bool said_hello = stream->Write(hello);
-  absl::Status status;
+  absl::Status status = absl::UnavailableError("the stream ended");
   if (said_hello) {
     absl::MutexLock lock(&write_mutex_);
     stream_ = stream.get();
@@ -122,7 +122,6 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
     heartbeat_timeout_ms_ = 0;
   }
   agent->OnDisconnected();
-  const bool was_shut_down = said_hello && status.ok() && *was_welcome;
   // A stream that the coordinator has ended must keep the status that says why.
   if (!absl::IsUnavailable(status)) context.TryCancel();
   const grpc::Status end = stream->Finish();
@@ -130,8 +129,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
     absl::MutexLock lock(&mutex_);
     context_ = nullptr;
   }
-  if (was_shut_down && end.error_code() == grpc::StatusCode::CANCELLED) return absl::OkStatus();
-  if (!status.ok() && !absl::IsUnavailable(status)) return status;
+  if (!absl::IsUnavailable(status)) return status;
   return absl::Status(
       static_cast<absl::StatusCode>(end.ok() ? grpc::StatusCode::UNAVAILABLE : end.error_code()),
       end.ok() ? "the coordinator ended the stream" : end.error_message());
@@ -148,9 +146,6 @@ absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connect
       heartbeat_interval_ms_ = std::clamp(welcome->heartbeat_interval_ms, 10, 10000);
       heartbeat_timeout_ms_ = std::max(welcome->heartbeat_timeout_ms, 100);
       LogInfo("attached", {{"coordinator", options_.address}, {"worker_id", welcome->worker_id}});
-    } else if (const auto* shutdown = std::get_if<Shutdown>(&message)) {
-      LogInfo("told to exit", {{"reason", shutdown->reason}});
-      return absl::OkStatus();
     } else {
       RETURN_IF_ERROR(agent->OnMessage(connection_id, std::move(message)));
     }

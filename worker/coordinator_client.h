@@ -35,9 +35,8 @@ class CoordinatorClient {
   // The agent's SendFunction: writes on the connection if it is still the current one.
   bool Send(int64_t connection_id, const WorkerMessage& message);
 
-  // Connects, serves and reconnects until Stop (then OK), the coordinator says Shutdown (OK), or it
-  // refuses this worker for good: UNAUTHENTICATED or FAILED_PRECONDITION with its reason. Call
-  // once.
+  // Connects, serves and reconnects until Stop (then OK), or until the coordinator refuses this
+  // worker for good: UNAUTHENTICATED or FAILED_PRECONDITION with its reason. Call once.
   absl::Status Run(WorkerAgent* agent);
 
   // Ends Run; only sets a flag and cancels the call. From any thread, not from a signal handler.
@@ -47,7 +46,7 @@ class CoordinatorClient {
   using Stream = grpc::ClientReaderWriter<worker::v1alpha1::WorkerMessage,
                                           worker::v1alpha1::CoordinatorMessage>;
 
-  // One connection from dial to end; OK when the coordinator said Shutdown.
+  // One connection from dial to end, and why it ended; never OK.
   absl::Status Serve(WorkerAgent* agent, bool* was_welcome);
   absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream,
                             bool* was_welcome);

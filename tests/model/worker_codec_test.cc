@@ -199,7 +199,6 @@ TEST(WorkerCodecTest, CarriesWhatTheCoordinatorSaysAboutGroups) {
   EXPECT_EQ(received.timeout_ms, join.timeout_ms);
   EXPECT_EQ(FromCoordinator(LeaveGroup{4, "why"}).reason, "why");
   EXPECT_EQ(FromCoordinator(LeaveGroup{4, "why"}).epoch, 4);
-  EXPECT_EQ(FromCoordinator(Shutdown{"bye"}).reason, "bye");
 }
 
 TEST(WorkerCodecTest, CarriesPlans) {

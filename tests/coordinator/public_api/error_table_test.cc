@@ -307,14 +307,14 @@ TEST_F(ErrorTableTest, FaultAfterTheFirstMessageKeepsWhatWasDelivered) {
   server_.engine.Emit(1, MakeDelta({5}, "x"));
   // Not yet written when the fault comes, perhaps: it must arrive all the same.
   server_.engine.Emit(1, MakeDelta({6}, "y"));
-  server_.engine.Fail(1, MakeError(absl::StatusCode::kUnavailable, reason::kWorkerLostMidStream));
+  server_.engine.Fail(1, MakeError(absl::StatusCode::kUnavailable, reason::kWorkerLost));
   std::string text;
   v1::GenerateStreamResponse message;
   while (reader->Read(&message)) text += message.text_delta();
   const ClientError error = Check(Decode(reader->Finish()));
   EXPECT_EQ(text, "xy");
   EXPECT_EQ(error.code, grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(error.reason, "WORKER_LOST_MID_STREAM");
+  EXPECT_EQ(error.reason, "WORKER_LOST");
 }
 
 TEST_F(ErrorTableTest, BadRequestIsRefusedWithinMilliseconds) {

@@ -283,18 +283,32 @@ class QueueTest(unittest.TestCase):
         stub.close()
         self.assertLess(self.cluster.wait_idle(), 0.5)
 
-    def test_slow_reader_gets_every_byte(self):
-        request = stream_request(text="JULIET:", max_tokens=SLOW_TOKENS, seed=5, logprobs=20, ignore_eos=True)
+    def test_slow_reader_is_held_back_and_gets_every_byte(self):
+        request = stream_request(text="JULIET:", max_tokens=2 * SLOW_TOKENS, seed=5, logprobs=20, ignore_eos=True)
         expected = collect(self.stub.generate_stream(request))
         channel, method = narrow_stream(f"127.0.0.1:{self.cluster.port}")
         call = method(request)
         first = next(call)
-        time.sleep(1)  # the server's buffer fills and the request is held back
+        self.wait_held_back()
         text, ids, logprobs, messages = collect([first] + list(call))
         channel.close()
         self.assertEqual((text, ids, logprobs), expected[:3])
-        self.assertLess(len(messages), len(expected[3]))  # tokens shared messages
+        self.assertGreater(max(message.token_count for message in messages), 10)  # those that had waited
         self.assertLessEqual(max(message.ByteSize() for message in messages), 64 << 10)
+
+    def wait_held_back(self):
+        """Until a request runs and has had no token for a second: hundreds of its steps."""
+        total, since = -1, time.monotonic()
+
+        def held_back():
+            nonlocal total, since
+            load = self.stub.info().load
+            self.assertEqual(load.running_count, 1)
+            if load.output_token_total != total:
+                total, since = load.output_token_total, time.monotonic()
+            return time.monotonic() - since > 1
+
+        wait_until(held_back, 30, "held back")
 
     def test_eager_threads_share_one_slot(self):
         answers = []

@@ -63,6 +63,10 @@ void CoordinatorClient::Stop() {
 
 bool CoordinatorClient::Send(int64_t connection_id, const WorkerMessage& message) {
   absl::MutexLock lock(&write_mutex_);
+  return WriteLocked(connection_id, message);
+}
+
+bool CoordinatorClient::WriteLocked(int64_t connection_id, const WorkerMessage& message) {
   if (stream_ == nullptr || connection_id != stream_id_) return false;
   ToProto(message, &outgoing_);
   return stream_->Write(outgoing_);
@@ -173,7 +177,10 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
       absl::MutexLock lock(&mutex_);
       connection_id = connection_id_;
     }
-    Send(connection_id, agent->MakeHeartbeat());
+    // A write that does not end must not keep this thread from noticing the silence behind it.
+    if (!write_mutex_.TryLock()) continue;
+    WriteLocked(connection_id, agent->MakeHeartbeat());
+    write_mutex_.Unlock();
   }
 }
 

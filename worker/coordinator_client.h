@@ -50,6 +50,8 @@ class CoordinatorClient {
   absl::Status Serve(WorkerAgent* agent, bool* was_welcome);
   absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream,
                             bool* was_welcome);
+  bool WriteLocked(int64_t connection_id, const WorkerMessage& message)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   void HeartbeatLoop(WorkerAgent* agent);
   bool stopping() const { return stopping_; }
 

@@ -24,6 +24,7 @@ from collections import namedtuple
 # Keeps freed activation buffers mapped: glibc would return and fault them in again at every step.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # OpenBLAS reads it too
 import sentencepiece as spm
 import torch
 import torch.multiprocessing as mp

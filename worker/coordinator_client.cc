@@ -77,10 +77,12 @@ absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
   absl::Status status;
   absl::Duration delay = options_.retry_delay_min;
   while (!stopping()) {
-    bool was_welcome = false;
-    status = Serve(agent, &was_welcome);
+    const absl::Time begin = absl::Now();
+    status = Serve(agent);
     if (IsFinal(status) || stopping()) break;
-    if (was_welcome) delay = options_.retry_delay_min;
+    // One that is sent away soon after its welcome, for weights that it cannot load, must not come
+    // back at once for ever.
+    if (absl::Now() - begin > options_.retry_delay_max) delay = options_.retry_delay_min;
     LogWarning("no coordinator", {{"address", options_.address},
                                   {"reason", status.message()},
                                   {"retry_ms", absl::ToInt64Milliseconds(delay)}});
@@ -94,7 +96,7 @@ absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
   return asked_to_stop ? absl::OkStatus() : status;
 }
 
-absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
+absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
   const std::shared_ptr<grpc::Channel> channel = Dial(options_.address);
   const std::unique_ptr<pb::WorkerService::Stub> stub = pb::WorkerService::NewStub(channel);
   grpc::ClientContext context;
@@ -118,7 +120,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
     stream_ = stream.get();
     stream_id_ = connection_id;
   }
-  if (said_hello) status = ReadMessages(agent, connection_id, stream.get(), was_welcome);
+  if (said_hello) status = ReadMessages(agent, connection_id, stream.get());
   {
     // From here on nobody writes to the stream. Writes on a call that has ended return at once.
     absl::MutexLock lock(&write_mutex_);
@@ -140,13 +142,12 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent, bool* was_welcome) {
 }
 
 absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connection_id,
-                                             Stream* stream, bool* was_welcome) {
+                                             Stream* stream) {
   pb::CoordinatorMessage proto;
   while (stream->Read(&proto)) {
     last_heard_us_ = NowUs();
     ASSIGN_OR_RETURN(CoordinatorMessage message, FromProto(proto));
     if (const auto* welcome = std::get_if<Welcome>(&message)) {
-      *was_welcome = true;
       heartbeat_interval_ms_ = std::clamp(welcome->heartbeat_interval_ms, 10, 10000);
       heartbeat_timeout_ms_ = std::max(welcome->heartbeat_timeout_ms, 100);
       LogInfo("attached", {{"coordinator", options_.address}, {"worker_id", welcome->worker_id}});

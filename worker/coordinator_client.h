@@ -47,9 +47,8 @@ class CoordinatorClient {
                                           worker::v1alpha1::CoordinatorMessage>;
 
   // One connection from dial to end, and why it ended; never OK.
-  absl::Status Serve(WorkerAgent* agent, bool* was_welcome);
-  absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream,
-                            bool* was_welcome);
+  absl::Status Serve(WorkerAgent* agent);
+  absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream);
   bool WriteLocked(int64_t connection_id, const WorkerMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   void HeartbeatLoop(WorkerAgent* agent);

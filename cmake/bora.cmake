@@ -115,6 +115,8 @@ function(bora_python_test name)
   set_tests_properties(
     ${name} PROPERTIES LABELS "${ARG_LABEL}" TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT
             "BORA_BINARY_DIR=${CMAKE_BINARY_DIR};BORA_SOURCE_DIR=${CMAKE_SOURCE_DIR};PYTHONPATH=${CMAKE_SOURCE_DIR}/tests/e2e:${CMAKE_BINARY_DIR}/python")
+  # Several processes on all cores, with limits on time.
+  set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
 endfunction()
 
 # bora_fuzzer(NAME SRCS x_fuzz.cc DEPS ... CORPUS dir): a libFuzzer binary (BORA_FUZZ=ON, clang) that ctest

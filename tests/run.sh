@@ -23,7 +23,7 @@ build() {  # preset
 build release
 if [ "$quick" -eq 1 ]; then
   step "tests"
-  exec ctest --preset release "$@"
+  exec ctest --preset release -j "$(nproc)" "$@"
 fi
 build fuzz
 build tsan
@@ -37,4 +37,4 @@ cat >build/CTestTestfile.cmake <<'CTEST'
 subdirs(release fuzz tsan)
 CTEST
 step "tests"
-exec ctest --test-dir build --output-on-failure "$@"
+exec ctest --test-dir build --output-on-failure -j "$(nproc)" "$@"

@@ -191,8 +191,11 @@ TEST(RankGroupTest, AnAbortEndsAWaitWithin100Ms) {
   group->SubmitTo(3, FirstPlan(group->epoch()));
   const absl::Time start = absl::Now();
   group->Abort();
-  EXPECT_EQ(group->WaitResult().status().code(), absl::StatusCode::kAborted);
-  EXPECT_EQ(group->WaitResult().status().code(), absl::StatusCode::kAborted);
+  // Ranks are told one after the other: the second may see the first one leave before it is told.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(group->WaitResult().status().code(),
+                testing::AnyOf(absl::StatusCode::kAborted, absl::StatusCode::kUnavailable));
+  }
   const absl::Duration took = absl::Now() - start;
   std::printf("two ranks ended after %.1f ms\n", absl::ToDoubleMilliseconds(took));
   EXPECT_LT(took, kSlowdown * absl::Milliseconds(100));

@@ -157,7 +157,8 @@ class StormTest(unittest.TestCase):
             for process, (fds, n_threads_before, rss) in zip(processes, before):
                 # At most as many: the connections of the storm and of the stuck reader are gone.
                 self.wait_at_most(lambda p=process: len(descriptors(p)), len(fds), f"{process.name}: {fds}")
-                self.wait_at_most(lambda p=process: n_threads(p), n_threads_before, f"threads of {process.name}")
+                # gRPC's own pools grow by one or two threads under load; a leak would be one for each of thousands.
+                self.wait_at_most(lambda p=process: n_threads(p), n_threads_before + 4, f"threads of {process.name}")
                 grown = process.rss_bytes() - rss
                 print(f"{process.name}: RSS {rss >> 20} MiB before, {grown >> 20:+d} MiB")
                 # 64 KiB for each call at a time, twice for fragmentation, and what the allocator keeps.

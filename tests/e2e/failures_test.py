@@ -159,13 +159,13 @@ class WorkerLossTest(FailureTestCase):
             self.assertEqual(cluster.stub.info().epoch, epoch)
 
     def test_worker_killed_while_loading(self):
-        # Made-up weights of this size take about a second each; a checkpoint would be loaded too fast to tell.
+        # Made-up weights of this size take a second or more on a quiet machine: the state is refreshed every 125 ms.
         model = os.path.join(self.directory, "large")
         shutil.copytree(self.model, model)
         path = os.path.join(model, "config.json")
         with open(path) as file:
             config = json.load(file)
-        config.update(hidden_size=512, intermediate_size=8192)
+        config.update(hidden_size=512, intermediate_size=98304)
         with open(path, "w") as file:
             json.dump(config, file)
         with Cluster(model=model, tp=2, pp=1, worker_flags=["--threads=1"], start_workers=False,

@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -16,11 +15,11 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "base/credential.h"
 #include "base/flag_names.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -67,21 +66,6 @@ constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
 constexpr int kMaxWorkerMessageBytes = 64 << 20;
 
-absl::StatusOr<std::string> ReadCredential() {
-  const std::string path = absl::GetFlag(FLAGS_worker_credential_file);
-  if (path.empty()) {
-    const char* value = getenv("BORA_WORKER_CREDENTIAL");
-    return std::string(value == nullptr ? "" : value);
-  }
-  std::ifstream file(path);
-  std::string line;
-  if (!std::getline(file, line) || absl::StripAsciiWhitespace(line).empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("--worker-credential-file ", path, " has no first line"));
-  }
-  return std::string(absl::StripAsciiWhitespace(line));
-}
-
 absl::StatusOr<ServerFlags> ReadFlags() {
   ServerFlags flags;
   flags.model = absl::GetFlag(FLAGS_model);
@@ -98,7 +82,9 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.max_num_queued_reqs = absl::GetFlag(FLAGS_max_num_queued_reqs);
   flags.kv_cache_memory_bytes = absl::GetFlag(FLAGS_kv_cache_memory_bytes);
   flags.seed = absl::GetFlag(FLAGS_seed);
-  ASSIGN_OR_RETURN(flags.worker_credential, ReadCredential());
+  ASSIGN_OR_RETURN(
+      flags.worker_credential,
+      ReadCredential("--worker-credential-file", absl::GetFlag(FLAGS_worker_credential_file)));
   return flags;
 }
 

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,10 +11,10 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/build_info.h"
+#include "base/credential.h"
 #include "base/flag_names.h"
 #include "base/host_port.h"
 #include "base/log.h"
@@ -52,20 +51,6 @@ constexpr int kExitRefused = 3;
 // More than the CPUs of any host; each costs a stack.
 constexpr int kMaxThreads = 1024;
 
-absl::StatusOr<std::string> ReadCredential() {
-  const std::string path = absl::GetFlag(FLAGS_credential_file);
-  if (path.empty()) {
-    const char* value = getenv("BORA_WORKER_CREDENTIAL");
-    return std::string(value == nullptr ? "" : value);
-  }
-  std::ifstream file(path);
-  std::string line;
-  if (!std::getline(file, line)) {
-    return absl::NotFoundError(absl::StrCat("--credential_file ", path, " has no first line"));
-  }
-  return std::string(absl::StripAsciiWhitespace(line));
-}
-
 std::string HostName() {
   char name[256] = {};
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
@@ -94,7 +79,8 @@ int Run() {
     std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
-  const absl::StatusOr<std::string> credential = ReadCredential();
+  const absl::StatusOr<std::string> credential =
+      ReadCredential("--credential_file", absl::GetFlag(FLAGS_credential_file));
   const std::string coordinator = absl::GetFlag(FLAGS_coordinator);
   absl::StatusOr<std::string> bind_address = absl::GetFlag(FLAGS_bind);
   while (bind_address.ok() && bind_address->empty()) {

@@ -27,12 +27,12 @@ struct Weight {
 };
 
 // Instruction sets that the inner loops are compiled for. All give the same bits (kernels/simd.h).
-enum class SimdLevel { kPortable, kAvx2, kAvx512 };
+enum class SimdLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 // Whether this machine can run the level, and the best that it can.
 bool SimdLevelAvailable(SimdLevel level);
 SimdLevel BestSimdLevel();
-// "portable", "AVX2" or "AVX-512".
+// "portable", "AVX2", "AVX-512" or "AVX-512 BF16".
 const char* SimdLevelName(SimdLevel level);
 
 struct SimdKernels;
@@ -56,6 +56,7 @@ class CpuDevice {
   // Calls body(begin, end) on disjoint ranges that cover [0, n_items), and returns when all have
   // returned. Where the ranges are cut must not influence results: every item is computed by
   // itself. Ranges are at least `grain` items (> 0) long, so that little work stays on one thread.
+  // Inside a body subnormal floats count as zero (FTZ and DAZ on x86).
   // Must not be called from inside a body.
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
 

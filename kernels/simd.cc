@@ -17,10 +17,11 @@
 #define BORA_SIMD_NAMESPACE portable
 #define BORA_SIMD_TARGET
 #define BORA_SIMD_NATIVE_LANES 4
+#define BORA_SIMD_FMA(a, b, c) FmaByDoubles(a, b, c)
 // The product of two bf16 has 16 significant bits: in double it is exact and so is its sum with any
 // float that reaches its last 37 bits, which makes the one rounding to float that of a fused
 // multiply-add.
-#define BORA_SIMD_FMA(a, b, c)                                                    \
+#define BORA_SIMD_FMA_BF16(a, b, c)                                               \
   __builtin_convertvector(                                                        \
       __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles) + \
           __builtin_convertvector(c, Doubles),                                    \
@@ -32,12 +33,24 @@
 #define BORA_SIMD_TARGET __attribute__((target("avx2,fma")))
 #define BORA_SIMD_NATIVE_LANES 8
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #include "kernels/simd_kernels.inc"
 
 #define BORA_SIMD_NAMESPACE avx512
 #define BORA_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #define BORA_SIMD_NATIVE_LANES 16
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
+#include "kernels/simd_kernels.inc"
+
+#define BORA_SIMD_NAMESPACE avx512bf16
+#define BORA_SIMD_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma")))
+#define BORA_SIMD_NATIVE_LANES 16
+#define BORA_SIMD_FMA(a, b, c) (Native) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
+#define BORA_SIMD_DOT_BF16(x, w, c) \
+  (Native) _mm512_dpbf16_ps((__m512)(c), (__m512bh)(x), (__m512bh)(w))
 #include "kernels/simd_kernels.inc"
 #endif
 
@@ -54,6 +67,9 @@ bool SimdLevelAvailable(SimdLevel level) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
              SimdLevelAvailable(SimdLevel::kAvx2);
+    case SimdLevel::kAvx512Bf16:
+      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+             SimdLevelAvailable(SimdLevel::kAvx512);
   }
   return false;
 #else
@@ -62,7 +78,7 @@ bool SimdLevelAvailable(SimdLevel level) {
 }
 
 SimdLevel BestSimdLevel() {
-  for (SimdLevel level : {SimdLevel::kAvx512, SimdLevel::kAvx2}) {
+  for (SimdLevel level : {SimdLevel::kAvx512Bf16, SimdLevel::kAvx512, SimdLevel::kAvx2}) {
     if (SimdLevelAvailable(level)) return level;
   }
   return SimdLevel::kPortable;
@@ -76,6 +92,8 @@ const char* SimdLevelName(SimdLevel level) {
       return "AVX2";
     case SimdLevel::kAvx512:
       return "AVX-512";
+    case SimdLevel::kAvx512Bf16:
+      return "AVX-512 BF16";
   }
   return "unknown";
 }
@@ -84,6 +102,7 @@ const SimdKernels& GetSimdKernels(SimdLevel level) {
   CHECK(SimdLevelAvailable(level))
       << "instruction set level " << static_cast<int>(level) << " on a machine without it";
 #if defined(__x86_64__)
+  if (level == SimdLevel::kAvx512Bf16) return avx512bf16::kKernels;
   if (level == SimdLevel::kAvx512) return avx512::kKernels;
   if (level == SimdLevel::kAvx2) return avx2::kKernels;
 #endif

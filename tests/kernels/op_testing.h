@@ -25,7 +25,8 @@ inline constexpr double kBf16Eps = 0x1p-8;
 
 inline std::vector<SimdLevel> AvailableSimdLevels() {
   std::vector<SimdLevel> levels;
-  for (SimdLevel level : {SimdLevel::kPortable, SimdLevel::kAvx2, SimdLevel::kAvx512}) {
+  for (SimdLevel level :
+       {SimdLevel::kPortable, SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kAvx512Bf16}) {
     if (SimdLevelAvailable(level)) levels.push_back(level);
   }
   return levels;

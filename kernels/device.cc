@@ -7,12 +7,9 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/flush_subnormals.h"
 #include "base/int_math.h"
 #include "kernels/simd.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace bora {
 namespace {
@@ -24,22 +21,6 @@ constexpr int kSpins = 1000;
 // Chunks per thread: a thread that loses its core for a moment delays the call by a fraction of its
 // share only, and uneven items (causal attention) balance. A claim costs less than 100 ns.
 constexpr int64_t kChunksPerThread = 8;
-
-// Takes subnormal floats for zero while it lives, as operands and as results: the bf16 dot-product
-// instruction does so whatever the mode, and all levels must give the same bits. It also keeps a
-// product of tiny numbers from taking a hundred cycles.
-class FlushSubnormals {
- public:
-#if defined(__x86_64__)
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }  // FTZ, DAZ
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-
- private:
-  const uint32_t saved_;
-#endif
-};
 
 inline void Pause() {
 #if defined(__x86_64__)

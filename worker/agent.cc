@@ -280,6 +280,8 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.my_rank = place.rank();
     mesh.peers = MeshPeers(place);
     mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
+    const int64_t dim = rank_->weights().config().dim;
+    if (shape.tp_size > 1) mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
     for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
       const RankEndpoint& endpoint = join.ranks[rank];
       mesh.ranks.push_back(

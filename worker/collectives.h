@@ -45,7 +45,7 @@ class Collectives {
   // `mesh` may be null when tp_size is 1; it outlives this object.
   Collectives(const RankPlace& place, Mesh* mesh);
 
-  // data <- sum over the group, in ascending rank order, in float. [n], n equal on all ranks.
+  // data <- sum over the group, along Mesh::AllReduceSum's tree. [n], n equal on all ranks.
   absl::Status AllReduceSum(absl::Span<float> data);
 
   // all <- the parts of all ranks in order, on tensor rank 0; `all` is empty on the others.

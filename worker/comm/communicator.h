@@ -14,8 +14,11 @@
 // operation, other size, other order) get INTERNAL with both sides named, not garbage. There are no
 // tags.
 //
-// Arithmetic. AllReduceSum adds in ascending rank order in fp32, ((r0 + r1) + r2) + r3, by every
-// path: all ranks get the same bits, which depend neither on timing nor on the kind of link.
+// Arithmetic. AllReduceSum adds in fp32 along a balanced tree over the ranks in ascending order,
+// (r0 + r1) + (r2 + r3), by every path: all ranks get the same bits, which depend neither on timing
+// nor on the kind of link. Of n ranks the left half are the largest power of two below n, so ranks
+// that each hold a complete subtree of a larger tree of sums continue that tree: one, two, four and
+// eight of them give the same bits. Subnormal numbers count as zero, as inside an operation.
 //
 // Capacity. Each direction of a link buffers MeshOptions::ring_bytes: the shared ring, or for TCP
 // an inbox of that size at the receiver that is filled whenever the receiver waits in any Mesh
@@ -88,6 +91,9 @@ struct MeshOptions {
   bool allow_shared_memory = true;               // false: TCP also inside a host
   // Buffer of each direction of a link; the same on all ranks; a power of two, 4 KiB to 1 GiB.
   int64_t ring_bytes = int64_t{1} << 20;
+  // Floats of the largest AllReduceSum for which memory is obtained now: such calls allocate
+  // nothing. A larger one obtains what is missing when it comes.
+  int64_t max_all_reduce_floats = 0;
   // How long a wait spins before it sleeps, as long as spinning turns out to help. Negative: 50, or
   // 0 when the ranks of this machine outnumber the CPUs this process may use.
   int spin_us = -1;

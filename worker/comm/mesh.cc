@@ -50,6 +50,7 @@ Mesh::Mesh(const MeshOptions& options, std::vector<std::unique_ptr<Link>> links,
   recvs_.reserve(links_.size());
   sources_.reserve(links_.size() + 1);
   poll_requests_.resize(2 + links_.size());
+  staging_.resize(StagedFloats(links_.size() + 1, options.max_all_reduce_floats));
 }
 
 Mesh::~Mesh() {

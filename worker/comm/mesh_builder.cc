@@ -43,6 +43,9 @@ absl::Status CheckOptions(const MeshOptions& options) {
     return invalid("ring_bytes is ", options.ring_bytes,
                    ", must be a power of two from 4096 to 1073741824");
   }
+  if (options.max_all_reduce_floats < 0) {
+    return invalid("max_all_reduce_floats is ", options.max_all_reduce_floats, ", must be >= 0");
+  }
   if (options.peers.size() > kMaxPeers) {
     return invalid(options.peers.size(), " peers, at most ", kMaxPeers, " are possible");
   }

@@ -7,18 +7,13 @@
 #include "base/int_math.h"
 #include "base/status_macros.h"
 #include "worker/comm/communicator.h"
-#include "worker/comm/fixed_order_sum.h"
 #include "worker/comm/mesh_transfer.h"
+#include "worker/comm/tree_sum.h"
 
 namespace bora {
 namespace {
 
 constexpr int64_t kFloatBytes = sizeof(float);
-
-// Up to this size an all-reduce of more than two ranks sends everything to everybody: one exchange,
-// (r - 1) n bytes per rank. Above it reduce-scatter and all-gather need two exchanges but only
-// 2 (r - 1) / r n bytes.
-constexpr int64_t kDirectBytesMax = int64_t{32} << 10;
 
 // Sums follow the arrival of data in steps of at least this much, which is still in the L2 cache.
 constexpr int64_t kSumStepFloats = int64_t{8} << 10;
@@ -52,18 +47,6 @@ const char* OperationName(uint32_t operation) {
   }
 }
 
-// The part of n floats that the idx-th of n_ranks sums; parts start on cache lines (16 floats), so
-// that the last ones may be short or empty.
-struct Part {
-  int64_t begin;
-  int64_t end;
-  int64_t n_floats() const { return end - begin; }
-};
-Part PartOf(int64_t n, int64_t n_ranks, int64_t idx) {
-  const int64_t step = RoundUp(CeilDiv(n, n_ranks), 16);
-  return {std::min(n, idx * step), std::min(n, (idx + 1) * step)};
-}
-
 // Sums sources[k][0..n) into out as far as all of them have arrived.
 class IncrementalSum {
  public:
@@ -78,7 +61,7 @@ class IncrementalSum {
     if (n_step <= 0) return;
     const float* at[kMaxPeers + 1];
     for (size_t k = 0; k < sources_.size(); ++k) at[k] = sources_[k] + n_done_;
-    FixedOrderSum(absl::MakeConstSpan(at, sources_.size()), n_step, out_ + n_done_);
+    TreeSum(absl::MakeConstSpan(at, sources_.size()), n_step, out_ + n_done_);
     n_done_ += n_step;
   }
 
@@ -111,7 +94,7 @@ absl::Status Mesh::Transfer::CheckHeader(int my_rank) const {
 absl::Status Mesh::AllReduceSum(absl::Span<const int> group, absl::Span<float> data) {
   RETURN_IF_ERROR(BeginGroupCall(group));
   if (group.size() == 1 || data.empty()) return absl::OkStatus();
-  const bool is_small = static_cast<int64_t>(data.size()) * kFloatBytes <= kDirectBytesMax;
+  const bool is_small = static_cast<int64_t>(data.size()) <= kDirectFloatsMax;
   if (group.size() == 2 || is_small) return AllReduceDirect(group, data);
   return AllReduceScattered(group, data);
 }
@@ -142,7 +125,7 @@ absl::Status Mesh::AllReduceScattered(absl::Span<const int> group, absl::Span<fl
   const auto n = static_cast<int64_t>(data.size());
   const auto n_ranks = static_cast<int64_t>(group.size());
   const auto part_of = [&](int64_t idx) {
-    const Part part = PartOf(n, n_ranks, idx);
+    const ReducePart part = PartOf(n, n_ranks, idx);
     return data.subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.n_floats()));
   };
   const int64_t my_idx = std::find(group.begin(), group.end(), my_rank_) - group.begin();

@@ -3,10 +3,12 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "base/int_math.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/link.h"
 
@@ -22,6 +24,34 @@ enum Operation : uint32_t {
   kOperationGather = 6,
   kOperationBarrier = 7,
 };
+
+// Up to this size an all-reduce of more than two ranks sends everything to everybody: one exchange,
+// (r - 1) n bytes per rank. Above it reduce-scatter and all-gather need two exchanges but only
+// 2 (r - 1) / r n bytes.
+inline constexpr int64_t kDirectFloatsMax = (int64_t{32} << 10) / sizeof(float);
+
+// The part of n floats that the idx-th of n_ranks sums; parts start on cache lines (16 floats), so
+// that the last ones may be short or empty.
+struct ReducePart {
+  int64_t begin;
+  int64_t end;
+  int64_t n_floats() const { return end - begin; }
+};
+inline ReducePart PartOf(int64_t n, int64_t n_ranks, int64_t idx) {
+  const int64_t step = RoundUp(CeilDiv(n, n_ranks), 16);
+  return {std::min(n, idx * step), std::min(n, (idx + 1) * step)};
+}
+
+// The most floats that an all-reduce of up to n floats among up to n_ranks receives from others
+// before it sums them.
+inline size_t StagedFloats(int64_t n_ranks, int64_t n) {
+  int64_t n_staged = n_ranks > 1 ? n : 0;  // two ranks
+  n_staged = std::max(n_staged, (n_ranks - 1) * std::min(n, kDirectFloatsMax));
+  for (int64_t r = 3; r <= n_ranks; ++r) {
+    n_staged = std::max(n_staged, (r - 1) * PartOf(n, r, 0).n_floats());
+  }
+  return static_cast<size_t>(n_staged);
+}
 
 struct Mesh::Transfer {
   Link* link = nullptr;

@@ -1,7 +1,6 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/int_math.h"
 #include "kernels/simd.h"
@@ -9,61 +8,61 @@
 namespace bora {
 namespace {
 
-// Rows of x that are rounded and padded at a time: bounds the scratch (256 x 14336 floats = 14 MB)
-// and is long enough that the two hand-overs per chunk do not count.
-constexpr int64_t kPackRows = 256;
-
-// Bytes of x that stay in a core's second-level cache while a range of w passes by.
-constexpr int64_t kCachedXBytes = 512 << 10;
+// Rows of x that are packed at a time: 512 x 14336 bf16 are 14 MB, which a last-level cache holds
+// while all panels of w pass by, and the second reading of w costs nothing at 512 rows.
+constexpr int64_t kPackRows = 512;
 
 // Multiply-adds that take about as long as waking a helper (5 us at 25-50 G/s).
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
-// Copies rows of x to a stride that is a multiple of 16, rounded to bf16 if w is.
-void PackRows(CpuDevice& device, const float* x, int64_t m, const Weight& w, int64_t stride,
-              float* packed) {
-  device.ParallelFor(m, 1 + 32768 / stride, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float* from = x + i * w.n_cols;
-      float* to = packed + i * stride;
-      if (w.dtype == DType::kBf16) {
-        device.simd().round_to_bf16(from, w.n_cols, to);
-      } else {
-        std::memcpy(to, from, w.n_cols * sizeof(float));
-      }
-      std::fill(to + w.n_cols, to + stride, 0.0f);
-    }
-  });
+// Floats that the packed form of one row of x takes.
+int64_t PackedRowFloats(const PackedWeight& w) {
+  const int64_t n_steps = w.padded_cols() / w.step_cols();
+  if (w.format != WeightFormat::kInt8) return n_steps;
+  return n_steps + w.padded_cols() / w.group_cols();
 }
 
 }  // namespace
 
-void MatMul(CpuDevice& device, const float* x, int64_t m, const Weight& w, float* y) {
-  const int64_t stride = RoundUp(w.n_cols, kSimdLanes);
-  const bool pack = w.dtype == DType::kBf16 || stride != w.n_cols;
-  const auto kernel =
-      w.dtype == DType::kBf16 ? device.simd().matmul_bf16 : device.simd().matmul_f32;
-  const int64_t step = std::max<int64_t>(8, kCachedXBytes / (stride * 4));
+void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w, float* y) {
+  const MatMulKernels& kernels = device.simd().matmul[static_cast<int>(w.format)];
+  const int64_t row_floats = PackedRowFloats(w);
   for (int64_t begin = 0; begin < m; begin += kPackRows) {
     const int64_t n_rows = std::min(kPackRows, m - begin);
-    const float* rows = x + begin * w.n_cols;
-    if (pack) {
-      float* packed = device.Scratch(n_rows * stride);
-      PackRows(device, rows, n_rows, w, stride, packed);
-      rows = packed;
-    }
-    const int64_t grain = 1 + kGrainMultiplyAdds / (stride * n_rows);
-    device.ParallelFor(w.n_rows, RoundUp(grain, 4), [&](int64_t n_begin, int64_t n_end) {
-      for (int64_t i = 0; i < n_rows; i += step) {
-        kernel({.x = rows + i * stride,
-                .x_stride = stride,
-                .m = std::min(step, n_rows - i),
-                .w = static_cast<const char*>(w.data) + n_begin * w.n_cols * DTypeBytes(w.dtype),
-                .n_rows = n_end - n_begin,
-                .n_cols = w.n_cols,
-                .y = y + (begin + i) * w.n_rows + n_begin,
-                .y_stride = w.n_rows});
+    // Tiles of nearly equal height: 13 rows as 7 + 6, not 12 + 1.
+    const int64_t n_tiles = CeilDiv(n_rows, device.simd().matmul_tile_rows);
+    float* const packed = device.Scratch(n_rows * row_floats);
+    const MatMulTask whole = {.x = packed,
+                              .m = n_rows,
+                              .n_tiles = n_tiles,
+                              .row_floats = row_floats,
+                              .w = static_cast<const char*>(w.data),
+                              .n_panels = w.n_panels(),
+                              .panel_bytes = w.panel_bytes(),
+                              .n_leaves = w.n_leaves,
+                              .leaf_cols = w.leaf_cols(),
+                              .group_cols = w.group_cols(),
+                              .y = y + begin * w.n_rows,
+                              .y_stride = w.n_rows,
+                              .n_outputs = w.n_rows};
+    // 16 Ki elements take about as long as waking a helper.
+    const int64_t tile_grain = CeilDiv((16 << 10) * n_tiles, n_rows * w.n_cols);
+    device.ParallelFor(n_tiles, tile_grain, [&](int64_t first, int64_t last) {
+      for (int64_t tile = first; tile < last; ++tile) {
+        const int64_t row = n_rows * tile / n_tiles;
+        const int64_t height = n_rows * (tile + 1) / n_tiles - row;
+        kernels.pack(x + (begin + row) * w.n_cols, height, w.n_cols, whole,
+                     packed + row * row_floats);
       }
+    });
+    const int64_t grain = CeilDiv(kGrainMultiplyAdds, w.padded_cols() * kPanelRows * n_rows);
+    device.ParallelFor(w.n_panels(), grain, [&](int64_t first, int64_t last) {
+      MatMulTask task = whole;
+      task.w += first * task.panel_bytes;
+      task.n_panels = last - first;
+      task.y += first * kPanelRows;
+      task.n_outputs = std::min(last * kPanelRows, w.n_rows) - first * kPanelRows;
+      kernels.multiply(task);
     });
   }
 }

@@ -51,6 +51,8 @@
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #define BORA_SIMD_DOT_BF16(x, w, c) \
   (Native) _mm512_dpbf16_ps((__m512)(c), (__m512bh)(x), (__m512bh)(w))
+#define BORA_SIMD_DOT_INT8(x, w, c) \
+  (NativeInts) _mm512_dpbusd_epi32((__m512i)(c), (__m512i)(x), (__m512i)(w))
 #include "kernels/simd_kernels.inc"
 #endif
 

@@ -16,16 +16,31 @@ inline constexpr int64_t kSimdLanes = 16;
 inline float ElementToFloat(float value) { return value; }
 inline float ElementToFloat(Bf16 value) { return ToFloat(value); }
 
-// y[i, j] = x[i, :] . w[j, :] for one block of rows of x and one range of rows of w.
+// One product of packed rows of x with panels of a packed weight (packed_weight.h): y = x w^T.
 struct MatMulTask {
-  const float* x = nullptr;  // [m, x_stride], x_stride = RoundUp(n_cols, 16), zeros in the padding
-  int64_t x_stride = 0;
+  // The m rows in n_tiles tiles, tile i being rows [m * i / n_tiles, m * (i + 1) / n_tiles), each
+  // packed as [steps, rows of the tile] of 4 bytes: a float, a pair of bf16 or 4 biased bytes. With
+  // int8, each group of steps follows [rows of the tile] float scales.
+  const float* x = nullptr;
   int64_t m = 0;
-  const void* w = nullptr;  // [n_rows, n_cols] float or Bf16
-  int64_t n_rows = 0;
-  int64_t n_cols = 0;
-  float* y = nullptr;  // [m, y_stride]
+  int64_t n_tiles = 0;
+  int64_t row_floats = 0;  // 4-byte elements that one row takes in x
+  const char* w = nullptr;
+  int64_t n_panels = 0;
+  int64_t panel_bytes = 0;
+  int64_t n_leaves = 1;
+  int64_t leaf_cols = 0;
+  int64_t group_cols = 0;  // int8
+  float* y = nullptr;      // [m, y_stride]
   int64_t y_stride = 0;
+  int64_t n_outputs = 0;  // columns of y to write; the last panel may have more rows
+};
+
+struct MatMulKernels {
+  // Packs n_rows rows [n_rows, n_cols] as one tile of `task`, whose x is not looked at.
+  void (*pack)(const float* rows, int64_t n_rows, int64_t n_cols, const MatMulTask& task,
+               float* tile);
+  void (*multiply)(const MatMulTask& task);
 };
 
 // Scores of n_queries queries against the 16 key slots that begin at `keys`.
@@ -58,8 +73,8 @@ struct SoftmaxSums {
 
 // Thread-safe: pure functions.
 struct SimdKernels {
-  void (*matmul_f32)(const MatMulTask& task);
-  void (*matmul_bf16)(const MatMulTask& task);
+  MatMulKernels matmul[3];   // by WeightFormat
+  int64_t matmul_tile_rows;  // the most rows of a tile
   void (*scores_f32)(const ScoreTask& task);
   void (*scores_bf16)(const ScoreTask& task);
   void (*values_f32)(const ValueTask& task);

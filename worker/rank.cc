@@ -22,12 +22,12 @@ int64_t RopeBytes(const ModelConfig& config, const GroupLimits& limits) {
 
 }  // namespace
 
-RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape, DType dtype,
-                          const GroupLimits& limits) {
-  return {.weight_bytes = RankWeightBytes(config, shape, dtype),
+RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
+                          const Precision& precision, const GroupLimits& limits) {
+  return {.weight_bytes = RankWeightBytes(config, shape, precision),
           .workspace_bytes = StageWorkspaceBytes(config, shape, limits) + StepInputsBytes(limits) +
                              RopeBytes(config, limits),
-          .kv_bytes_per_block = KvBytesPerBlock(config, shape, dtype, limits.block_size)};
+          .kv_bytes_per_block = KvBytesPerBlock(config, shape, precision.dtype, limits.block_size)};
 }
 
 // Everything that ends with the epoch.

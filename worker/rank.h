@@ -30,8 +30,8 @@ struct RankMemory {
 };
 
 // `limits` as for BeginEpoch, n_blocks aside.
-RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape, DType dtype,
-                          const GroupLimits& limits);
+RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
+                          const Precision& precision, const GroupLimits& limits);
 
 struct RankOptions {
   bool poison_kv = false;  // fills the KV cache with NaN when an epoch begins; for tests

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -22,30 +23,48 @@ TensorSlice Slice(int64_t row_begin, int64_t n_rows, int64_t col_begin, int64_t 
   return {row_begin, row_begin + n_rows, col_begin, col_begin + n_cols};
 }
 
+// Leaves of a matrix that tensor parallelism cuts along its columns: as many as the whole matrix
+// has in these columns, so that the ranks' sums are subtrees of the whole sum. A degree that does
+// not divide the leaves gives each rank a tree of its own, and other bits than one rank.
+int64_t LocalLeafCount(int64_t n_cols, int64_t tp_size) {
+  const int64_t n_leaves = LeafCount(n_cols, 1);
+  return n_leaves % tp_size == 0 ? n_leaves / tp_size : LeafCount(n_cols / tp_size, 1);
+}
+
+// Leaves of a matrix that has all its columns on every rank: as few as keep the error of a long sum
+// small.
+int64_t WholeLeafCount(int64_t n_cols) { return LeafCount(n_cols, 256); }
+
 template <typename Element>
 absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& slice, uint8_t* dst) {
   return source.ReadSlice(id, slice,
                           absl::MakeSpan(reinterpret_cast<Element*>(dst), slice.n_elements()));
 }
 
+// Bytes of one row-major row of a piece as it is read from the source.
+int64_t ReadRowBytes(const PackedWeight* packed, const Weight* plain, int64_t n_cols) {
+  const bool is_bf16 =
+      packed != nullptr ? packed->format == WeightFormat::kBf16 : plain->dtype == DType::kBf16;
+  return n_cols * (is_bf16 ? 2 : 4);
+}
+
 }  // namespace
 
-RankWeights::RankWeights(const ModelConfig& config, const RankShape& shape, DType dtype)
-    : config_(config), shape_(shape), dtype_(dtype), layers_(shape.layers.n_layers()) {
+RankWeights::RankWeights(const ModelConfig& config, const RankShape& shape,
+                         const Precision& precision)
+    : config_(config), shape_(shape), precision_(precision), layers_(shape.layers.n_layers()) {
   if (shape.has_embedding) {
-    const TensorId id{TensorKind::kTokEmbeddings};
-    PlanMatrix(&tok_embeddings_, dtype, {{id, Slice(0, config.vocab_size, 0, config.dim)}},
-               config.vocab_size);
+    PlanPlain(&tok_embeddings_, precision.dtype, {TensorKind::kTokEmbeddings},
+              Slice(0, config.vocab_size, 0, config.dim));
   }
   for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
     PlanLayer(shape.layers.begin + i, &layers_[i]);
   }
   if (shape.has_head) {
-    PlanMatrix(&norm_, DType::kF32, {{{TensorKind::kNorm}, Slice(0, 1, 0, config.dim)}}, 1);
+    PlanPlain(&norm_, DType::kF32, {TensorKind::kNorm}, Slice(0, 1, 0, config.dim));
     const int64_t n_rows = shape.vocab_end - shape.vocab_begin;
-    PlanMatrix(&output_, dtype,
-               {{{TensorKind::kOutput}, Slice(shape.vocab_begin, n_rows, 0, config.dim)}},
-               shape.local_vocab_size);
+    PlanPacked(&output_, {{{TensorKind::kOutput}, Slice(shape.vocab_begin, n_rows, 0, config.dim)}},
+               shape.local_vocab_size, WholeLeafCount(config.dim));
   }
 }
 
@@ -59,56 +78,73 @@ void RankWeights::PlanLayer(int64_t layer, LayerWeights* weights) {
   const auto piece = [layer](TensorKind kind, const TensorSlice& slice) {
     return Piece{{kind, layer}, slice};
   };
-  PlanMatrix(&weights->attention_norm, DType::kF32,
-             {piece(TensorKind::kAttentionNorm, Slice(0, 1, 0, dim))}, 1);
-  PlanMatrix(&weights->wqkv, dtype_,
+  PlanPlain(&weights->attention_norm, DType::kF32, {TensorKind::kAttentionNorm, layer},
+            Slice(0, 1, 0, dim));
+  PlanPacked(&weights->wqkv,
              {piece(TensorKind::kWq, Slice(tp * q_rows, q_rows, 0, dim)),
               piece(TensorKind::kWk, Slice(tp * kv_rows, kv_rows, 0, dim)),
               piece(TensorKind::kWv, Slice(tp * kv_rows, kv_rows, 0, dim))},
-             q_rows + 2 * kv_rows);
-  PlanMatrix(&weights->wo, dtype_, {piece(TensorKind::kWo, Slice(0, dim, tp * q_rows, q_rows))},
-             dim);
-  PlanMatrix(&weights->ffn_norm, DType::kF32, {piece(TensorKind::kFfnNorm, Slice(0, 1, 0, dim))},
-             1);
-  PlanMatrix(&weights->w13, dtype_,
+             q_rows + 2 * kv_rows, WholeLeafCount(dim));
+  PlanPacked(&weights->wo, {piece(TensorKind::kWo, Slice(0, dim, tp * q_rows, q_rows))}, dim,
+             LocalLeafCount(config_.n_heads * config_.head_dim, shape_.tp_size));
+  PlanPlain(&weights->ffn_norm, DType::kF32, {TensorKind::kFfnNorm, layer}, Slice(0, 1, 0, dim));
+  PlanPacked(&weights->w13,
              {piece(TensorKind::kW1, Slice(tp * hidden, hidden, 0, dim)),
               piece(TensorKind::kW3, Slice(tp * hidden, hidden, 0, dim))},
-             2 * hidden);
-  PlanMatrix(&weights->w2, dtype_, {piece(TensorKind::kW2, Slice(0, dim, tp * hidden, hidden))},
-             dim);
+             2 * hidden, WholeLeafCount(dim));
+  PlanPacked(&weights->w2, {piece(TensorKind::kW2, Slice(0, dim, tp * hidden, hidden))}, dim,
+             LocalLeafCount(config_.hidden_dim, shape_.tp_size));
+}
+
+int64_t RankWeights::Reserve(int64_t n_bytes) {
+  return std::exchange(total_bytes_, total_bytes_ + RoundUp(n_bytes, kAlignmentBytes));
+}
+
+void RankWeights::PlanPlain(Weight* weight, DType dtype, TensorId id, const TensorSlice& slice) {
+  *weight = {.dtype = dtype, .data = nullptr, .n_rows = slice.n_rows(), .n_cols = slice.n_cols()};
+  plain_offsets_.emplace_back(weight, Reserve(slice.n_elements() * DTypeBytes(dtype)));
+  pieces_.push_back({.id = id, .slice = slice, .plain = weight});
 }
 
 // Stacks the parts, which have equal columns, into one matrix of n_rows; the rows that no part
 // fills are padding.
-void RankWeights::PlanMatrix(Weight* weight, DType dtype, absl::Span<const Piece> parts,
-                             int64_t n_rows) {
-  const int64_t n_cols = parts[0].slice.n_cols();
-  *weight = {.dtype = dtype, .data = nullptr, .n_rows = n_rows, .n_cols = n_cols};
-  offsets_.emplace_back(weight, total_bytes_);
-  int64_t end = total_bytes_;
+void RankWeights::PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts, int64_t n_rows,
+                             int64_t n_leaves) {
+  *weight = {.format = precision_.weights,
+             .data = nullptr,
+             .n_rows = n_rows,
+             .n_cols = parts[0].slice.n_cols(),
+             .n_leaves = n_leaves};
+  packed_offsets_.emplace_back(weight, Reserve(weight->bytes()));
+  int64_t row = 0;
   for (Piece piece : parts) {
-    CHECK_EQ(piece.slice.n_cols(), n_cols) << TensorName(piece.id);
-    piece.dtype = dtype;
-    piece.offset_bytes = end;
-    end += piece.slice.n_elements() * DTypeBytes(dtype);
+    CHECK_EQ(piece.slice.n_cols(), weight->n_cols) << TensorName(piece.id);
+    piece.packed = weight;
+    piece.row_begin = row;
+    row += piece.slice.n_rows();
     pieces_.push_back(piece);
   }
-  const int64_t matrix_bytes = n_rows * n_cols * DTypeBytes(dtype);
-  CHECK_LE(end, total_bytes_ + matrix_bytes);
-  total_bytes_ += RoundUp(matrix_bytes, kAlignmentBytes);
+  CHECK_LE(row, n_rows);
 }
 
 void RankWeights::PlaceWeights() {
-  for (const auto& [weight, offset] : offsets_) weight->data = memory_.data() + offset;
-  if (!shape_.has_head) return;
-  const int64_t n_rows = shape_.vocab_end - shape_.vocab_begin;
-  const int64_t row_bytes = config_.dim * DTypeBytes(dtype_);
-  uint8_t* padding = static_cast<uint8_t*>(const_cast<void*>(output_.data)) + n_rows * row_bytes;
-  std::memset(padding, 0, (shape_.local_vocab_size - n_rows) * row_bytes);
+  for (const auto& [weight, offset] : plain_offsets_) weight->data = memory_.data() + offset;
+  for (const auto& [weight, offset] : packed_offsets_) {
+    uint8_t* const data = memory_.data() + offset;
+    weight->data = data;
+    // Padding must be zero: columns that fill up the only leaf, rows that fill up the last panel,
+    // and those of the vocabulary.
+    const int64_t n_filled =
+        weight == &output_ ? shape_.vocab_end - shape_.vocab_begin : weight->n_rows;
+    const int64_t first_panel = weight->padded_cols() == weight->n_cols ? n_filled / kPanelRows : 0;
+    std::memset(data + first_panel * weight->panel_bytes(), 0,
+                (weight->n_panels() - first_panel) * weight->panel_bytes());
+  }
 }
 
 absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(const WeightSource& source,
-                                                               const RankShape& shape, DType dtype,
+                                                               const RankShape& shape,
+                                                               const Precision& precision,
                                                                CpuDevice& device,
                                                                const LoadOptions& options) {
   if (source.config().head_dim > kMaxAttentionHeadDim) {
@@ -116,47 +152,78 @@ absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(const WeightSourc
                                                    " is more than ", kMaxAttentionHeadDim,
                                                    ", the most that attention supports"));
   }
-  std::unique_ptr<RankWeights> weights(new RankWeights(source.config(), shape, dtype));
+  std::unique_ptr<RankWeights> weights(new RankWeights(source.config(), shape, precision));
   ASSIGN_OR_RETURN(weights->memory_, AlignedBuffer::Allocate(weights->total_bytes_, "weights"));
   weights->PlaceWeights();
   RETURN_IF_ERROR(weights->ReadPieces(source, device, options));
   return weights;
 }
 
-// The pieces cut into whole rows, at most kChunkBytes each unless one row is more.
+// The pieces cut into whole rows, at most kChunkBytes each unless one panel is more.
 std::vector<RankWeights::Piece> RankWeights::Chunks() const {
   std::vector<Piece> chunks;
   for (const Piece& piece : pieces_) {
-    const int64_t row_bytes = piece.slice.n_cols() * DTypeBytes(piece.dtype);
-    const int64_t chunk_rows = std::max<int64_t>(1, kChunkBytes / row_bytes);
-    for (int64_t row = 0; row < piece.slice.n_rows(); row += chunk_rows) {
+    const int64_t row_bytes = ReadRowBytes(piece.packed, piece.plain, piece.slice.n_cols());
+    const int64_t chunk_rows =
+        std::max(kPanelRows, kChunkBytes / row_bytes / kPanelRows * kPanelRows);
+    for (int64_t row = 0; row < piece.slice.n_rows();) {
+      // The first chunk ends where a panel does.
+      const int64_t n =
+          std::min(chunk_rows - (piece.row_begin + row) % kPanelRows, piece.slice.n_rows() - row);
       Piece chunk = piece;
       chunk.slice.row_begin += row;
-      chunk.slice.row_end = std::min(chunk.slice.row_begin + chunk_rows, piece.slice.row_end);
-      chunk.offset_bytes += row * row_bytes;
+      chunk.slice.row_end = chunk.slice.row_begin + n;
+      chunk.row_begin += row;
       chunks.push_back(chunk);
+      row += n;
     }
   }
   return chunks;
 }
 
-// Bytes of all weights without padding rows and alignment gaps.
-int64_t RankWeights::PayloadBytes() const {
-  int64_t bytes = 0;
-  for (const auto& [weight, offset] : offsets_) {
-    bytes += weight->n_rows * weight->n_cols * DTypeBytes(weight->dtype);
+// Elements of all weights without padding rows.
+int64_t RankWeights::n_elements() const {
+  int64_t n = 0;
+  for (const auto& [weight, offset] : plain_offsets_) n += weight->n_rows * weight->n_cols;
+  for (const auto& [weight, offset] : packed_offsets_) n += weight->n_rows * weight->n_cols;
+  if (!shape_.has_head) return n;
+  return n - (shape_.local_vocab_size - (shape_.vocab_end - shape_.vocab_begin)) * config_.dim;
+}
+
+// Reads one chunk: straight to its place, or through `staging` into a packed matrix.
+absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chunk,
+                                    std::vector<uint8_t>* staging) {
+  if (chunk.packed == nullptr) {
+    const Weight& weight = *chunk.plain;
+    uint8_t* const dst = static_cast<uint8_t*>(const_cast<void*>(weight.data)) +
+                         (chunk.row_begin * weight.n_cols) * DTypeBytes(weight.dtype);
+    return weight.dtype == DType::kF32 ? Read<float>(source, chunk.id, chunk.slice, dst)
+                                       : Read<Bf16>(source, chunk.id, chunk.slice, dst);
   }
-  if (!shape_.has_head) return bytes;
-  const int64_t n_padding_rows = shape_.local_vocab_size - (shape_.vocab_end - shape_.vocab_begin);
-  return bytes - n_padding_rows * config_.dim * DTypeBytes(dtype_);
+  const PackedWeight& weight = *chunk.packed;
+  void* const data = const_cast<void*>(weight.data);
+  const int64_t n_rows = chunk.slice.n_rows();
+  staging->resize(std::max<size_t>(staging->size(),
+                                   n_rows * ReadRowBytes(chunk.packed, nullptr, weight.n_cols)));
+  if (weight.format == WeightFormat::kBf16) {
+    RETURN_IF_ERROR(Read<Bf16>(source, chunk.id, chunk.slice, staging->data()));
+    PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const Bf16*>(staging->data()), data);
+  } else {
+    RETURN_IF_ERROR(Read<float>(source, chunk.id, chunk.slice, staging->data()));
+    PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const float*>(staging->data()),
+             data);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& device,
                                      const LoadOptions& options) {
   const std::vector<Piece> chunks = Chunks();
   const int64_t n_chunks = static_cast<int64_t>(chunks.size());
-  const int64_t total_bytes = PayloadBytes();
+  const int64_t element_bytes = DTypeBytes(precision_.dtype);
+  const int64_t total_bytes = n_elements() * element_bytes;
   std::vector<absl::Status> statuses(device.n_threads());
+  std::vector<std::vector<uint8_t>> staging(device.n_threads());
   int64_t done_bytes = 0;
   for (int64_t begin = 0; begin < n_chunks; begin += device.n_threads()) {
     if (options.cancelled != nullptr && options.cancelled->load()) {
@@ -166,16 +233,13 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
     const int64_t n = std::min<int64_t>(device.n_threads(), n_chunks - begin);
     device.ParallelFor(n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        const Piece& chunk = chunks[begin + i];
-        uint8_t* dst = memory_.data() + chunk.offset_bytes;
-        statuses[i] = chunk.dtype == DType::kF32 ? Read<float>(source, chunk.id, chunk.slice, dst)
-                                                 : Read<Bf16>(source, chunk.id, chunk.slice, dst);
+        statuses[i] = ReadChunk(source, chunks[begin + i], &staging[i]);
       }
     });
     for (int64_t i = 0; i < n; ++i) {
       const Piece& chunk = chunks[begin + i];
       RETURN_IF_ERROR(Annotate(statuses[i], absl::StrCat("weights: ", TensorName(chunk.id))));
-      done_bytes += chunk.slice.n_elements() * DTypeBytes(chunk.dtype);
+      done_bytes += chunk.slice.n_elements() * element_bytes;
     }
     if (options.progress) options.progress(done_bytes, total_bytes);
   }
@@ -185,8 +249,9 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
   return absl::OkStatus();
 }
 
-int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape, DType dtype) {
-  return RankWeights(config, shape, dtype).total_bytes_;
+int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
+                        const Precision& precision) {
+  return RankWeights(config, shape, precision).total_bytes_;
 }
 
 }  // namespace bora

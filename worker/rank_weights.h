@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/device.h"
+#include "kernels/packed_weight.h"
 #include "model/config.h"
 #include "model/partition.h"
 #include "model/weights_source.h"
@@ -19,14 +20,25 @@
 
 namespace bora {
 
-// Norm gains are float whatever the dtype of the matrices: they are 1/dim of the bytes.
+// Types of a rank's numbers.
+struct Precision {
+  // Matrices of the same type as everything else.
+  Precision(DType dtype)  // NOLINT: a dtype is a precision
+      : dtype(dtype), weights(dtype == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16) {}
+  Precision(DType dtype, WeightFormat weights) : dtype(dtype), weights(weights) {}
+
+  DType dtype;           // of the embedding table and the KV cache
+  WeightFormat weights;  // of the matrices
+};
+
+// Norm gains are float whatever the precision of the matrices: they are 1/dim of the bytes.
 struct LayerWeights {
   Weight attention_norm;  // [1, dim]
-  Weight wqkv;            // [(local_n_heads + 2 * local_n_kv_heads) * head_dim, dim]
-  Weight wo;              // [dim, local_n_heads * head_dim], a column slice
+  PackedWeight wqkv;      // [(local_n_heads + 2 * local_n_kv_heads) * head_dim, dim]
+  PackedWeight wo;        // [dim, local_n_heads * head_dim], a column slice
   Weight ffn_norm;        // [1, dim]
-  Weight w13;             // [2 * local_hidden_dim, dim]: gate rows, then up rows
-  Weight w2;              // [dim, local_hidden_dim], a column slice
+  PackedWeight w13;       // [2 * local_hidden_dim, dim]: gate rows, then up rows
+  PackedWeight w2;        // [dim, local_hidden_dim], a column slice
 };
 
 struct LoadOptions {
@@ -39,11 +51,13 @@ struct LoadOptions {
 // Immutable after Load. Survives epochs: a new group under the same shape uses it again.
 class RankWeights {
  public:
-  // Reads the rank's share of `source` on the threads of `device`. INVALID_ARGUMENT when the model
-  // has heads larger than the kernels take; RESOURCE_EXHAUSTED when memory is short; CANCELLED;
-  // errors of the source, with the tensor named. Every element is written exactly once (CHECK).
+  // Reads the rank's share of `source` on the threads of `device` and packs its matrices.
+  // INVALID_ARGUMENT when the model has heads larger than the kernels take; RESOURCE_EXHAUSTED when
+  // memory is short; CANCELLED; errors of the source, with the tensor named. Every element is
+  // written exactly once (CHECK).
   static absl::StatusOr<std::unique_ptr<RankWeights>> Load(const WeightSource& source,
-                                                           const RankShape& shape, DType dtype,
+                                                           const RankShape& shape,
+                                                           const Precision& precision,
                                                            CpuDevice& device,
                                                            const LoadOptions& options = {});
 
@@ -52,52 +66,63 @@ class RankWeights {
 
   const ModelConfig& config() const { return config_; }
   const RankShape& shape() const { return shape_; }
-  DType dtype() const { return dtype_; }
+  DType dtype() const { return precision_.dtype; }
+  const Precision& precision() const { return precision_; }
   int64_t bytes() const { return total_bytes_; }
 
   const Weight& tok_embeddings() const { return tok_embeddings_; }  // [vocab_size, dim], stage 0
   absl::Span<const LayerWeights> layers() const { return layers_; }
   const Weight& norm() const { return norm_; }  // [1, dim], last stage
   // [local_vocab_size, dim], last stage; rows from vocab_end - vocab_begin on are zero.
-  const Weight& output() const { return output_; }
+  const PackedWeight& output() const { return output_; }
 
  private:
-  friend int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape, DType dtype);
+  friend int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
+                                 const Precision& precision);
 
-  // A rectangle of one tensor and where it goes.
+  // A rectangle of one tensor and where it goes: rows of a packed matrix, or else of a plain one.
   struct Piece {
     TensorId id;
     TensorSlice slice;
-    DType dtype = DType::kF32;
-    int64_t offset_bytes = 0;
+    PackedWeight* packed = nullptr;
+    Weight* plain = nullptr;
+    int64_t row_begin = 0;  // of the matrix
   };
 
-  RankWeights(const ModelConfig& config, const RankShape& shape, DType dtype);
+  RankWeights(const ModelConfig& config, const RankShape& shape, const Precision& precision);
 
   void PlanLayer(int64_t layer, LayerWeights* weights);
-  void PlanMatrix(Weight* weight, DType dtype, absl::Span<const Piece> parts, int64_t n_rows);
+  void PlanPlain(Weight* weight, DType dtype, TensorId id, const TensorSlice& slice);
+  void PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts, int64_t n_rows,
+                  int64_t n_leaves);
+  int64_t Reserve(int64_t n_bytes);
   void PlaceWeights();
   std::vector<Piece> Chunks() const;
-  int64_t PayloadBytes() const;
+  int64_t n_elements() const;
+  absl::Status ReadChunk(const WeightSource& source, const Piece& chunk,
+                         std::vector<uint8_t>* staging);
   absl::Status ReadPieces(const WeightSource& source, CpuDevice& device,
                           const LoadOptions& options);
 
   const ModelConfig config_;
   const RankShape shape_;
-  const DType dtype_;
+  const Precision precision_;
 
   std::vector<Piece> pieces_;
-  std::vector<std::pair<Weight*, int64_t>> offsets_;  // of each weight in memory_
-  int64_t total_bytes_ = 0;                           // with the gaps that align each weight
+  // Where each weight begins in memory_.
+  std::vector<std::pair<Weight*, int64_t>> plain_offsets_;
+  std::vector<std::pair<PackedWeight*, int64_t>> packed_offsets_;
+  int64_t total_bytes_ = 0;  // with the gaps that align each weight
   AlignedBuffer memory_;
 
   Weight tok_embeddings_;
   std::vector<LayerWeights> layers_;
   Weight norm_;
-  Weight output_;
+  PackedWeight output_;
 };
 
 // What RankWeights::Load of this shape allocates.
-int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape, DType dtype);
+int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
+                        const Precision& precision);
 
 }  // namespace bora

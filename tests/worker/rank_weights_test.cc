@@ -50,15 +50,25 @@ class FakeSource final : public WeightSource {
   DummyWeights weights_{TinyConfig(), kSeed};
 };
 
+float ElementOf(const Weight& weight, int64_t row, int64_t col) {
+  return static_cast<const float*>(weight.data)[row * weight.n_cols + col];
+}
+float ElementOf(const PackedWeight& weight, int64_t row, int64_t col) {
+  return PackedElement(weight, row, col);
+}
+
 // Expects rows [row, row + slice.n_rows()) of `weight` to be the slice of the tensor.
-void ExpectRows(const Weight& weight, int64_t row, TensorId id, const TensorSlice& slice) {
+template <typename AnyWeight>
+void ExpectRows(const AnyWeight& weight, int64_t row, TensorId id, const TensorSlice& slice) {
   ASSERT_EQ(weight.n_cols, slice.n_cols()) << TensorName(id);
   ASSERT_LE(row + slice.n_rows(), weight.n_rows) << TensorName(id);
   std::vector<float> expected(slice.n_elements());
   CHECK_OK(DummyWeights(TinyConfig(), kSeed).ReadSlice(id, slice, absl::MakeSpan(expected)));
-  const float* actual = static_cast<const float*>(weight.data) + row * weight.n_cols;
-  EXPECT_EQ(std::memcmp(actual, expected.data(), expected.size() * sizeof(float)), 0)
-      << TensorName(id);
+  for (int64_t i = 0; i < slice.n_elements(); ++i) {
+    const int64_t n_cols = slice.n_cols();
+    ASSERT_EQ(ElementOf(weight, row + i / n_cols, i % n_cols), expected[i])
+        << TensorName(id) << " element " << i;
+  }
 }
 
 void ExpectLayer(const LayerWeights& w, int64_t layer, const RankShape& shape) {
@@ -107,10 +117,11 @@ TEST(RankWeightsTest, PadsTheHeadWithZeros) {
   CpuDevice device(1);
   const auto weights = RankWeights::Load(FakeSource(), shape, DType::kF32, device);
   ASSERT_TRUE(weights.ok()) << weights.status();
-  const Weight& output = (*weights)->output();
+  const PackedWeight& output = (*weights)->output();
   ASSERT_EQ(output.n_rows, 65);
-  const float* padding = static_cast<const float*>(output.data) + 62 * 64;
-  EXPECT_THAT(std::vector<float>(padding, padding + 3 * 64), testing::Each(0.0f));
+  for (int64_t i = 62 * 64; i < output.n_panels() * kPanelRows * 64; ++i) {
+    EXPECT_EQ(PackedElement(output, i / 64, i % 64), 0.0f) << i;
+  }
 }
 
 TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
@@ -123,6 +134,19 @@ TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
     EXPECT_EQ((*weights)->bytes(), memory.weight_bytes);
     // 2 layers, keys and values, 2 KV heads of 16, blocks of 4 tokens.
     EXPECT_EQ(memory.kv_bytes_per_block, 2 * 2 * 2 * 16 * 4 * DTypeBytes(dtype));
+  }
+}
+
+TEST(RankWeightsTest, RowParallelMatricesHoldSubtreesOfOneSum) {
+  for (const int tp_size : {1, 2, 4}) {
+    CpuDevice device(1);
+    const auto weights =
+        RankWeights::Load(FakeSource(), TinyShape(tp_size, 1, 0, 0), DType::kF32, device);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    const LayerWeights& layer = (*weights)->layers()[0];
+    EXPECT_EQ(layer.wo.n_leaves * tp_size, 8);
+    EXPECT_EQ(layer.w2.n_leaves * tp_size, 8);
+    EXPECT_EQ(layer.wqkv.n_leaves, 1);
   }
 }
 

@@ -1,0 +1,152 @@
+#include "kernels/packed_weight.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace bora {
+namespace {
+
+// Bytes of one step for all rows of a panel, whatever the format.
+constexpr int64_t kStepBytes = kPanelRows * 4;
+
+// Steps that are turned at a time: one cache line of each row in, as many whole steps out.
+constexpr int64_t kTurnSteps = 16;
+
+uint8_t* PanelOf(const PackedWeight& weight, int64_t row, void* data) {
+  return static_cast<uint8_t*>(data) + row / kPanelRows * weight.panel_bytes();
+}
+
+// Copies n_steps steps of 4 bytes of up to 32 rows that begin `row_bytes` apart to where the steps
+// of a panel lie, from row `first` of it on.
+void TurnSteps(const uint8_t* rows, int64_t row_bytes, int64_t n_rows, int64_t first,
+               int64_t n_steps, uint8_t* steps) {
+  uint32_t lines[kPanelRows][kTurnSteps];
+  for (int64_t begin = 0; begin < n_steps; begin += kTurnSteps) {
+    const int64_t n = std::min(kTurnSteps, n_steps - begin);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      std::memcpy(lines[r], rows + r * row_bytes + begin * 4, n * 4);
+    }
+    for (int64_t s = 0; s < n; ++s) {
+      uint32_t* to = reinterpret_cast<uint32_t*>(steps + (begin + s) * kStepBytes) + first;
+      for (int64_t r = 0; r < n_rows; ++r) to[r] = lines[r][s];
+    }
+  }
+}
+
+// Rows of any type whose steps are 4 bytes; the last step may be incomplete.
+void PackPlain(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const uint8_t* rows,
+               void* data) {
+  const int64_t element_bytes = 4 / weight.step_cols();
+  const int64_t row_bytes = weight.n_cols * element_bytes;
+  const int64_t n_steps = row_bytes / 4;
+  for (int64_t row = row_begin; row < row_begin + n_rows;) {
+    const int64_t first = row % kPanelRows;
+    const int64_t n = std::min(kPanelRows - first, row_begin + n_rows - row);
+    const uint8_t* from = rows + (row - row_begin) * row_bytes;
+    uint8_t* const panel = PanelOf(weight, row, data);
+    TurnSteps(from, row_bytes, n, first, n_steps, panel);
+    for (int64_t r = 0; r < n && n_steps * 4 < row_bytes; ++r) {
+      std::memcpy(panel + n_steps * kStepBytes + (first + r) * 4,
+                  from + r * row_bytes + n_steps * 4, row_bytes - n_steps * 4);
+    }
+    row += n;
+  }
+}
+
+// One row's group of n_cols floats: quantised bytes and, at the group's begin, scale and offset.
+void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) {
+  float max = 0;
+  for (int64_t i = 0; i < n_cols; ++i) max = std::max(max, std::abs(from[i]));
+  const float scale = max / 127.0f;
+  int32_t sum = 0;
+  uint8_t* const bytes = group + kPanelRows * 8;
+  for (int64_t i = 0; i < n_cols; ++i) {
+    const float ratio = scale > 0 ? from[i] / scale : 0.0f;
+    const int32_t q = std::clamp(static_cast<int32_t>(std::nearbyint(ratio)), -127, 127);
+    bytes[i / 4 * kStepBytes + lane * 4 + i % 4] = static_cast<uint8_t>(static_cast<int8_t>(q));
+    sum += q;
+  }
+  const int32_t offset = -128 * sum;
+  std::memcpy(group + lane * 4, &scale, 4);
+  std::memcpy(group + kPanelRows * 4 + lane * 4, &offset, 4);
+}
+
+int64_t GroupBytes(const PackedWeight& weight) {
+  return weight.group_header_bytes() + weight.group_cols() * kPanelRows;
+}
+
+}  // namespace
+
+int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols) {
+  int64_t n_leaves = kMaxLeaves;
+  while (n_leaves > 1 &&
+         (n_cols % (n_leaves * kLeafAlignment) != 0 || n_cols / n_leaves < min_leaf_cols)) {
+    n_leaves /= 2;
+  }
+  return n_leaves;
+}
+
+int64_t PackedWeight::group_cols() const {
+  const int64_t leaf = leaf_cols();
+  int64_t n = std::min(kMaxGroupCols, leaf);
+  while (leaf % n != 0 || n % kLeafAlignment != 0) --n;
+  return n;
+}
+
+int64_t PackedWeight::panel_bytes() const {
+  if (format != WeightFormat::kInt8) return padded_cols() / step_cols() * kStepBytes;
+  return DivExact(padded_cols(), group_cols()) * GroupBytes(*this);
+}
+
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
+              void* data) {
+  CHECK(weight.format == WeightFormat::kBf16) << "bf16 rows for another format";
+  CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
+  PackPlain(weight, row_begin, n_rows, reinterpret_cast<const uint8_t*>(rows), data);
+}
+
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
+              void* data) {
+  CHECK(weight.format != WeightFormat::kBf16) << "float rows for bf16";
+  CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
+  if (weight.format == WeightFormat::kF32) {
+    PackPlain(weight, row_begin, n_rows, reinterpret_cast<const uint8_t*>(rows), data);
+    return;
+  }
+  const int64_t group_cols = weight.group_cols();
+  for (int64_t row = row_begin; row < row_begin + n_rows; ++row) {
+    uint8_t* group = PanelOf(weight, row, data);
+    const float* from = rows + (row - row_begin) * weight.n_cols;
+    for (int64_t col = 0; col < weight.n_cols; col += group_cols) {
+      PackGroup(from + col, std::min(group_cols, weight.n_cols - col), row % kPanelRows, group);
+      group += GroupBytes(weight);
+    }
+  }
+}
+
+float PackedElement(const PackedWeight& weight, int64_t row, int64_t col) {
+  const uint8_t* panel = PanelOf(weight, row, const_cast<void*>(weight.data));
+  const int64_t lane = row % kPanelRows;
+  if (weight.format == WeightFormat::kInt8) {
+    const uint8_t* group = panel + col / weight.group_cols() * GroupBytes(weight);
+    const int64_t i = col % weight.group_cols();
+    float scale;
+    std::memcpy(&scale, group + lane * 4, 4);
+    const uint8_t byte = group[weight.group_header_bytes() + i / 4 * kStepBytes + lane * 4 + i % 4];
+    return static_cast<float>(static_cast<int8_t>(byte)) * scale;
+  }
+  const uint8_t* step = panel + col / weight.step_cols() * kStepBytes + lane * 4;
+  if (weight.format == WeightFormat::kF32) {
+    float value;
+    std::memcpy(&value, step, 4);
+    return value;
+  }
+  Bf16 value;
+  std::memcpy(&value, step + col % 2 * 2, 2);
+  return ToFloat(value);
+}
+
+}  // namespace bora

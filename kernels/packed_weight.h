@@ -1,0 +1,74 @@
+// Weight matrices as the inner loops read them: packed once at load, read front to back by every
+// product.
+//
+// Output rows are grouped in panels of 32. Inside a panel the columns come in ascending order, and
+// each step of the inner loop (1, 2 or 4 neighbouring columns of all 32 rows: 128 bytes) is one
+// piece of memory. The layout is the same for every instruction set.
+//
+// Columns are cut into `n_leaves` equal leaves. A product sums each leaf in ascending order and
+// adds the leaves up as a balanced binary tree, so that tensor-parallel ranks that hold whole
+// subtrees and add up in the same tree get the bits of a single rank.
+#pragma once
+
+#include <cstdint>
+
+#include "base/bf16.h"
+#include "base/int_math.h"
+#include "kernels/device.h"
+
+namespace bora {
+
+// kInt8: symmetric 8-bit integers with one float scale for each row and group of columns.
+enum class WeightFormat { kF32, kBf16, kInt8 };
+
+// Rows of a panel.
+inline constexpr int64_t kPanelRows = 32;
+// Leaves of a matrix whose columns tensor parallelism may cut: it can do so 8 ways.
+inline constexpr int64_t kMaxLeaves = 8;
+// Columns of a leaf are a multiple of this unless there is one leaf, which is padded with zeros.
+inline constexpr int64_t kLeafAlignment = 4;
+// Most columns that share a scale: 8 bytes of scale and offset for 128 weights are 6 %.
+inline constexpr int64_t kMaxGroupCols = 128;
+
+// The largest power of two, at most kMaxLeaves, that divides n_cols into aligned leaves of at least
+// min_leaf_cols columns; 1 if there is none.
+int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols);
+
+// A packed matrix. The memory belongs to the weight loader and outlives every operation.
+struct PackedWeight {
+  WeightFormat format = WeightFormat::kF32;
+  const void* data = nullptr;  // bytes(), 64-byte aligned
+  int64_t n_rows = 0;          // output elements
+  int64_t n_cols = 0;          // input elements
+  int64_t n_leaves = 1;
+
+  int64_t n_panels() const { return CeilDiv(n_rows, kPanelRows); }
+  int64_t padded_cols() const { return RoundUp(n_cols, kLeafAlignment); }
+  int64_t leaf_cols() const { return DivExact(padded_cols(), n_leaves); }
+  // Columns that one step of the inner loop takes.
+  int64_t step_cols() const {
+    return format == WeightFormat::kF32 ? 1 : format == WeightFormat::kBf16 ? 2 : 4;
+  }
+  // kInt8: columns that share a scale, the most that divide a leaf evenly.
+  int64_t group_cols() const;
+  // kInt8: each group of a panel begins with [32] float scales and [32] int32 offsets, -128 times
+  // the sum of the row's weights in the group: the inner loop's input bytes are biased by 128.
+  int64_t group_header_bytes() const { return kPanelRows * 8; }
+  int64_t panel_bytes() const;
+  int64_t bytes() const { return n_panels() * panel_bytes(); }
+};
+
+// Writes rows [row_begin, row_begin + n_rows) of the matrix into `data`, which is weight.bytes()
+// long and zero where nothing was written yet. rows: [n_rows, weight.n_cols] row-major, of the type
+// that goes with the format (float for kF32 and kInt8). Different rows may be packed by different
+// threads at the same time. kInt8 rounds to the nearest multiple of the group's largest magnitude
+// over 127; the rows must be finite.
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
+              void* data);
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
+              void* data);
+
+// The element that is stored at (row, col), in float. For tests and tools.
+float PackedElement(const PackedWeight& weight, int64_t row, int64_t col);
+
+}  // namespace bora

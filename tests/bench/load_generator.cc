@@ -23,6 +23,7 @@ ABSL_FLAG(int, concurrency, 1, "Streams that are open at the same time.");
 ABSL_FLAG(int, requests, 32, "Requests in all.");
 ABSL_FLAG(int, prompt_tokens, 64, "Tokens of each prompt.");
 ABSL_FLAG(int, output_tokens, 64, "Tokens of each completion.");
+ABSL_FLAG(double, temperature, 1, "Of sampling; 0 is greedy.");
 ABSL_FLAG(int, vocab_size, 1024, "Prompt tokens are in [259, vocab_size).");
 
 namespace bora {
@@ -59,6 +60,8 @@ class Reader final : public grpc::ClientReadReactor<v1::GenerateStreamResponse> 
     request_.mutable_stopping()->set_max_tokens(absl::GetFlag(FLAGS_output_tokens));
     request_.mutable_stopping()->set_ignore_eos(true);
     request_.mutable_sampling()->set_seed(index);
+    request_.mutable_sampling()->set_temperature(
+        static_cast<float>(absl::GetFlag(FLAGS_temperature)));
     stub_->async()->GenerateStream(&context_, &request_, this);
     StartRead(&response_);
     StartCall();
@@ -143,13 +146,15 @@ int Run() {
   std::printf(
       "{\"seconds\": %.3f, \"requests\": %zu, \"failed\": %d, \"output_tokens\": %lld, "
       "\"messages\": "
-      "%lld, \"output_tokens_per_s\": %.1f, \"ttft_p50_ms\": %.2f, \"ttft_p99_ms\": %.2f, "
-      "\"gap_p50_ms\": %.2f, \"gap_p99_ms\": %.2f}\n",
+      "%lld, \"requests_per_s\": %.4f, \"output_tokens_per_s\": %.1f, \"ttft_p50_ms\": %.2f, "
+      "\"ttft_p99_ms\": %.2f, \"gap_p50_ms\": %.2f, \"gap_p99_ms\": %.2f, "
+      "\"gap_max_ms\": %.2f}\n",
       seconds, totals.first_token_ms.size(), totals.n_failed,
       static_cast<long long>(totals.n_tokens), static_cast<long long>(totals.n_messages),
-      totals.n_tokens / seconds, Percentile(&totals.first_token_ms, 0.5),
-      Percentile(&totals.first_token_ms, 0.99), Percentile(&totals.gap_ms, 0.5),
-      Percentile(&totals.gap_ms, 0.99));
+      totals.first_token_ms.size() / seconds, totals.n_tokens / seconds,
+      Percentile(&totals.first_token_ms, 0.5), Percentile(&totals.first_token_ms, 0.99),
+      Percentile(&totals.gap_ms, 0.5), Percentile(&totals.gap_ms, 0.99),
+      Percentile(&totals.gap_ms, 1.0));
   if (totals.n_failed > 0) std::fprintf(stderr, "last error: %s\n", totals.error.c_str());
   return totals.n_failed == 0 ? 0 : 1;
 }

@@ -1,6 +1,15 @@
 #!/usr/bin/env bash
 # Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R.
-#   tests/bench/run.sh serve_smoke | comm | kernels
+#   tests/bench/run.sh serve_smoke | comm | kernels | limits | engine [FLAGS] | cpu_vs_peer [OPTIONS]
+# limits: what the machine can do. engine: the engine without RPC (bora-bench-engine --help). cpu_vs_peer: the CPU worker beside
+# the limits, and beside llama.cpp with --peer-bin DIR: a folder with llama-bench, llama-batched-bench, llama-simple and
+# llama-server, built elsewhere (Release, native, CPU backend). Its other options:
+#   --figures a,b      only these (the 7B shape runs only when named: 30 GB of files in --work-dir, half an hour)
+#   --quick            the short ones: prefill_512, decode_1, decode_8, decode_32, tiny64_decode_1, tiny64_decode_32
+#   --alternations N   runs of each side, ours and the peer's in turn (3)
+#   --threads N        of each side (all cores)
+#   --work-dir DIR     keeps the models that it makes (default: a temporary directory, removed at the end)
+#   --wait-quiet S     longest wait for other processes to end before each run (60)
 # Figures depend on the machine and on what else it does: compare ratios of one run. Uses the release build, or BORA_BINARY_DIR.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -18,5 +27,10 @@ case "$name" in
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" /usr/bin/python3 "$root/tests/bench/serve_smoke.py" ;;
   comm) "$build/bin/bora-bench-comm" ;;
   kernels) "$build/bin/bora-bench-kernels" "${@:2}" ;;
-  *) echo "usage: tests/bench/run.sh serve_smoke|comm|kernels" >&2; exit 2 ;;
+  limits) "$build/bin/bora-bench-limits" "${@:2}" ;;
+  engine) "$build/bin/bora-bench-engine" "${@:2}" ;;
+  cpu_vs_peer)
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
+      /usr/bin/python3 "$root/tests/bench/cpu_vs_peer.py" "${@:2}" ;;
+  *) echo "usage: tests/bench/run.sh serve_smoke|comm|kernels|limits|engine|cpu_vs_peer" >&2; exit 2 ;;
 esac

@@ -1,6 +1,7 @@
 // Same request, same bytes: the real scheduler drives real ranks, and every request's tokens and
 // log-probabilities are bit for bit those of the request alone, whatever else is served with it,
-// how its prompt is cut, when the others come, go or pause, and which slots and blocks it gets.
+// how its prompt is cut, when the others come, go or pause, which slots and blocks it gets, and
+// over how many ranks the model is divided.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -227,27 +228,36 @@ void ExpectSameBytes(const Mix& mix, const std::vector<WorkOutcome>& outcomes,
 struct Layout {
   int tp_size;
   int pp_size;
+  WeightFormat format;
   int n_mixes;
 };
 
+LocalGroupOptions GroupOptions(const Layout& layout) {
+  // A KV cache of NaN where nothing was written.
+  return {.tp_size = layout.tp_size,
+          .pp_size = layout.pp_size,
+          .limits = TinyLimits(),
+          .precision = Precision(layout.format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16,
+                                 layout.format),
+          .rank = {.poison_kv = true}};
+}
+
 class SameBytesTest : public testing::TestWithParam<Layout> {};
 
-TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAlone) {
+TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAloneOnOneRank) {
   const Layout layout = GetParam();
   std::vector<WorkRequest> pool = RandomRequests(TinyLimits(), kPoolRequests, kSeed);
   for (WorkRequest& request : pool) {
     request.prompt.resize(std::min(request.prompt.size(), kMaxPromptTokens));
   }
-  // A KV cache of NaN where nothing was written.
-  auto started =
-      LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), {.tp_size = layout.tp_size,
-                                                            .pp_size = layout.pp_size,
-                                                            .limits = TinyLimits(),
-                                                            .rank = {.poison_kv = true}});
+  const DummyWeights weights(TinyConfig(), kSeed);
+  auto one_rank = LocalGroup::Start(weights, GroupOptions({1, 1, layout.format, 0}));
+  ASSERT_TRUE(one_rank.ok()) << one_rank.status();
+  const auto alone = RunAlone(**one_rank, pool);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  auto started = LocalGroup::Start(weights, GroupOptions(layout));
   ASSERT_TRUE(started.ok()) << started.status();
   LocalGroup& group = **started;
-  const auto alone = RunAlone(group, pool);
-  ASSERT_TRUE(alone.ok()) << alone.status();
   const auto begin = std::chrono::steady_clock::now();
   const int n_mixes = layout.n_mixes / kMixDivisor;
   int64_t n_requests = 0;
@@ -270,11 +280,15 @@ TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAlone) {
               static_cast<int>(n_requests), static_cast<int>(n_steps), elapsed.count());
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, SameBytesTest,
-                         testing::Values(Layout{1, 1, 800}, Layout{2, 2, 250}),
-                         [](const auto& info) {
-                           return absl::StrCat("Tp", info.param.tp_size, "Pp", info.param.pp_size);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, SameBytesTest,
+    testing::Values(Layout{1, 1, WeightFormat::kF32, 500}, Layout{1, 1, WeightFormat::kBf16, 300},
+                    Layout{1, 1, WeightFormat::kInt8, 100}, Layout{2, 2, WeightFormat::kBf16, 150},
+                    Layout{2, 1, WeightFormat::kInt8, 60}, Layout{4, 1, WeightFormat::kF32, 60}),
+    [](const auto& info) {
+      return absl::StrCat("Tp", info.param.tp_size, "Pp", info.param.pp_size,
+                          FormatName(info.param.format));
+    });
 
 }  // namespace
 }  // namespace bora

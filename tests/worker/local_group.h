@@ -24,7 +24,7 @@ struct LocalGroupOptions {
   int pp_size = 1;
   std::vector<int64_t> layers_per_stage;  // [pp_size]; empty: balanced
   GroupLimits limits;
-  DType dtype = DType::kF32;
+  Precision precision = DType::kF32;
   int n_threads = 1;  // of each rank
   RankOptions rank;
   bool allow_shared_memory = true;

@@ -118,7 +118,7 @@ TEST_P(ReferenceModelTest, LogprobsAgreeWithFloat64) {
   const ModelConfig config = TinyConfig();
   const DummyWeights source(config, kSeed);
   const auto group = LocalGroup::Start(
-      source, {.tp_size = tp_size, .pp_size = pp_size, .limits = TinyLimits(), .dtype = dtype});
+      source, {.tp_size = tp_size, .pp_size = pp_size, .limits = TinyLimits(), .precision = dtype});
   ASSERT_TRUE(group.ok()) << group.status();
   const std::vector<WorkRequest> requests = GreedyRequests();
   const auto outcomes = RunShuffled(**group, requests, 2, kSeed);

@@ -4,6 +4,7 @@
 
 #include "model/config.h"
 #include "model/step.h"
+#include "worker/rank_weights.h"
 
 namespace bora {
 
@@ -31,6 +32,15 @@ inline GroupLimits TinyLimits() {
           .block_size = 4,
           .n_blocks = 240,
           .vocab_size = 257};
+}
+
+// int8 weights go with a bf16 cache.
+inline Precision PrecisionOf(WeightFormat format) {
+  return Precision(format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16, format);
+}
+
+inline const char* FormatName(WeightFormat format) {
+  return format == WeightFormat::kF32 ? "F32" : format == WeightFormat::kBf16 ? "Bf16" : "Int8";
 }
 
 }  // namespace bora

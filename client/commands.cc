@@ -203,8 +203,11 @@ std::string StatusText(const pb::ServerInfo& info, const pb::ListModelsResponse&
   std::string out;
   const pb::Load& load = info.load();
   for (const pb::Model& model : models.models()) {
-    absl::StrAppendFormat(&out, "%s  %s, %d layers, context %d\n", model.name(), model.dtype(),
-                          model.layer_count(), model.context_length());
+    const std::string quantization = model.quantization().empty()
+                                         ? ""
+                                         : absl::StrCat(" with ", model.quantization(), " weights");
+    absl::StrAppendFormat(&out, "%s  %s%s, %d layers, context %d\n", model.name(), model.dtype(),
+                          quantization, model.layer_count(), model.context_length());
   }
   absl::StrAppendFormat(&out,
                         "%s  %d stages x %d tensor ranks  epoch %d  up %.0f s  version %s (%s)\n",

@@ -36,6 +36,10 @@ ABSL_FLAG(std::string, load_format, "auto",
           "auto: the checkpoint's weights. dummy: random weights of the config's shape.");
 ABSL_FLAG(std::string, dtype, "auto",
           "Weights and KV cache: auto (as the checkpoint), float32 or bfloat16.");
+ABSL_FLAG(
+    std::string, quantization, "none",
+    "none, or int8: workers keep their matrices in 8 bits with a scale for each row and group "
+    "of up to 128 columns.");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "HOST:PORT for clients; port 0 = any.");
 ABSL_FLAG(std::string, worker_listen, "127.0.0.1:50052", "HOST:PORT for workers; port 0 = any.");
 ABSL_FLAG(bool, insecure_listen, false,
@@ -73,6 +77,7 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.tokenizer = absl::GetFlag(FLAGS_tokenizer);
   flags.load_format = absl::GetFlag(FLAGS_load_format);
   flags.dtype = absl::GetFlag(FLAGS_dtype);
+  flags.quantization = absl::GetFlag(FLAGS_quantization);
   flags.tensor_parallel_size = absl::GetFlag(FLAGS_tensor_parallel_size);
   flags.pipeline_parallel_size = absl::GetFlag(FLAGS_pipeline_parallel_size);
   flags.layers_per_stage = absl::GetFlag(FLAGS_layers_per_stage);

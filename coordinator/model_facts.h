@@ -27,6 +27,7 @@ struct ModelFacts {
   int32_t context_length = 0;  // > 1
   std::vector<int32_t> eos_token_ids;
   std::string dtype;
+  std::string quantization;  // empty: none
   int32_t n_layers = 0;
   int32_t dim = 0;
   int32_t n_heads = 0;

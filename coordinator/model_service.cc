@@ -94,6 +94,7 @@ v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
   out.set_bos_token_id(tokenizer.bos_id());
   out.mutable_eos_token_ids()->Add(model.eos_token_ids.begin(), model.eos_token_ids.end());
   out.set_dtype(model.dtype);
+  out.set_quantization(model.quantization);
   out.set_layer_count(model.n_layers);
   out.set_dim(model.dim);
   out.set_head_count(model.n_heads);

@@ -94,6 +94,10 @@ absl::Status CheckFlags(const ServerFlags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat("--dtype=", flags.dtype, " is not auto, float32 or bfloat16"));
   }
+  if (flags.quantization != "none" && flags.quantization != "int8") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--quantization=", flags.quantization, " is not none or int8"));
+  }
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", flags.max_num_seqs, 1, kMaxNumSeqsLimit));
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", flags.max_num_batched_tokens, 1,
                              kMaxBatchedTokensLimit));
@@ -115,6 +119,7 @@ ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model,
   facts.context_length = load.max_model_len;
   facts.eos_token_ids = model.eos_ids;
   facts.dtype = load.dtype;
+  facts.quantization = load.quantization;
   facts.n_layers = static_cast<int32_t>(model.n_layers);
   facts.dim = static_cast<int32_t>(model.dim);
   facts.n_heads = static_cast<int32_t>(model.n_heads);
@@ -166,6 +171,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.load.dummy_weights = flags.load_format == "dummy";
   cluster.load.dummy_seed = flags.seed;
   cluster.load.dtype = flags.dtype == "auto" ? weights.dtype : flags.dtype;
+  if (flags.quantization != "none") cluster.load.quantization = flags.quantization;
   cluster.load.tensor_parallel_size = flags.tensor_parallel_size;
   for (const LayerRange& stage : partition.stages) {
     cluster.load.layers_per_stage.push_back(static_cast<int32_t>(stage.n_layers()));

@@ -23,6 +23,7 @@ struct ServerFlags {
   std::string tokenizer;          // empty: tokenizer.model in the model's directory
   std::string load_format = "auto";
   std::string dtype = "auto";
+  std::string quantization = "none";
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
   std::vector<std::string> layers_per_stage;  // empty: balanced

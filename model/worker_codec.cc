@@ -39,6 +39,7 @@ void Write(const LoadModel& load, pb::LoadModel* proto) {
   proto->set_dummy_weights(load.dummy_weights);
   proto->set_dummy_seed(load.dummy_seed);
   proto->set_dtype(load.dtype);
+  proto->set_quantization(load.quantization);
   proto->set_tensor_parallel_size(load.tensor_parallel_size);
   for (const int32_t n_layers : load.layers_per_stage) proto->add_layers_per_stage(n_layers);
   proto->set_stage(load.stage);
@@ -52,6 +53,7 @@ LoadModel Read(const pb::LoadModel& proto) {
   load.dummy_weights = proto.dummy_weights();
   load.dummy_seed = proto.dummy_seed();
   load.dtype = proto.dtype();
+  load.quantization = proto.quantization();
   load.tensor_parallel_size = proto.tensor_parallel_size();
   load.layers_per_stage.assign(proto.layers_per_stage().begin(), proto.layers_per_stage().end());
   load.stage = proto.stage();

@@ -42,6 +42,14 @@ absl::StatusOr<DType> ParseDType(const std::string& name) {
       absl::StrCat("dtype is '", name, "', supported are float32 and bfloat16"));
 }
 
+absl::StatusOr<Precision> ParsePrecision(const LoadModel& load) {
+  ASSIGN_OR_RETURN(const DType dtype, ParseDType(load.dtype));
+  if (load.quantization.empty()) return Precision(dtype);
+  if (load.quantization == "int8") return Precision(dtype, WeightFormat::kInt8);
+  return absl::InvalidArgumentError(
+      absl::StrCat("quantization is '", load.quantization, "', supported is int8"));
+}
+
 absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load) {
   const std::vector<int64_t> layers(load.layers_per_stage.begin(), load.layers_per_stage.end());
   ASSIGN_OR_RETURN(
@@ -200,7 +208,7 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   }
   rank_.reset();
   device_.reset();
-  ASSIGN_OR_RETURN(const DType dtype, ParseDType(load.dtype));
+  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -217,20 +225,23 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
   };
   const absl::Time begin = absl::Now();
-  ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, dtype, *device_, load_options));
+  ASSIGN_OR_RETURN(auto weights,
+                   RankWeights::Load(*source, shape, precision, *device_, load_options));
   const int64_t weight_bytes = weights->bytes();
   rank_ = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
   LoadedModel loaded;
   loaded.load = load;
   loaded.fingerprint = source->fingerprint().ToHex();
   loaded.weight_bytes = weight_bytes;
-  loaded.kv_block_bytes = KvBytesPerBlock(source->config(), shape, dtype, GroupLimits().block_size);
+  loaded.kv_block_bytes =
+      KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
   // The other ranks of the group may share this host's memory.
   const int64_t n_ranks = int64_t{load.tensor_parallel_size} * load.layers_per_stage.size();
   loaded.max_blocks =
       AvailableMemoryBytes() / 10 * 9 / n_ranks / std::max<int64_t>(loaded.kv_block_bytes, 1);
   LogInfo("weights loaded", {{"model", load.model_path},
                              {"dtype", load.dtype},
+                             {"quantization", load.quantization},
                              {"stage", load.stage},
                              {"tensor_rank", load.tensor_rank},
                              {"layer_begin", shape.layers.begin},

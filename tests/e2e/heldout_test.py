@@ -3,15 +3,18 @@ logits is right, or this number is worse.
 """
 
 import json
+import math
 import os
 import unittest
 
-from bora_e2e import DEMO_MODEL, Cluster, inference, stream_request
+from bora_e2e import DEMO_MODEL, Cluster, inference, model_service, stream_request
 
 BOS = 1
 MAX_NATS_PER_BYTE = 1.5
 # Weights in bfloat16 and arithmetic in fp32 on both sides: what differs is rounding.
 TOLERANCE = 0.01
+# What 8-bit weights may cost.
+MAX_INT8_PERPLEXITY_RATIO = 1.01
 # Calls in flight; the server queues the rest.
 N_CONCURRENT = 32
 
@@ -26,8 +29,9 @@ class HeldoutTest(unittest.TestCase):
         request = inference.TokenizeRequest(texts=[cls.text.decode()], add_bos_token=False, token_bytes=True)
         cls.tokens = cls.cluster.stub.tokenize(request).results[0]
 
-    def nats(self, ids, context):
+    def nats(self, ids, context, cluster=None):
         """Sum of -ln p over all of `ids`, in windows of context - 1 behind <s>, each scored alone."""
+        stub = (cluster or self.cluster).stub
         windows = [ids[i:i + context - 1] for i in range(0, len(ids), context - 1)]
         total, n_scored, calls = 0.0, 0, []
 
@@ -40,7 +44,7 @@ class HeldoutTest(unittest.TestCase):
 
         for window in windows:
             request = stream_request(token_ids=[BOS] + window, max_tokens=1, prompt_logprobs=0)
-            calls.append(self.cluster.stub.generate_stream(request, timeout=120))
+            calls.append(stub.generate_stream(request, timeout=120))
             if len(calls) >= N_CONCURRENT:
                 finish(calls.pop(0))
         for call in calls:
@@ -72,6 +76,17 @@ class HeldoutTest(unittest.TestCase):
         at_1024 = self.nats(ids, 1024) / n_bytes
         print(f"first {n_tokens} tokens: {at_256:.4f} nats/byte at context 256, {at_1024:.4f} at 1024")
         self.assertLess(abs(at_1024 - at_256), 0.1)
+
+    def test_int8_costs_little(self):
+        ids = list(self.tokens.token_ids)
+        with Cluster(coordinator_flags=["--quantization=int8"]) as int8:
+            self.assertEqual(int8.stub.list_models(model_service.ListModelsRequest()).models[0].quantization, "int8")
+            at_int8 = self.nats(ids, 256, int8)
+        at_bf16 = self.nats(ids, 256)
+        ratio = math.exp((at_int8 - at_bf16) / len(ids))
+        print(f"perplexity with int8 weights / with bfloat16: {ratio:.5f} over {len(ids)} tokens")
+        self.assertNotEqual(at_int8, at_bf16)
+        self.assertLessEqual(ratio, MAX_INT8_PERPLEXITY_RATIO)
 
 
 if __name__ == "__main__":

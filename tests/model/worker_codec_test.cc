@@ -55,6 +55,7 @@ LoadModel SomeLoad() {
           .dummy_weights = true,
           .dummy_seed = std::numeric_limits<uint64_t>::max(),
           .dtype = "bfloat16",
+          .quantization = "int8",
           .tensor_parallel_size = 2,
           .layers_per_stage = {17, 15},
           .stage = 1,

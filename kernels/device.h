@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "base/bf16.h"
@@ -37,12 +38,19 @@ const char* SimdLevelName(SimdLevel level);
 
 struct SimdKernels;
 
+struct CpuDeviceOptions {
+  int n_threads = 1;                  // >= 1, with the caller's
+  SimdLevel level = BestSimdLevel();  // must be available
+  // Where threads are pinned, the caller's (for good) to the first, its helpers to the following
+  // ones, from the beginning again when there are fewer CPUs than threads. Empty: nowhere.
+  std::vector<int> cpus = {};
+};
+
 // A fixed team of threads; the caller's thread is one of them. Owned and used by one thread (the
-// rank thread).
+// rank thread). Helpers stay awake for some 50 us after an operation and then sleep.
 class CpuDevice {
  public:
-  // n_threads >= 1: n_threads - 1 helpers are started. They sleep when there is nothing to do.
-  // `level` must be available.
+  explicit CpuDevice(const CpuDeviceOptions& options);
   explicit CpuDevice(int n_threads, SimdLevel level = BestSimdLevel());
   ~CpuDevice();
   CpuDevice(const CpuDevice&) = delete;
@@ -57,13 +65,20 @@ class CpuDevice {
   // returned. Where the ranges are cut must not influence results: every item is computed by
   // itself. Ranges are at least `grain` items (> 0) long, so that little work stays on one thread.
   // Inside a body subnormal floats count as zero (FTZ and DAZ on x86).
-  // Must not be called from inside a body.
+  // Must not be called from inside a body. Takes no lock and allocates nothing.
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
 
   // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
   // valid until the next call. It grows to the largest request and is then reused, so a steady
   // state does not allocate.
   float* Scratch(int64_t n_floats);
+
+  // What the team has done since construction, for benchmarks.
+  struct Counters {
+    int64_t n_wakes = 0;   // calls that had to wake helpers
+    int64_t n_sleeps = 0;  // calls in which the caller slept until a helper was done
+  };
+  Counters counters() const;
 
  private:
   class Team;

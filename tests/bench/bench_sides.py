@@ -35,7 +35,7 @@ class Limits:
 
     def decode(self, shape, dtype, batch=1, depth=0):
         """Tokens/s when every weight and every cached key and value is read once a step, and arithmetic is at its peak."""
-        # One byte and a scale for 32 weights, the peer's format.
+        # 8 bits: 34 bytes for 32 weights in the peer's format, 136 for 128 in ours.
         bytes_per_weight = {"bf16": 2, "int8": 34 / 32, "f32": 4}[dtype]
         n_bytes = (shape.n_decode_parameters() * bytes_per_weight +
                    batch * depth * shape.kv_elements_per_token() * 2)
@@ -52,10 +52,9 @@ class Ours:
 
     def engine(self, shape, dtype, count_foreign=True, **flags):
         """All figures that bora-bench-engine prints, by name."""
-        # The engine's own default is bf16; int8 is a quantization of it.
-        precision = ["--quantization=int8"] if dtype == "int8" else [f"--dtype={dtype}"]
-        command = [os.path.join(self.binary_dir, "bora-bench-engine"), f"--shape={shape}", f"--threads={self.n_threads}"]
-        command += precision + [f"--{name}={value}" for name, value in flags.items()]
+        command = [os.path.join(self.binary_dir, "bora-bench-engine"), f"--shape={shape}", f"--dtype={dtype}",
+                   f"--threads={self.n_threads}"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
         rows = bench_process.run(command, self.quiet, count_foreign=count_foreign).stdout.splitlines()
         return {name: float(value) for _, name, value, _ in (row.split() for row in rows if row.startswith("figure"))}
 

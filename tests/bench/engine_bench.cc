@@ -38,7 +38,7 @@
 
 ABSL_FLAG(std::string, shape, "1b", "Model of made-up weights: 1b, 7b, tiny64, tiny or demo.");
 ABSL_FLAG(std::string, model, "", "Directory of a checkpoint to load instead.");
-ABSL_FLAG(std::string, dtype, "bf16", "Weights and KV cache: bf16 or f32.");
+ABSL_FLAG(std::string, dtype, "bf16", "bf16, f32, or int8: matrices in 8 bits, the rest in bf16.");
 ABSL_FLAG(int, threads, 2, "Threads of all ranks together.");
 ABSL_FLAG(int, tp, 1, "Tensor parallel ranks; divides --threads.");
 ABSL_FLAG(std::string, mode, "both", "prefill, decode, both or load.");
@@ -115,15 +115,11 @@ absl::StatusOr<std::unique_ptr<WeightSource>> Weights() {
   return std::make_unique<DummyWeights>(config, absl::GetFlag(FLAGS_seed));
 }
 
-absl::Status SetDType(const std::string& name, LocalGroupOptions* group) {
-  if (name == "bf16") {
-    group->dtype = DType::kBf16;
-  } else if (name == "f32") {
-    group->dtype = DType::kF32;
-  } else {
-    return absl::InvalidArgumentError(absl::StrCat("--dtype=", name, " is not bf16 or f32"));
-  }
-  return absl::OkStatus();
+absl::StatusOr<Precision> PrecisionOf(const std::string& name) {
+  if (name == "bf16") return Precision(DType::kBf16);
+  if (name == "f32") return Precision(DType::kF32);
+  if (name == "int8") return Precision(DType::kBf16, WeightFormat::kInt8);
+  return absl::InvalidArgumentError(absl::StrCat("--dtype=", name, " is not bf16, f32 or int8"));
 }
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {
@@ -348,7 +344,7 @@ void PrintMemory(const LocalGroup& group) {
     const RankWeights& weights = group.weights(rank);
     const GroupLimits& limits = group.options().limits;
     const RankMemory memory =
-        PlanRankMemory(weights.config(), weights.shape(), weights.dtype(), limits);
+        PlanRankMemory(weights.config(), weights.shape(), weights.precision(), limits);
     weight_bytes += static_cast<double>(memory.weight_bytes);
     kv_bytes += static_cast<double>(memory.kv_bytes_per_block) * limits.n_blocks;
   }
@@ -359,7 +355,7 @@ void PrintMemory(const LocalGroup& group) {
 absl::Status Run() {
   ASSIGN_OR_RETURN(const BenchOptions options, OptionsFromFlags());
   LocalGroupOptions group_options;
-  RETURN_IF_ERROR(SetDType(absl::GetFlag(FLAGS_dtype), &group_options));
+  ASSIGN_OR_RETURN(group_options.precision, PrecisionOf(absl::GetFlag(FLAGS_dtype)));
   const auto begin = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(std::unique_ptr<WeightSource> weights, Weights());
   group_options.tp_size = absl::GetFlag(FLAGS_tp);

@@ -16,9 +16,9 @@ constexpr int64_t kPackRows = 512;
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
 // Floats that the packed form of one row of x takes.
-int64_t PackedRowFloats(const PackedWeight& w) {
+int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
   const int64_t n_steps = w.padded_cols() / w.step_cols();
-  if (w.format != WeightFormat::kInt8) return n_steps;
+  if (w.format != WeightFormat::kInt8) return n_steps * step_floats;
   return n_steps + w.padded_cols() / w.group_cols();
 }
 
@@ -26,7 +26,7 @@ int64_t PackedRowFloats(const PackedWeight& w) {
 
 void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w, float* y) {
   const MatMulKernels& kernels = device.simd().matmul[static_cast<int>(w.format)];
-  const int64_t row_floats = PackedRowFloats(w);
+  const int64_t row_floats = PackedRowFloats(w, kernels.step_floats);
   for (int64_t begin = 0; begin < m; begin += kPackRows) {
     const int64_t n_rows = std::min(kPackRows, m - begin);
     // Tiles of nearly equal height: 13 rows as 7 + 6, not 12 + 1.

@@ -19,8 +19,9 @@ inline float ElementToFloat(Bf16 value) { return ToFloat(value); }
 // One product of packed rows of x with panels of a packed weight (packed_weight.h): y = x w^T.
 struct MatMulTask {
   // The m rows in n_tiles tiles, tile i being rows [m * i / n_tiles, m * (i + 1) / n_tiles), each
-  // packed as [steps, rows of the tile] of 4 bytes: a float, a pair of bf16 or 4 biased bytes. With
-  // int8, each group of steps follows [rows of the tile] float scales.
+  // packed as [steps, rows of the tile] of a float, a pair of bf16 (two floats where there is no
+  // instruction for pairs) or 4 biased bytes. With int8, each group of steps follows [rows of the
+  // tile] float scales.
   const float* x = nullptr;
   int64_t m = 0;
   int64_t n_tiles = 0;
@@ -41,6 +42,7 @@ struct MatMulKernels {
   void (*pack)(const float* rows, int64_t n_rows, int64_t n_cols, const MatMulTask& task,
                float* tile);
   void (*multiply)(const MatMulTask& task);
+  int64_t step_floats;  // 4-byte elements that one row of x takes in a tile for each step
 };
 
 // Scores of n_queries queries against the 16 key slots that begin at `keys`.

@@ -4,6 +4,7 @@ A program that shares the cores with a compiler is not worth a number, least of 
 """
 
 import collections
+import contextlib
 import os
 import resource
 import socket
@@ -27,13 +28,22 @@ def own_busy_s():
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
-class Quiet:
-    """Counts what others took of the cores while programs were measured."""
+def process_busy_s(pid):
+    """CPU seconds of a living process."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
-    def __init__(self, wait_s, foreign_cores_max=0.15):
+
+class Quiet:
+    """Waits for a quiet machine, and counts what others took of the cores while programs were measured."""
+
+    # More than this many cores in other hands is not quiet.
+    FOREIGN_CORES_MAX = 0.15
+
+    def __init__(self, wait_s):
         self.wait_s = wait_s
-        self.foreign_cores_max = foreign_cores_max
-        self.worst_foreign_cores = 0.0
+        self.foreign_cores = 0.0  # the worst of the measured programs since the last take()
 
     def wait(self):
         """Until half a second passes in which others hardly run, or wait_s are over."""
@@ -41,24 +51,26 @@ class Quiet:
         while time.monotonic() < deadline:
             begin_s, busy_s = time.monotonic(), machine_busy_s()
             time.sleep(0.5)
-            if (machine_busy_s() - busy_s) / (time.monotonic() - begin_s) < self.foreign_cores_max:
+            if (machine_busy_s() - busy_s) / (time.monotonic() - begin_s) < self.FOREIGN_CORES_MAX:
                 return
 
-    def take_worst(self):
-        """The largest number of cores that others had during a run since the last call."""
-        worst, self.worst_foreign_cores = self.worst_foreign_cores, 0.0
+    def take(self):
+        worst, self.foreign_cores = self.foreign_cores, 0.0
         return worst
 
-    def __enter__(self):
-        self.begin = time.monotonic(), machine_busy_s() - own_busy_s()
-        return self
+    @contextlib.contextmanager
+    def watch(self, pids=()):
+        """Counts while the block runs. pids: living processes that are not foreign; those that end inside must be waited for."""
 
-    def __exit__(self, *exc):
-        wall_s = time.monotonic() - self.begin[0]
+        def foreign_s():
+            return machine_busy_s() - own_busy_s() - sum(process_busy_s(pid) for pid in pids)
+
+        begin_s, begin_foreign_s = time.monotonic(), foreign_s()
+        yield
+        wall_s = time.monotonic() - begin_s
         # Over a shorter time, ticks of 10 ms say nothing.
         if wall_s > 1:
-            foreign = (machine_busy_s() - own_busy_s() - self.begin[1]) / wall_s
-            self.worst_foreign_cores = max(self.worst_foreign_cores, foreign)
+            self.foreign_cores = max(self.foreign_cores, (foreign_s() - begin_foreign_s) / wall_s)
 
 
 class RunFailed(Exception):
@@ -68,12 +80,14 @@ class RunFailed(Exception):
 Done = collections.namedtuple("Done", "stdout wall_s")
 
 
-def run(command, quiet, timeout_s=3600, count_foreign=True):
-    """Runs the program to its end: its standard output, and its seconds. RunFailed when it ends with an error."""
+def run(command, quiet, timeout_s=3600, pids=(), count_foreign=True):
+    """Runs the program to its end: its standard output, and its seconds. RunFailed when it ends with an error.
+
+    pids: processes that work for it. count_foreign=False when foreign work is part of the experiment.
+    """
     quiet.wait()
-    foreign = quiet if count_foreign else Quiet(0)
     begin = time.monotonic()
-    with foreign:
+    with quiet.watch(pids) if count_foreign else contextlib.nullcontext():
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout_s)
     wall_s = time.monotonic() - begin
     if done.returncode != 0:

@@ -107,7 +107,7 @@ class OurService:
             self.load_binary, f"--server=127.0.0.1:{self.cluster.port}", f"--concurrency={concurrency}",
             f"--requests={n_requests}", f"--prompt_tokens={n_prompt}", f"--output_tokens={n_output}", "--temperature=0",
             f"--vocab_size={self.shape.vocab_size}"
-        ], self.quiet, count_foreign=False)
+        ], self.quiet, pids=[process.pid for process in self.cluster.processes])
         return json.loads(done.stdout)
 
 
@@ -152,8 +152,9 @@ class PeerService:
 
     def load(self, concurrency, n_requests, n_prompt, n_output):
         self.quiet.wait()
-        report = sse_client.Load(self.host, self.port, concurrency, n_requests, n_prompt, n_output,
-                                 self.shape.vocab_size).run()
+        load = sse_client.Load(self.host, self.port, concurrency, n_requests, n_prompt, n_output, self.shape.vocab_size)
+        with self.quiet.watch([self.popen.pid]):
+            report = load.run()
         if report["failed"]:
             raise bench_process.RunFailed(f"llama-server: {report['error']}")
         return report

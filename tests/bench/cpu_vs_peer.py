@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 """The CPU worker beside the machine's limits, and beside llama.cpp where its programs are given.
 
-  cpu_vs_peer.py [--peer-bin DIR] [--figures a,b] [--quick] [--alternations N] [--threads N] [--work-dir DIR] [--wait-quiet S]
+  cpu_vs_peer.py [--peer-bin DIR] [--figures a,b] [--quick] [--alternations N] [--threads N] [--work-dir DIR]
+                 [--wait-quiet S] [--retries N]
 
 Rows are `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]`: medians over alternations ours, peer, ours, peer, ... Ratio is
 ours over the peer's, or over the limit where there is no peer; of seconds and milliseconds the inverse, so more is better.
 Limits are measured before every run. Lines that begin with # are remarks: all samples, and how many cores other processes
-used meanwhile. Models are random weights of one shape, in the same data type on both sides.
+had meanwhile, in brackets behind each sample. Models are random weights of one shape, in the same data type on both sides.
 
 Without --figures it runs everything but the 7B shape (30 GB of files, half an hour): name those figures to get them.
 """
@@ -178,28 +179,42 @@ def remark(text):
     print(f"# {text}", flush=True)
 
 
-def execute(run, names, sides, limits, quiet, n_alternations):
+def measure_quietly(run, side, quiet, n_retries):
+    """The values of a run that nobody disturbed, or of the least disturbed one, and how many cores others had."""
+    attempts = []
+    while len(attempts) <= n_retries:
+        quiet.take()
+        values = run.measure(side)
+        attempts.append((quiet.take(), values))
+        if attempts[-1][0] < quiet.FOREIGN_CORES_MAX:
+            break
+    return min(attempts, key=lambda attempt: attempt[0])
+
+
+def execute(run, names, sides, limits, quiet, args):
     """Prints the rows of one Run. False when a program failed."""
     samples = {side.name: {} for side in sides}
     try:
-        for _ in range(min(n_alternations, run.alternations_max)):
+        for _ in range(min(args.alternations, run.alternations_max)):
             limits.measure()
             for side in sides[:1] if run.ours_only else sides:
-                for name, value in run.measure(side).items():
-                    samples[side.name].setdefault(name, []).append(value)
+                foreign_cores, values = measure_quietly(run, side, quiet, args.retries)
+                for name, value in values.items():
+                    samples[side.name].setdefault(name, []).append((value, foreign_cores))
     except bench_process.RunFailed as failure:
         remark(f"{run.figures[0].name} failed: {failure}")
         return False
-    foreign = quiet.take_worst()
     for figure in run.figures:
         if figure.name not in names:
             continue
-        by_side = {side: values[figure.name] for side, values in samples.items() if figure.name in values}
-        for side, values in by_side.items():
-            remark(f"{figure.name} {side} {' '.join(f'{v:.4g}' for v in values)}; others used up to {foreign:.2f} cores")
+        medians = {}
+        for side, values in samples.items():
+            if pairs := values.get(figure.name):
+                medians[side] = median([value for value, _ in pairs])
+                each = ", ".join(f"{value:.4g} ({foreign:.2f})" for value, foreign in pairs)
+                remark(f"{figure.name} {side}: {each}")
         limit = figure.limit(limits) if figure.limit else None
-        peer = median(by_side["peer"]) if "peer" in by_side else None
-        print(figure.row(median(by_side["ours"]), limit, peer), flush=True)
+        print(figure.row(medians["ours"], limit, medians.get("peer")), flush=True)
     return True
 
 
@@ -212,6 +227,7 @@ def parse_arguments():
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side (default: all cores)")
     parser.add_argument("--work-dir", help="keeps the made models here; default: a temporary directory, removed at the end")
     parser.add_argument("--wait-quiet", type=float, default=60, help="seconds to wait for other processes before each run")
+    parser.add_argument("--retries", type=int, default=2, help="of a run that other processes disturbed")
     args = parser.parse_args()
     names = set(args.figures.split(",")) if args.figures else None
     if unknown := (names or set()) - set(NAMES):
@@ -239,7 +255,7 @@ def main():
         ok = True
         for run in RUNS:
             if args.names & {figure.name for figure in run.figures}:
-                ok &= execute(run, args.names, sides, limits, quiet, args.alternations)
+                ok &= execute(run, args.names, sides, limits, quiet, args)
         for name in ("limit_read_bandwidth", "limit_fp32", "limit_bf16", "limit_int8"):
             if limits.median(name):
                 unit = {"limit_read_bandwidth": "GB/s", "limit_int8": "Gop/s"}.get(name, "GFLOP/s")

@@ -10,6 +10,7 @@
 #   --threads N        of each side (all cores)
 #   --work-dir DIR     keeps the models that it makes (default: a temporary directory, removed at the end)
 #   --wait-quiet S     longest wait for other processes to end before each run (60)
+#   --retries N        of a run that other processes disturbed all the same (2)
 # Figures depend on the machine and on what else it does: compare ratios of one run. Uses the release build, or BORA_BINARY_DIR.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)

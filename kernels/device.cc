@@ -232,11 +232,16 @@ class CpuDevice::Team {
 CpuDevice::CpuDevice(int n_threads, SimdLevel level)
     : CpuDevice(CpuDeviceOptions{.n_threads = n_threads, .level = level}) {}
 
-CpuDevice::CpuDevice(const CpuDeviceOptions& options)
-    : n_threads_(options.n_threads), simd_(&GetSimdKernels(options.level)) {
-  CHECK(n_threads_ >= 1 && n_threads_ <= 1024) << "n_threads " << n_threads_ << " not in [1, 1024]";
-  if (!options.cpus.empty()) PinThisThread(options.cpus[0]);
-  if (n_threads_ > 1) team_ = std::make_unique<Team>(n_threads_, options.cpus);
+CpuDevice::CpuDevice(const CpuDeviceOptions& options) : simd_(&GetSimdKernels(options.level)) {
+  Resize(options.n_threads, options.cpus);
+}
+
+void CpuDevice::Resize(int n_threads, const std::vector<int>& cpus) {
+  CHECK(n_threads >= 1 && n_threads <= 1024) << "n_threads " << n_threads << " not in [1, 1024]";
+  team_.reset();
+  n_threads_ = n_threads;
+  if (!cpus.empty()) PinThisThread(cpus[0]);
+  if (n_threads > 1) team_ = std::make_unique<Team>(n_threads, cpus);
 }
 
 CpuDevice::~CpuDevice() = default;

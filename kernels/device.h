@@ -58,6 +58,9 @@ class CpuDevice {
 
   int n_threads() const { return n_threads_; }
 
+  // Another number of threads and other CPUs, as in CpuDeviceOptions, for what comes after.
+  void Resize(int n_threads, const std::vector<int>& cpus);
+
   // The inner loops for this device's instruction set.
   const SimdKernels& simd() const { return *simd_; }
 
@@ -86,7 +89,7 @@ class CpuDevice {
     void operator()(float* memory) const;
   };
 
-  int n_threads_;
+  int n_threads_ = 0;
   const SimdKernels* simd_;
   std::unique_ptr<Team> team_;
   std::unique_ptr<float, FreeDeleter> scratch_;

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/host_cpus.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/checkpoint.h"
@@ -211,10 +212,10 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
-  const int n_cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int n_threads =
-      options_.n_threads > 0 ? options_.n_threads : std::max(1, n_cpus / load.tensor_parallel_size);
-  device_ = std::make_unique<CpuDevice>(n_threads);
+  const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
+  device_ = std::make_unique<CpuDevice>(1);
+  // Where the others are is known when the group is joined; until then all may be here.
+  ShareCpus(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
   LoadOptions load_options;
   absl::Time next_progress = absl::InfinitePast();
   load_options.cancelled = &stopping_;
@@ -236,7 +237,6 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   loaded.kv_block_bytes =
       KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
   // The other ranks of the group may share this host's memory.
-  const int64_t n_ranks = int64_t{load.tensor_parallel_size} * load.layers_per_stage.size();
   loaded.max_blocks =
       AvailableMemoryBytes() / 10 * 9 / n_ranks / std::max<int64_t>(loaded.kv_block_bytes, 1);
   LogInfo("weights loaded", {{"model", load.model_path},
@@ -247,12 +247,20 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
                              {"layer_begin", shape.layers.begin},
                              {"layer_end", shape.layers.end},
                              {"bytes", weight_bytes},
-                             {"threads", n_threads},
+                             {"threads", device_->n_threads()},
                              {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
   absl::MutexLock lock(&mutex_);
   loaded_ = std::move(loaded);
-  n_device_threads_ = n_threads;
   return absl::OkStatus();
+}
+
+void WorkerAgent::ShareCpus(int place, int n_ranks) {
+  const int n_threads =
+      options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
+  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
+                                                  : std::vector<int>());
+  absl::MutexLock lock(&mutex_);
+  n_device_threads_ = n_threads;
 }
 
 void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
@@ -293,11 +301,17 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
     const int64_t dim = rank_->weights().config().dim;
     if (shape.tp_size > 1) mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
+    int n_before_me = 0;  // ranks of the group on this host
+    int n_here = 0;
     for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
       const RankEndpoint& endpoint = join.ranks[rank];
+      const bool is_here = endpoint.host_id == listener_->endpoint().host_id;
+      n_here += is_here ? 1 : 0;
+      n_before_me += is_here && static_cast<int>(rank) < place.rank() ? 1 : 0;
       mesh.ranks.push_back(
           {static_cast<int>(rank), {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name}});
     }
+    ShareCpus(n_before_me, std::max(1, n_here));
     ASSIGN_OR_RETURN(mesh_, listener_->Connect(mesh));
     epoch.mesh = mesh_.get();
     epoch.link_buffer_bytes = mesh.ring_bytes;

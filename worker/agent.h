@@ -25,7 +25,10 @@ struct AgentOptions {
   std::string credential;
   std::string build_id;
   std::string host;
-  int n_threads = 0;  // of the device; 0 = the host's CPUs divided by the tensor parallel ranks
+  // Of the device; 0: the CPUs that the process may use, divided by the group's ranks on this host.
+  // Pipeline stages count too: with several batches under way they all work at the same time.
+  int n_threads = 0;
+  bool pin_threads = false;  // to CPUs of their own as far as there are enough
 };
 
 // Thread-safe. One thread of its own, the rank thread, owns device, weights, KV cache and mesh.
@@ -65,6 +68,8 @@ class WorkerAgent {
   absl::Status Load(int64_t connection_id, const LoadModel& load);
   void HandleJoin(int64_t connection_id, const JoinGroup& join);
   absl::Status Join(const JoinGroup& join);
+  // Gives the device the threads of the place-th of n_ranks ranks that share this host's CPUs.
+  void ShareCpus(int place, int n_ranks);
   void HandlePlan(int64_t connection_id, const StepPlan& plan);
   void Leave();
   // Ends waiting in epochs up to this one, from any thread.

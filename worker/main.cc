@@ -31,7 +31,12 @@ ABSL_FLAG(std::string, credential_file, "",
           "Empty: the environment variable BORA_WORKER_CREDENTIAL.");
 ABSL_FLAG(std::string, device, "auto", "Device to run on: auto or cpu.");
 ABSL_FLAG(int, threads, 0,
-          "Threads of the CPU device. 0: the host's CPUs divided by the tensor parallel ranks.");
+          "Threads of the CPU device. 0: the CPUs that this process may use (affinity and control "
+          "group), divided by the ranks of the group on this host.");
+ABSL_FLAG(
+    bool, pin_threads, false,
+    "Pin each thread of the CPU device to a CPU: the ranks of the group on this host take the "
+    "process's CPUs one after another.");
 ABSL_FLAG(
     std::string, bind, "",
     "Local address on which other ranks reach this one. Empty: the address from which this host "
@@ -113,6 +118,7 @@ int Run() {
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
   agent_options.n_threads = absl::GetFlag(FLAGS_threads);
+  agent_options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
   WorkerAgent agent(agent_options, *std::move(listener),
                     [&client](int64_t connection_id, WorkerMessage message) {
                       return client.Send(connection_id, message);

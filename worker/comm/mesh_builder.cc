@@ -1,7 +1,6 @@
 #include "worker/comm/mesh_builder.h"
 
 #include <poll.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <bit>
@@ -9,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "base/host_cpus.h"
 #include "base/status_macros.h"
 #include "worker/comm/dialer.h"
 #include "worker/comm/socket_util.h"
@@ -80,9 +80,7 @@ int ChooseSpinUs(const MeshOptions& options) {
   const auto n_ranks =
       std::count_if(options.ranks.begin(), options.ranks.end(),
                     [&](const RankAddress& address) { return MachineOf(address) == mine; });
-  cpu_set_t cpus;
-  const int n_cpus = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-  return n_ranks > n_cpus ? 0 : kDefaultSpinUs;
+  return n_ranks > UsableCpuCount() ? 0 : kDefaultSpinUs;
 }
 
 }  // namespace

@@ -1,0 +1,132 @@
+#include "base/host_cpus.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/check.h"
+
+namespace bora {
+namespace {
+
+constexpr double kUnlimited = std::numeric_limits<double>::infinity();
+
+// The first words of a small file; fewer when it has fewer or cannot be read.
+std::vector<std::string> Words(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<std::string> words;
+  for (std::string word; words.size() < 2 && file >> word;) words.push_back(word);
+  return words;
+}
+
+double Ratio(const std::string& quota_us, const std::string& period_us) {
+  double quota = 0;
+  double period = 0;
+  if (!absl::SimpleAtod(quota_us, &quota) || !absl::SimpleAtod(period_us, &period)) {
+    return kUnlimited;  // "max"
+  }
+  return quota > 0 && period > 0 ? quota / period : kUnlimited;  // version 1 says -1 for no limit
+}
+
+// The limit of one group, whichever version its files are of.
+double QuotaOfGroup(const std::string& dir) {
+  const std::vector<std::string> max = Words(absl::StrCat(dir, "/cpu.max"));
+  if (max.size() == 2) return Ratio(max[0], max[1]);
+  const std::vector<std::string> quota = Words(absl::StrCat(dir, "/cpu.cfs_quota_us"));
+  const std::vector<std::string> period = Words(absl::StrCat(dir, "/cpu.cfs_period_us"));
+  return quota.empty() || period.empty() ? kUnlimited : Ratio(quota[0], period[0]);
+}
+
+// The least limit from `mount` + `path` up to the mount itself. A container may see its own group
+// as the mount, and a path that does not exist below it.
+double LeastQuota(const std::string& mount, std::string path) {
+  double least = kUnlimited;
+  while (true) {
+    least = std::min(least, QuotaOfGroup(mount + path));
+    const size_t slash = path.rfind('/');
+    if (slash == std::string::npos) return least;
+    path.resize(slash);
+  }
+}
+
+}  // namespace
+
+std::vector<int> UsableCpus() {
+  // The kernel refuses a set smaller than its own, which may have more CPUs than cpu_set_t.
+  constexpr int kMaxCpus = 8192;
+  cpu_set_t* const set = CPU_ALLOC(kMaxCpus);
+  CHECK(set != nullptr);
+  const size_t set_bytes = CPU_ALLOC_SIZE(kMaxCpus);
+  CPU_ZERO_S(set_bytes, set);
+  std::vector<int> cpus;
+  if (sched_getaffinity(getpid(), set_bytes, set) == 0) {
+    for (int cpu = 0; cpu < kMaxCpus; ++cpu) {
+      if (CPU_ISSET_S(static_cast<size_t>(cpu), set_bytes, set)) cpus.push_back(cpu);
+    }
+  }
+  CPU_FREE(set);
+  if (cpus.empty()) {
+    const int n_cpus = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    for (int cpu = 0; cpu < n_cpus; ++cpu) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+double CpuQuota(const std::string& root, absl::string_view membership) {
+  double least = kUnlimited;
+  for (const absl::string_view line : absl::StrSplit(membership, '\n')) {
+    // "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1.
+    const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (fields.size() != 3) continue;
+    const std::string path = fields[2] == "/" ? "" : fields[2];
+    if (fields[1].empty()) {
+      least = std::min(least, LeastQuota(root, path));
+      continue;
+    }
+    for (const absl::string_view controller : absl::StrSplit(fields[1], ',')) {
+      if (controller != "cpu") continue;
+      for (const char* name : {"cpu", "cpu,cpuacct"}) {
+        least = std::min(least, LeastQuota(absl::StrCat(root, "/", name), path));
+      }
+    }
+  }
+  return least;
+}
+
+double CpuQuota() {
+  std::ifstream file("/proc/self/cgroup");
+  std::ostringstream membership;
+  membership << file.rdbuf();
+  return CpuQuota("/sys/fs/cgroup", membership.str());
+}
+
+int UsableCpuCount() {
+  const double n_cpus = std::min(static_cast<double>(UsableCpus().size()), CpuQuota());
+  return std::max(1, static_cast<int>(n_cpus));
+}
+
+int ThreadsPerRank(int n_cpus, int n_ranks) {
+  CHECK_GE(n_ranks, 1);
+  return std::max(1, n_cpus / n_ranks);
+}
+
+std::vector<int> CpusOfRank(const std::vector<int>& cpus, int place, int n_threads) {
+  CHECK(!cpus.empty());
+  std::vector<int> mine;
+  for (int i = 0; i < n_threads; ++i) {
+    mine.push_back(cpus[static_cast<size_t>(place * n_threads + i) % cpus.size()]);
+  }
+  return mine;
+}
+
+}  // namespace bora

@@ -60,17 +60,18 @@ class LayoutsTest(LayoutTestCase):
         self.assertEqual(self.answers(self.f32, 1, 2, "--layers-per-stage=1,5"), whole, "uneven stages")
         self.assertEqual(self.answers(self.f32, 1, 3, "--layers-per-stage=3,1,2"), whole, "uneven stages")
 
-    def test_tp2_same_bytes_for_every_number_of_stages(self):
-        whole = self.check_stages(self.f32, 2, [2, 4])
+    def test_tensor_ranks_change_no_byte(self):
+        whole = self.answers(self.f32, 1, 1)
+        self.assertEqual(self.check_stages(self.f32, 2, [2, 4]), whole, "2 tensor ranks")
         self.assertEqual(self.answers(self.f32, 2, 2, "--layers-per-stage=4,2"), whole, "uneven stages")
+        self.assertEqual(self.check_stages(self.f32, 4, [2, 4]), whole, "4 tensor ranks")
 
-    def test_tp4_same_bytes_for_every_number_of_stages(self):
-        self.check_stages(self.f32, 4, [2, 4])
-
-    def test_bf16_same_bytes_for_every_number_of_stages(self):
+    def test_tensor_ranks_change_no_byte_of_bf16_and_int8(self):
         bf16 = small_checkpoint(self.path("bf16"), dtype="bf16")
-        self.check_stages(bf16, 1, [2])
-        self.check_stages(bf16, 2, [2])
+        for flags in [(), ("--quantization=int8",)]:
+            with self.subTest(flags=flags):
+                whole = self.check_stages(bf16, 1, [2], *flags)
+                self.assertEqual(self.check_stages(bf16, 2, [2], *flags), whole)
 
     def test_dummy_weights_depend_on_the_seed_only(self):
         dummy = ["--load-format=dummy", "--dtype=float32"]

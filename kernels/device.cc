@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <thread>
@@ -30,6 +31,13 @@ constexpr int kSpins = 2000;
 // Chunks per thread: a thread that loses its core for a moment delays the call by a fraction of its
 // share only, and uneven items (causal attention) balance.
 constexpr int64_t kChunksPerThread = 8;
+
+// A helper that has run this long offers its core to others between two jobs, where it holds no
+// chunk. Kernels take a core away at ticks of 1 to 4 ms, and who loses it in the middle of a chunk
+// holds up the whole team until it gets it back. With one foreign busy process on two cores the
+// rate of large operations is 0.57-0.65 of the idle machine's instead of 0.47-0.57; without anybody
+// waiting an offer costs less than a microsecond.
+constexpr std::chrono::microseconds kRunBeforeYield{2500};
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -115,6 +123,8 @@ class CpuDevice::Team {
   Counters& counters() { return counters_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   // The unclaimed chunks [next, end) of one thread's run.
   struct Claims {
     uint32_t job;
@@ -135,8 +145,13 @@ class CpuDevice::Team {
   void HelperLoop(size_t my_idx) {
     const FlushSubnormals flush;
     uint32_t seen = 0;
+    Clock::time_point began = Clock::now();
     while (!stop_.load(std::memory_order_acquire)) {
       if (const int64_t n_mine = RunChunks(my_idx); n_mine > 0) ReportFinished(n_mine);
+      if (Clock::now() - began > kRunBeforeYield) {
+        sched_yield();
+        began = Clock::now();
+      }
       AwaitJobAfter(seen);
       seen = job_.load(std::memory_order_acquire);
     }

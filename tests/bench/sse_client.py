@@ -86,6 +86,7 @@ class Load:
             "ignore_eos": True,
             "cache_prompt": False,
             "temperature": 0,
+            "return_tokens": True,  # special tokens have no text
         })
         connection = http.client.HTTPConnection(self.host, self.port, timeout=600)
         try:
@@ -98,7 +99,7 @@ class Load:
                 if not line.startswith(b"data: "):
                     continue
                 event = json.loads(line[6:])
-                if event.get("content"):
+                if event.get("content") or event.get("tokens"):
                     times.append(time.monotonic())
                 if event.get("stop"):
                     break

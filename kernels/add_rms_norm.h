@@ -15,7 +15,7 @@ struct AddRmsNormShape {
 
 // residual: [n_tokens, dim], updated in place. delta: [n_tokens, dim] or null. gain: [dim]. out:
 // [n_tokens, dim], must not overlap residual. The sum of squares is accumulated in a fixed order
-// that depends on dim alone.
+// that depends on dim alone: 64 lanes (index modulo 64), one rounding a step, and a fixed tree.
 void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual,
                 const float* delta, const float* gain, float* out);
 

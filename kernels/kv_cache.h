@@ -9,6 +9,9 @@
 
 namespace bora {
 
+// The attention's buffers hold heads of at most this.
+inline constexpr int64_t kMaxCacheHeadDim = 256;
+
 // Shape of a rank's cache. Bytes = 2 * n_layers * n_blocks * local_n_kv_heads * block_size *
 // head_dim * DTypeBytes.
 struct KvCacheShape {
@@ -26,16 +29,32 @@ struct KvCacheShape {
 };
 
 // One layer's keys and values. Inside a block keys lie transposed, so that the scores of 16
-// neighbouring positions are one vector and need no reduction. Only RopeAndStoreKv and
-// PagedAttention depend on it; whoever copies blocks copies block_elements() from each.
+// neighbouring positions are one vector and need no reduction. In bf16 two neighbouring dimensions
+// of a key and two neighbouring positions of a value lie together, as the dot-product instructions
+// take them; block_size is even then. Only RopeAndStoreKv and PagedAttention depend on it; whoever
+// copies blocks copies block_elements() from each.
 struct KvLayerView {
-  void* keys = nullptr;    // [n_blocks, local_n_kv_heads, head_dim, block_size]
-  void* values = nullptr;  // [n_blocks, local_n_kv_heads, block_size, head_dim]
+  // float: [n_blocks, local_n_kv_heads, head_dim, block_size]
+  // bf16:  [n_blocks, local_n_kv_heads, head_dim / 2, block_size, 2]
+  void* keys = nullptr;
+  // float: [n_blocks, local_n_kv_heads, block_size, head_dim]
+  // bf16:  [n_blocks, local_n_kv_heads, block_size / 2, head_dim, 2]
+  void* values = nullptr;
   KvCacheShape shape;
 
   // First element of a (block, head) in keys and in values.
   int64_t BlockOffset(int64_t block_id, int64_t kv_head_idx) const {
     return (block_id * shape.local_n_kv_heads + kv_head_idx) * shape.block_size * shape.head_dim;
+  }
+
+  // Elements from there to one dimension of one slot (position modulo block_size).
+  int64_t KeyOffset(int64_t slot, int64_t d) const {
+    const int64_t n = shape.dtype == DType::kBf16 ? 2 : 1;
+    return (d / n * shape.block_size + slot) * n + d % n;
+  }
+  int64_t ValueOffset(int64_t slot, int64_t d) const {
+    const int64_t n = shape.dtype == DType::kBf16 ? 2 : 1;
+    return (slot / n * shape.head_dim + d) * n + slot % n;
   }
 };
 

@@ -2,213 +2,425 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
+#include <limits>
+#include <new>
 
 #include "base/check.h"
 #include "base/int_math.h"
-#include "kernels/exact_math.h"
 #include "kernels/simd.h"
 
 namespace bora {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 256;
-// Queries (tokens x heads of a group) that share one pass over keys and values: their scores of a
-// split (16 x 512 floats) and sums (2 x 16 x 256) take 64 KB of stack and of second-level cache.
-constexpr int64_t kTileQueries = 16;
-// Multiply-adds that take about as long as waking a helper (5 us at 15-25 G/s).
-constexpr int64_t kGrainMultiplyAdds = 64 << 10;
+// Queries (tokens x heads of a group) that share a split of keys and values while it lies in the
+// second-level cache: four blocks of kAttentionQueries. At the bf16 peak they use a split as fast
+// as 5 GB/s bring the next one.
+constexpr int64_t kTileQueries = 48;
+constexpr int64_t kTileBlocks = kTileQueries / kAttentionQueries;
+// Lanes of a block's maxima and sums.
+constexpr int64_t kBlockLanes = 16;
+// An item's time for the division of work: it streams 20 bytes/ns from memory or does 100 (bf16) or
+// 50 (float) multiply-adds/ns, whichever takes longer, and begins and ends in 200 ns. Waking a
+// helper takes 5 us.
+constexpr double kBytesPerNs = 20;
+constexpr double kMultiplyAddsPerNs[] = {50, 100};
+constexpr double kWakeNs = 5000;
+constexpr double kItemNs = 200;
 
 struct AttentionCall {
   const SimdKernels& simd;
+  const AttentionKernels& kernels;
   const StepTokensView& tokens;
   const KvLayerView& cache;
   const float* qkv;
   float* out;
   int64_t n_heads;
-  int64_t group;  // query heads per KV head
-  float scale;
+  int64_t group;          // query heads per KV head
+  int64_t run_positions;  // block_size, but at most 16
+  float scale;            // of a score q . k: log2(e) / sqrt(head_dim), for weights 2^score
 
   int64_t qkv_stride() const {
     return (n_heads + 2 * cache.shape.local_n_kv_heads) * cache.shape.head_dim;
   }
+  // Floats of a query's sums of values.
+  int64_t sum_stride() const { return RoundUp(cache.shape.head_dim, kSimdLanes); }
 };
 
-// Queries of one row and one KV head that are worked on together, in ascending position.
-struct QueryTile {
-  int64_t n = 0;
-  int64_t kv_head_idx = 0;
-  const int32_t* block_ids = nullptr;  // the row's block table
-  int64_t n_positions[kTileQueries];   // that each query attends to: its position + 1
-  const float* queries[kTileQueries];  // each [head_dim]
-  float* outputs[kTileQueries];        // each [head_dim]
+// Neighbouring tokens of a row and heads of one KV head, and a range of their splits. Every item is
+// computed by itself.
+struct Item {
+  int32_t row = 0;
+  int32_t token_begin = 0;
+  int32_t n_tokens = 0;
+  int32_t kv_head_idx = 0;
+  int32_t head_begin = 0;
+  int32_t n_heads = 0;
+  int32_t split_begin = 0;
+  int32_t split_end = 0;
+  // Where the tile's splits leave their results, [splits of the tile, SplitFloats]; null: the item
+  // has all splits and merges them itself.
+  float* partials = nullptr;
+
+  int64_t n_queries() const { return int64_t{n_tokens} * n_heads; }
 };
 
-// Running softmax of a tile over the splits so far.
-struct TileState {
-  alignas(64) float scores[kTileQueries * kAttentionSplitTokens];
-  alignas(64) float split_sums[kTileQueries * kMaxHeadDim];
-  alignas(64) float sums[kTileQueries * kMaxHeadDim];
-  SoftmaxSums softmax[kTileQueries];
-};
-
-// Positions of a split, counted from its begin.
-struct PositionRange {
+// Queries [begin, begin + n) of an item, which the kernels take at once.
+struct Block {
   int64_t begin = 0;
-  int64_t end = 0;
+  int64_t n = 0;
 };
 
-// Scores of slots [0, n_slots) of one block. Groups of 16 slots go through the vector kernel; what
-// a block size that is no multiple of 16 leaves over takes the same steps one by one.
-template <typename T>
-void BlockScores(const AttentionCall& call, const QueryTile& tile, const T* keys, int64_t n_slots,
-                 float* scores) {
-  const int64_t block_size = call.cache.shape.block_size;
-  const int64_t head_dim = call.cache.shape.head_dim;
-  const auto kernel = std::is_same_v<T, Bf16> ? call.simd.scores_bf16 : call.simd.scores_f32;
-  int64_t slot = 0;
-  for (; slot < n_slots && slot + kSimdLanes <= block_size; slot += kSimdLanes) {
-    kernel({.queries = tile.queries,
-            .n_queries = tile.n,
-            .keys = keys + slot,
-            .key_stride = block_size,
-            .head_dim = head_dim,
-            .scores = scores + slot,
-            .score_stride = kAttentionSplitTokens});
+// The item's queries in blocks of nearly equal height: 13 as 6 + 7.
+int64_t BlocksOf(int64_t n_queries) { return CeilDiv(n_queries, kAttentionQueries); }
+Block BlockOf(int64_t n_queries, int64_t i) {
+  const int64_t n_blocks = BlocksOf(n_queries);
+  const int64_t begin = n_queries * i / n_blocks;
+  return {begin, n_queries * (i + 1) / n_blocks - begin};
+}
+
+// What one split gives an item's queries.
+struct SplitResult {
+  float* values = nullptr;  // [n_queries, AttentionCall::sum_stride()]
+  float* max = nullptr;     // [BlocksOf(n_queries), kBlockLanes]
+  float* sum = nullptr;     // [BlocksOf(n_queries), kBlockLanes]
+};
+
+int64_t SplitFloats(int64_t n_queries, int64_t stride) {
+  return n_queries * stride + 2 * kBlockLanes * BlocksOf(n_queries);
+}
+
+SplitResult SplitResultAt(float* memory, int64_t n_queries, int64_t stride) {
+  float* const max = memory + n_queries * stride;
+  return {memory, max, max + kBlockLanes * BlocksOf(n_queries)};
+}
+
+// The runs of a split's keys, then of its values, then of what is read next.
+struct Runs {
+  int64_t n = 0;
+  const char* pointers[2 * kAttentionSplitTokens + kExtraRuns];
+
+  const char* const* keys() const { return pointers; }
+  const char* const* values() const { return pointers + n; }
+};
+
+// One item at work. 120 KB of stack, of which small items touch a few. Owned by one thread.
+class ItemWork {
+ public:
+  ItemWork(const AttentionCall& call, const Item& item) : call_(call), item_(item) {
+    const KvCacheShape& shape = call.cache.shape;
+    const int64_t first_head = item.kv_head_idx * call.group + item.head_begin;
+    for (int64_t i = 0; i < n_queries_; ++i) {
+      const int64_t t = item.token_begin + i / item.n_heads;
+      n_positions_[i] = call.tokens.positions[t] + 1;
+      out_[i] = call.out + (t * call.n_heads + first_head + i % item.n_heads) * shape.head_dim;
+    }
   }
-  for (; slot < n_slots; ++slot) {
-    for (int64_t i = 0; i < tile.n; ++i) {
-      float sum = 0;
-      for (int64_t d = 0; d < head_dim; ++d) {
-        sum = tile.queries[i][d] * ElementToFloat(keys[d * block_size + slot]) + sum;
-      }
-      scores[i * kAttentionSplitTokens + slot] = sum;
+
+  // Computes the item's splits, and the result unless they are partials.
+  void Attend();
+
+  // Computes the result from the partials of all splits.
+  void MergePartials();
+
+ private:
+  void LoadQueries();
+  void FindRuns(int64_t split);
+  // Returns how many queries of the block do not reach the split; they are its first.
+  int64_t AttendBlock(int64_t i, int64_t split, const SplitResult& result);
+  void MergeBlock(int64_t i, int64_t split, const SplitResult& result);
+  void Finish();
+
+  // Positions of the split that the query attends to.
+  int64_t PositionsOf(int64_t query, int64_t split) const {
+    return std::clamp<int64_t>(n_positions_[query] - split * kAttentionSplitTokens, 0,
+                               kAttentionSplitTokens);
+  }
+  SplitResult Partial(int64_t split) const {
+    const int64_t stride = call_.sum_stride();
+    return SplitResultAt(item_.partials + split * SplitFloats(n_queries_, stride), n_queries_,
+                         stride);
+  }
+
+  const AttentionCall& call_;
+  const Item& item_;
+  const int64_t n_queries_ = item_.n_queries();
+  int64_t n_positions_[kTileQueries];  // ascending: position + 1 of each query
+  float* out_[kTileQueries];           // each [head_dim]; the running sum of values until Finish
+  Runs runs_;
+  alignas(64) float queries_[kTileQueries * kQuerySteps];
+  alignas(64) float scores_[kAttentionQueries * kScoreFloats];
+  alignas(64) float split_values_[kTileQueries * kMaxCacheHeadDim];
+  alignas(64) float split_max_[kTileBlocks * kBlockLanes] = {};
+  alignas(64) float split_sum_[kTileBlocks * kBlockLanes] = {};
+  alignas(64) float max_[kTileBlocks * kBlockLanes];
+  alignas(64) float sum_[kTileBlocks * kBlockLanes];
+};
+
+void ItemWork::LoadQueries() {
+  const int64_t head_dim = call_.cache.shape.head_dim;
+  const int64_t first_head = item_.kv_head_idx * call_.group + item_.head_begin;
+  for (int64_t i = 0; i < n_queries_; ++i) {
+    const int64_t t = item_.token_begin + i / item_.n_heads;
+    const float* query =
+        call_.qkv + t * call_.qkv_stride() + (first_head + i % item_.n_heads) * head_dim;
+    float* const to = queries_ + i * kQuerySteps;
+    if (call_.cache.shape.dtype == DType::kBf16) {
+      call_.simd.round_to_bf16(query, head_dim, reinterpret_cast<Bf16*>(to));
+    } else {
+      std::copy_n(query, head_dim, to);
     }
   }
 }
 
-// split_sums of queries [first, tile.n) += probabilities x values of split positions [begin, end).
-template <typename T>
-void AddValues(const AttentionCall& call, const QueryTile& tile, int64_t split_begin,
-               PositionRange range, int64_t first, TileState* state) {
-  const KvCacheShape& shape = call.cache.shape;
-  const auto kernel = std::is_same_v<T, Bf16> ? call.simd.values_bf16 : call.simd.values_f32;
-  while (range.begin < range.end) {
-    const int64_t position = split_begin + range.begin;
-    const int64_t slot = position % shape.block_size;
-    const int64_t n_slots = std::min(shape.block_size - slot, range.end - range.begin);
-    const int64_t block_id = tile.block_ids[position / shape.block_size];
-    kernel({.probs = state->scores + first * kAttentionSplitTokens + range.begin,
-            .prob_stride = kAttentionSplitTokens,
-            .n_queries = tile.n - first,
-            .values = static_cast<const T*>(call.cache.values) +
-                      call.cache.BlockOffset(block_id, tile.kv_head_idx) + slot * shape.head_dim,
-            .n_slots = n_slots,
-            .head_dim = shape.head_dim,
-            .sums = state->split_sums + first * kMaxHeadDim,
-            .sum_stride = kMaxHeadDim});
-    range.begin += n_slots;
+void ItemWork::FindRuns(int64_t split) {
+  const KvCacheShape& shape = call_.cache.shape;
+  const int64_t run_positions = call_.run_positions;
+  const int64_t runs_of_block = shape.block_size / run_positions;
+  const int64_t key_bytes = 4 * run_positions;
+  const int64_t value_bytes = run_positions * shape.head_dim * DTypeBytes(shape.dtype);
+  const int32_t* const block_ids = call_.tokens.block_table +
+                                   item_.row * call_.tokens.max_blocks_per_row +
+                                   split * (kAttentionSplitTokens / shape.block_size);
+  const auto block_offset = [&](int64_t block) {
+    return call_.cache.BlockOffset(block_ids[block], item_.kv_head_idx) * DTypeBytes(shape.dtype);
+  };
+  const char* const keys = static_cast<const char*>(call_.cache.keys);
+  const char* const values = static_cast<const char*>(call_.cache.values);
+  runs_.n = CeilDiv(PositionsOf(n_queries_ - 1, split), run_positions);
+  const char** const value_runs = runs_.pointers + runs_.n;
+  for (int64_t i = 0, block = 0; i < runs_.n; ++block) {
+    const int64_t offset = block_offset(block);
+    for (int64_t j = 0; j < runs_of_block && i < runs_.n; ++j, ++i) {
+      runs_.pointers[i] = keys + offset + j * key_bytes;
+      value_runs[i] = values + offset + j * value_bytes;
+    }
+  }
+  // After the last values come the first keys of the next split.
+  const char** const extra = value_runs + runs_.n;
+  const int64_t n_next = split + 1 < item_.split_end
+                             ? CeilDiv(PositionsOf(n_queries_ - 1, split + 1), run_positions)
+                             : 0;
+  for (int64_t i = 0; i < kExtraRuns; ++i) {
+    extra[i] =
+        i < n_next
+            ? keys + block_offset((kAttentionSplitTokens + i * run_positions) / shape.block_size) +
+                  i % runs_of_block * key_bytes
+            : extra[i - 1];
   }
 }
 
-// Takes a query's result of one split into its running result: both are scaled to the common
-// maximum. The first split is taken as it is.
-void MergeSplit(int64_t head_dim, const SoftmaxSums& split, bool is_first, int64_t i,
-                TileState* state) {
-  float* sums = state->sums + i * kMaxHeadDim;
-  const float* split_sums = state->split_sums + i * kMaxHeadDim;
-  if (is_first) {
-    state->softmax[i] = split;
-    std::copy_n(split_sums, head_dim, sums);
+int64_t ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& result) {
+  const KvCacheShape& shape = call_.cache.shape;
+  const Block block = BlockOf(n_queries_, i);
+  float* const max = result.max + i * kBlockLanes;
+  float* const sum = result.sum + i * kBlockLanes;
+  int64_t first = 0;
+  for (; first < block.n && PositionsOf(block.begin + first, split) == 0; ++first) {
+    max[first] = -std::numeric_limits<float>::infinity();
+    sum[first] = 0;
+  }
+  if (first == block.n) return first;
+  const int64_t begin = block.begin + first, n = block.n - first;
+  const int64_t n_positions = PositionsOf(begin + n - 1, split);
+  call_.kernels.scores({.queries = queries_ + begin * kQuerySteps,
+                        .n_queries = n,
+                        .keys = runs_.keys(),
+                        .n_runs = CeilDiv(n_positions, call_.run_positions),
+                        .run_positions = call_.run_positions,
+                        .n_steps = shape.head_dim * DTypeBytes(shape.dtype) / 4,
+                        .step_bytes = shape.block_size * 4,
+                        .scores = scores_});
+  const int64_t n_padded = RoundUp(n_positions, 2 * kSimdLanes);
+  for (int64_t q = 0; q < n; ++q) {
+    const SoftmaxSums sums = call_.kernels.softmax(
+        scores_ + q * kScoreFloats, PositionsOf(begin + q, split), n_padded, call_.scale);
+    max[first + q] = sums.max;
+    sum[first + q] = sums.sum;
+  }
+  call_.kernels.values({.probs = scores_,
+                        .n_queries = n,
+                        .values = runs_.values(),
+                        .run_positions = call_.run_positions,
+                        .n_positions = n_positions,
+                        .head_dim = shape.head_dim,
+                        .sums = result.values + begin * call_.sum_stride(),
+                        .sum_stride = call_.sum_stride()});
+  return first;
+}
+
+void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {
+  const Block block = BlockOf(n_queries_, i);
+  const int64_t lanes = i * kBlockLanes;
+  const int64_t head_dim = call_.cache.shape.head_dim;
+  if (split == 0) {
+    std::copy_n(result.max + lanes, kBlockLanes, max_ + lanes);
+    std::copy_n(result.sum + lanes, kBlockLanes, sum_ + lanes);
+    for (int64_t q = block.begin; q < block.begin + block.n; ++q) {
+      std::copy_n(result.values + q * call_.sum_stride(), head_dim, out_[q]);
+    }
     return;
   }
-  SoftmaxSums& total = state->softmax[i];
-  const float max = split.max > total.max ? split.max : total.max;
-  const float old_scale = static_cast<float>(Exp(total.max - max));
-  const float split_scale = static_cast<float>(Exp(split.max - max));
-  total.max = max;
-  total.sum = total.sum * old_scale + split.sum * split_scale;
-  for (int64_t d = 0; d < head_dim; ++d) {
-    sums[d] = sums[d] * old_scale + split_sums[d] * split_scale;
-  }
-}
-
-// Adds positions [split_begin, split_begin + 512) to the tile's results.
-template <typename T>
-void AttendSplit(const AttentionCall& call, const QueryTile& tile, int64_t split_begin,
-                 TileState* state) {
-  const KvCacheShape& shape = call.cache.shape;
-  const auto positions_of = [&](int64_t i) {
-    return std::clamp<int64_t>(tile.n_positions[i] - split_begin, 0, kAttentionSplitTokens);
-  };
-  const int64_t n_positions = positions_of(tile.n - 1);
-  for (int64_t p = 0; p < n_positions; p += shape.block_size) {
-    const int64_t block_id = tile.block_ids[(split_begin + p) / shape.block_size];
-    BlockScores<T>(
-        call, tile,
-        static_cast<const T*>(call.cache.keys) + call.cache.BlockOffset(block_id, tile.kv_head_idx),
-        std::min(shape.block_size, n_positions - p), state->scores + p);
-  }
   int64_t first = 0;
-  while (positions_of(first) == 0) ++first;
-  SoftmaxSums splits[kTileQueries];
-  for (int64_t i = first; i < tile.n; ++i) {
-    splits[i] =
-        call.simd.softmax(state->scores + i * kAttentionSplitTokens, positions_of(i), call.scale);
-    std::fill_n(state->split_sums + i * kMaxHeadDim, shape.head_dim, 0.0f);
-  }
-  // Queries attend to ever more positions: all take the range that the first has, those that have
-  // more take the rest. A position beyond a query's own is never multiplied into it, not even by 0.
-  int64_t begin = 0;
-  for (int64_t i = first; i < tile.n; ++i) {
-    AddValues<T>(call, tile, split_begin, {begin, positions_of(i)}, i, state);
-    begin = positions_of(i);
-  }
-  for (int64_t i = first; i < tile.n; ++i) {
-    MergeSplit(shape.head_dim, splits[i], split_begin == 0, i, state);
+  while (first < block.n && PositionsOf(block.begin + first, split) == 0) ++first;
+  if (first == block.n) return;
+  call_.simd.merge_split({.first = first,
+                          .n_queries = block.n,
+                          .head_dim = head_dim,
+                          .out = out_ + block.begin,
+                          .max = max_ + lanes,
+                          .sum = sum_ + lanes,
+                          .split_values = result.values + block.begin * call_.sum_stride(),
+                          .split_stride = call_.sum_stride(),
+                          .split_max = result.max + lanes,
+                          .split_sum = result.sum + lanes});
+}
+
+void ItemWork::Finish() {
+  for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) {
+    const Block block = BlockOf(n_queries_, i);
+    for (int64_t q = 0; q < block.n; ++q) {
+      float* const out = out_[block.begin + q];
+      call_.simd.divide_row(out, call_.cache.shape.head_dim, sum_[i * kBlockLanes + q], out);
+    }
   }
 }
 
-template <typename T>
-void AttendTile(const AttentionCall& call, const QueryTile& tile) {
-  // 66 KB; every part is written before it is read.
-  TileState state;
-  const int64_t head_dim = call.cache.shape.head_dim;
-  for (int64_t begin = 0; begin < tile.n_positions[tile.n - 1]; begin += kAttentionSplitTokens) {
-    AttendSplit<T>(call, tile, begin, &state);
+void ItemWork::Attend() {
+  LoadQueries();
+  for (int64_t split = item_.split_begin; split < item_.split_end; ++split) {
+    FindRuns(split);
+    const bool is_partial = item_.partials != nullptr;
+    const SplitResult result =
+        is_partial ? Partial(split) : SplitResult{split_values_, split_max_, split_sum_};
+    for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) {
+      const bool is_out_of_reach = AttendBlock(i, split, result) == BlockOf(n_queries_, i).n;
+      if (!is_partial && !is_out_of_reach) MergeBlock(i, split, result);
+    }
   }
-  for (int64_t i = 0; i < tile.n; ++i) {
-    const float* sums = state.sums + i * kMaxHeadDim;
-    for (int64_t d = 0; d < head_dim; ++d) tile.outputs[i][d] = sums[d] / state.softmax[i].sum;
-  }
+  if (item_.partials == nullptr) Finish();
 }
 
-// Attention of one KV head for tokens [begin, end) of the step, which may belong to several rows.
-void AttendTokens(const AttentionCall& call, int64_t begin, int64_t end, int64_t kv_head_idx) {
+void ItemWork::MergePartials() {
+  const int64_t n_splits = CeilDiv(n_positions_[n_queries_ - 1], kAttentionSplitTokens);
+  for (int64_t split = 0; split < n_splits; ++split) {
+    for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) MergeBlock(i, split, Partial(split));
+  }
+  Finish();
+}
+
+// How a row's tokens and a group's heads are cut into tiles.
+struct Tiling {
+  int64_t tokens = 0;      // of a tile at most
+  int64_t heads = 0;       // of a tile at most
+  int64_t head_parts = 0;  // that a group is cut into
+};
+
+Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
+  Tiling tiling;
+  tiling.head_parts = CeilDiv(call.group, kTileQueries);
+  tiling.heads = CeilDiv(call.group, tiling.head_parts);
+  tiling.tokens = std::max<int64_t>(1, kTileQueries / tiling.heads);
+  if (n_threads > 1) {
+    // Lower tiles where the threads would run out of them.
+    const int64_t n_parts = call.cache.shape.local_n_kv_heads * tiling.head_parts;
+    tiling.tokens =
+        std::clamp<int64_t>(call.tokens.n_tokens * n_parts / (4 * n_threads), 1, tiling.tokens);
+  }
+  return tiling;
+}
+
+// Calls add(item) for every tile, with all of its splits: row by row, in a row head by head, so
+// that neighbouring tiles find their keys and values in the cache.
+template <typename Add>
+void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
   const StepTokensView& tokens = call.tokens;
-  const int64_t head_dim = call.cache.shape.head_dim;
-  QueryTile tile;
-  tile.kv_head_idx = kv_head_idx;
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t row = tokens.token_row[t];
-    tile.block_ids = tokens.block_table + row * tokens.max_blocks_per_row;
-    for (int64_t h = kv_head_idx * call.group; h < (kv_head_idx + 1) * call.group; ++h) {
-      tile.n_positions[tile.n] = tokens.positions[t] + 1;
-      tile.queries[tile.n] = call.qkv + t * call.qkv_stride() + h * head_dim;
-      tile.outputs[tile.n] = call.out + (t * call.n_heads + h) * head_dim;
-      ++tile.n;
-      const bool is_last = h + 1 == (kv_head_idx + 1) * call.group &&
-                           (t + 1 == end || tokens.token_row[t + 1] != row);
-      if (tile.n == kTileQueries || is_last) {
-        if (call.cache.shape.dtype == DType::kBf16) {
-          AttendTile<Bf16>(call, tile);
-        } else {
-          AttendTile<float>(call, tile);
-        }
-        tile.n = 0;
+  for (int64_t row = 0; row < tokens.n_rows; ++row) {
+    const int64_t begin = tokens.row_begin[row];
+    const int64_t n_tokens = tokens.row_begin[row + 1] - begin;
+    const int64_t n_tiles = CeilDiv(n_tokens, tiling.tokens);
+    for (int64_t g = 0; g < call.cache.shape.local_n_kv_heads * tiling.head_parts; ++g) {
+      const int64_t part = g % tiling.head_parts;
+      const int64_t head_begin = call.group * part / tiling.head_parts;
+      const int64_t head_end = call.group * (part + 1) / tiling.head_parts;
+      for (int64_t tile = 0; tile < n_tiles; ++tile) {
+        const int64_t tile_begin = begin + n_tokens * tile / n_tiles;
+        const int64_t tile_end = begin + n_tokens * (tile + 1) / n_tiles;
+        add({.row = static_cast<int32_t>(row),
+             .token_begin = static_cast<int32_t>(tile_begin),
+             .n_tokens = static_cast<int32_t>(tile_end - tile_begin),
+             .kv_head_idx = static_cast<int32_t>(g / tiling.head_parts),
+             .head_begin = static_cast<int32_t>(head_begin),
+             .n_heads = static_cast<int32_t>(head_end - head_begin),
+             .split_begin = 0,
+             .split_end = static_cast<int32_t>(
+                 CeilDiv(tokens.positions[tile_end - 1] + 1, kAttentionSplitTokens))});
       }
     }
   }
+}
+
+double ItemNs(const AttentionCall& call, const Item& item) {
+  const KvCacheShape& shape = call.cache.shape;
+  const double n_queries = static_cast<double>(item.n_queries());
+  const double bytes = static_cast<double>(2 * shape.head_dim * DTypeBytes(shape.dtype));
+  const double multiply_adds = n_queries * static_cast<double>(2 * shape.head_dim);
+  const double rate = kMultiplyAddsPerNs[static_cast<int>(shape.dtype)];
+  const int64_t last = item.token_begin + item.n_tokens - 1;
+  return kItemNs + static_cast<double>(call.tokens.positions[last] + 1) *
+                       std::max(bytes / kBytesPerNs, multiply_adds / rate);
+}
+
+// Into how many items a tile is cut. Long ones are where there are few, which would leave threads
+// idle: a quarter of a thread's share is the longest.
+int64_t ItemsOf(const AttentionCall& call, const Item& tile, double share_ns) {
+  const double n_items = ItemNs(call, tile) / std::max(kWakeNs, share_ns / 4);
+  return std::clamp<int64_t>(static_cast<int64_t>(n_items + 0.5), 1, tile.split_end);
+}
+
+void Run(CpuDevice& device, const AttentionCall& call) {
+  const Tiling tiling = ChooseTiling(call, device.n_threads());
+  double total_ns = 0;
+  ForEachTile(call, tiling, [&](const Item& tile) { total_ns += ItemNs(call, tile); });
+  const double share_ns = total_ns / device.n_threads();
+  const auto items_of = [&](const Item& tile) {
+    return device.n_threads() == 1 ? 1 : ItemsOf(call, tile, share_ns);
+  };
+  const auto partial_floats = [&](const Item& tile) {
+    return items_of(tile) == 1 ? 0
+                               : tile.split_end * SplitFloats(tile.n_queries(), call.sum_stride());
+  };
+  int64_t n_items = 0, n_floats = 0;
+  ForEachTile(call, tiling, [&](const Item& tile) {
+    n_items += items_of(tile);
+    n_floats += partial_floats(tile);
+  });
+  float* partials = device.Scratch(n_floats + CeilDiv(n_items * sizeof(Item), sizeof(float)));
+  Item* const items = reinterpret_cast<Item*>(partials + n_floats);
+  int64_t next = 0;
+  ForEachTile(call, tiling, [&](Item tile) {
+    const int64_t n = items_of(tile);
+    if (n > 1) tile.partials = partials;
+    partials += partial_floats(tile);
+    const int32_t n_splits = tile.split_end;
+    for (int64_t i = 0; i < n; ++i) {
+      tile.split_begin = static_cast<int32_t>(n_splits * i / n);
+      tile.split_end = static_cast<int32_t>(n_splits * (i + 1) / n);
+      new (items + next++) Item(tile);
+    }
+  });
+  const int64_t grain = 1 + static_cast<int64_t>(kWakeNs * static_cast<double>(n_items) / total_ns);
+  device.ParallelFor(n_items, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) ItemWork(call, items[i]).Attend();
+  });
+  if (n_floats == 0) return;
+  // A tile's merge is short; it is its first item's.
+  device.ParallelFor(n_items, 4 * grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (items[i].partials != nullptr && items[i].split_begin == 0) {
+        ItemWork(call, items[i]).MergePartials();
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -216,37 +428,24 @@ void AttendTokens(const AttentionCall& call, int64_t begin, int64_t end, int64_t
 void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t local_n_heads,
                     const float* qkv, const KvLayerView& cache, float* out) {
   const KvCacheShape& shape = cache.shape;
-  CHECK(shape.head_dim > 0 && shape.head_dim <= kMaxHeadDim)
-      << "head_dim " << shape.head_dim << " not in [1, " << kMaxHeadDim << "]";
+  CHECK(shape.head_dim > 0 && shape.head_dim <= kMaxCacheHeadDim && shape.head_dim % 2 == 0)
+      << "head_dim " << shape.head_dim << " is not even or not in [2, " << kMaxCacheHeadDim << "]";
   CHECK(shape.block_size > 0 && kAttentionSplitTokens % shape.block_size == 0)
       << "block_size " << shape.block_size << " does not divide " << kAttentionSplitTokens;
+  CHECK(shape.dtype == DType::kF32 || shape.block_size % 2 == 0)
+      << "block_size " << shape.block_size << " is odd: a bf16 cache holds pairs of positions";
   if (tokens.n_tokens == 0) return;
-  const AttentionCall call = {
-      .simd = device.simd(),
-      .tokens = tokens,
-      .cache = cache,
-      .qkv = qkv,
-      .out = out,
-      .n_heads = local_n_heads,
-      .group = DivExact(local_n_heads, shape.local_n_kv_heads),
-      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))};
-  int64_t n_positions = 0;
-  for (int64_t t = 0; t < tokens.n_tokens; ++t) n_positions += tokens.positions[t] + 1;
-  // As many tokens share a pass as fill a tile, but fewer where the threads would run out of items.
-  const int64_t n_kv_heads = shape.local_n_kv_heads;
-  const int64_t tile_tokens =
-      std::clamp<int64_t>(tokens.n_tokens * n_kv_heads / (4 * device.n_threads()), 1,
-                          std::max<int64_t>(1, kTileQueries / call.group));
-  const int64_t n_tiles = CeilDiv(tokens.n_tokens, tile_tokens);
-  const int64_t multiply_adds = 2 * n_positions * local_n_heads * shape.head_dim;
-  const int64_t grain = 1 + kGrainMultiplyAdds * n_tiles * n_kv_heads / multiply_adds;
-  // Head by head: neighbouring tiles find the head's keys and values in the cache.
-  device.ParallelFor(n_tiles * n_kv_heads, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t t = item % n_tiles * tile_tokens;
-      AttendTokens(call, t, std::min(t + tile_tokens, tokens.n_tokens), item / n_tiles);
-    }
-  });
+  Run(device, {.simd = device.simd(),
+               .kernels = device.simd().attention[static_cast<int>(shape.dtype)],
+               .tokens = tokens,
+               .cache = cache,
+               .qkv = qkv,
+               .out = out,
+               .n_heads = local_n_heads,
+               .group = DivExact(local_n_heads, shape.local_n_kv_heads),
+               .run_positions = std::min<int64_t>(shape.block_size, kSimdLanes),
+               .scale = static_cast<float>(1 / std::log(2.0) /
+                                           std::sqrt(static_cast<double>(shape.head_dim)))});
 }
 
 }  // namespace bora

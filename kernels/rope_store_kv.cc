@@ -1,40 +1,40 @@
 #include "kernels/rope_store_kv.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/int_math.h"
+#include "kernels/simd.h"
 
 namespace bora {
 namespace {
 
-inline void StoreElement(float value, float* to) { *to = value; }
-inline void StoreElement(float value, Bf16* to) { *to = ToBf16(value); }
-
-// in[i], in[i + half] -> rotated, in place.
-void Rotate(const float* cosines, const float* sines, int64_t half, float* head) {
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = head[i];
-    const float b = head[i + half];
-    head[i] = a * cosines[i] - b * sines[i];
-    head[i + half] = b * cosines[i] + a * sines[i];
-  }
-}
-
-// Writes one token's rotated keys and its values.
-template <typename T>
-void StoreToken(const KvLayerView& cache, int64_t block_id, int64_t slot, const float* keys,
-                const float* values) {
+// Writes one token's rotated keys and its values, n_kv_heads heads of each. Several tokens of a
+// block may be written at once: nothing but the token's own elements is touched.
+void StoreToken(const CpuDevice& device, const KvLayerView& cache, int64_t block_id, int64_t slot,
+                const float* keys, const float* values) {
   const int64_t head_dim = cache.shape.head_dim;
   const int64_t block_size = cache.shape.block_size;
-  for (int64_t g = 0; g < cache.shape.local_n_kv_heads; ++g) {
+  for (int64_t g = 0; g < cache.shape.local_n_kv_heads; ++g, keys += head_dim, values += head_dim) {
     const int64_t block = cache.BlockOffset(block_id, g);
-    T* key_block = static_cast<T*>(cache.keys) + block;
-    T* value_row = static_cast<T*>(cache.values) + block + slot * head_dim;
-    for (int64_t d = 0; d < head_dim; ++d) {
-      StoreElement(keys[g * head_dim + d], key_block + d * block_size + slot);
-      StoreElement(values[g * head_dim + d], value_row + d);
+    if (cache.shape.dtype == DType::kF32) {
+      float* to = static_cast<float*>(cache.keys) + block + slot;
+      for (int64_t d = 0; d < head_dim; ++d) to[d * block_size] = keys[d];
+      std::copy_n(values, head_dim,
+                  static_cast<float*>(cache.values) + block + cache.ValueOffset(slot, 0));
+      continue;
     }
+    Bf16 rounded[kMaxCacheHeadDim];
+    device.simd().round_to_bf16(keys, head_dim, rounded);
+    Bf16* to = static_cast<Bf16*>(cache.keys) + block + cache.KeyOffset(slot, 0);
+    for (int64_t d = 0; d < head_dim; d += 2) {
+      std::memcpy(to + d * block_size, rounded + d, 2 * sizeof(Bf16));
+    }
+    device.simd().round_to_bf16(values, head_dim, rounded);
+    to = static_cast<Bf16*>(cache.values) + block + cache.ValueOffset(slot, 0);
+    for (int64_t d = 0; d < head_dim; ++d) to[2 * d] = rounded[d];
   }
 }
 
@@ -69,9 +69,8 @@ void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensVi
       CHECK(position >= 0 && position < rope.n_positions())
           << "position " << position << " not in [0, " << rope.n_positions() << ")";
       float* row = qkv + t * stride;
-      for (int64_t h = 0; h < local_n_heads + n_kv_heads; ++h) {
-        Rotate(rope.cosines(position), rope.sines(position), head_dim / 2, row + h * head_dim);
-      }
+      device.simd().rotate(row, local_n_heads + n_kv_heads, head_dim, rope.cosines(position),
+                           rope.sines(position));
       const int64_t table_idx =
           tokens.token_row[t] * tokens.max_blocks_per_row + position / shape.block_size;
       const int64_t block_id = tokens.block_table[table_idx];
@@ -80,11 +79,7 @@ void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensVi
       const float* keys = row + local_n_heads * head_dim;
       const float* values = keys + n_kv_heads * head_dim;
       const int64_t slot = position % shape.block_size;
-      if (shape.dtype == DType::kBf16) {
-        StoreToken<Bf16>(cache, block_id, slot, keys, values);
-      } else {
-        StoreToken<float>(cache, block_id, slot, keys, values);
-      }
+      StoreToken(device, cache, block_id, slot, keys, values);
     }
   });
 }

@@ -12,10 +12,6 @@ namespace bora {
 
 inline constexpr int64_t kSimdLanes = 16;
 
-// An element of a weight or of the cache, for loops over either type.
-inline float ElementToFloat(float value) { return value; }
-inline float ElementToFloat(Bf16 value) { return ToFloat(value); }
-
 // One product of packed rows of x with panels of a packed weight (packed_weight.h): y = x w^T.
 struct MatMulTask {
   // The m rows in n_tiles tiles, tile i being rows [m * i / n_tiles, m * (i + 1) / n_tiles), each
@@ -45,47 +41,93 @@ struct MatMulKernels {
   int64_t step_floats;  // 4-byte elements that one row of x takes in a tile for each step
 };
 
-// Scores of n_queries queries against the 16 key slots that begin at `keys`.
+// Attention takes the positions of a split in runs: up to 16 neighbours inside a block, whose keys
+// are one vector in each step. A step is 4 bytes: a float, or a pair of bf16 (neighbouring
+// dimensions of queries and keys, neighbouring positions of weights and values).
+
+// The most queries that the kernels take at a time.
+inline constexpr int64_t kAttentionQueries = 12;
+// Steps between queries and floats between rows of scores: 17 and 35 cache lines, odd, so that
+// equal places of many rows do not meet in the same set of the cache.
+inline constexpr int64_t kQuerySteps = 256 + 16;
+inline constexpr int64_t kScoreFloats = 512 + 48;
+// The kernels fetch into the cache what they will read this many runs later. Arrays of runs have so
+// many (valid) pointers more, and 3 more than that, as keys are taken four runs at a time.
+inline constexpr int64_t kRunsAhead = 4;
+inline constexpr int64_t kExtraRuns = kRunsAhead + 3;
+
+// scores[i, p] = queries[i, :] . keys[p, :] for the positions p of all runs.
 struct ScoreTask {
-  const float* const* queries = nullptr;  // [n_queries] each [head_dim]
+  const float* queries = nullptr;  // [n_queries, kQuerySteps] steps
   int64_t n_queries = 0;
-  const void* keys = nullptr;  // [head_dim, key_stride] float or Bf16, 16 slots of it
-  int64_t key_stride = 0;
-  int64_t head_dim = 0;
-  float* scores = nullptr;  // [n_queries, score_stride], 16 of each are overwritten
-  int64_t score_stride = 0;
+  const char* const* keys = nullptr;  // [n_runs + kExtraRuns] to [n_steps, step_bytes]
+  int64_t n_runs = 0;
+  int64_t run_positions = 0;  // 1..16
+  int64_t n_steps = 0;        // of a key: its bytes / 4
+  int64_t step_bytes = 0;
+  float* scores = nullptr;  // [n_queries, kScoreFloats], which are overwritten beyond the last run
 };
 
-// sums[i, :] += sum over ascending slots s of probs[i, s] * values[s, :].
+// sums[i, :] = sum over ascending steps of probs[i, :] * values.
 struct ValueTask {
-  const float* probs = nullptr;  // [n_queries, prob_stride]
-  int64_t prob_stride = 0;
+  const float* probs = nullptr;  // [n_queries, kScoreFloats] steps
   int64_t n_queries = 0;
-  const void* values = nullptr;  // [n_slots, head_dim] float or Bf16
-  int64_t n_slots = 0;
+  const char* const* values = nullptr;  // [runs + kExtraRuns] to rows of head_dim steps
+  int64_t run_positions = 0;
+  int64_t n_positions = 0;  // positions beyond are not looked at
   int64_t head_dim = 0;
-  float* sums = nullptr;  // [n_queries, sum_stride]
-  int64_t sum_stride = 0;
+  float* sums = nullptr;   // [n_queries, sum_stride]
+  int64_t sum_stride = 0;  // RoundUp(head_dim, 16) or more, whose padding is overwritten
 };
 
+// Of one query and some positions: the greatest score in powers of two, and the sum of
+// 2^(score - max).
 struct SoftmaxSums {
   float max = 0;
   float sum = 0;
 };
 
+// Takes the results of one split into the running results of a block of queries: both are scaled to
+// the common maximum.
+struct MergeTask {
+  // Queries [first, n_queries) take part; the split_max of the others is -infinity, their
+  // split_sum 0.
+  int64_t first = 0;
+  int64_t n_queries = 0;
+  int64_t head_dim = 0;
+  float* const* out = nullptr;          // [n_queries] to the running sum of values, [head_dim]
+  float* max = nullptr;                 // [16]
+  float* sum = nullptr;                 // [16]
+  const float* split_values = nullptr;  // [n_queries, split_stride]
+  int64_t split_stride = 0;
+  const float* split_max = nullptr;  // [16]
+  const float* split_sum = nullptr;  // [16]
+};
+
+struct AttentionKernels {
+  void (*scores)(const ScoreTask& task);
+  // Replaces scores[i] by its weight 2^(scores[i] * scale - max) for i < n, max being the greatest
+  // scores[i] * scale, and 0 for n <= i < n_padded, a multiple of 32. Returns max and the sum of
+  // the weights. Under bf16 the weights are rounded before the sum and stored as pairs, in the
+  // first half of the row.
+  SoftmaxSums (*softmax)(float* scores, int64_t n, int64_t n_padded, float scale);
+  void (*values)(const ValueTask& task);
+};
+
 // Thread-safe: pure functions.
 struct SimdKernels {
-  MatMulKernels matmul[3];   // by WeightFormat
-  int64_t matmul_tile_rows;  // the most rows of a tile
-  void (*scores_f32)(const ScoreTask& task);
-  void (*scores_bf16)(const ScoreTask& task);
-  void (*values_f32)(const ValueTask& task);
-  void (*values_bf16)(const ValueTask& task);
-  // scores[i] = exp(scores[i] * scale - max) for i < n, max and sum over these; [n, RoundUp(n, 16))
-  // must be writable and becomes 0.
-  SoftmaxSums (*softmax)(float* scores, int64_t n, float scale);
-  // out[i] = x[i] rounded to bf16, back in float.
-  void (*round_to_bf16)(const float* x, int64_t n, float* out);
+  MatMulKernels matmul[3];        // by WeightFormat
+  int64_t matmul_tile_rows;       // the most rows of a tile
+  AttentionKernels attention[2];  // by DType of the cache
+  void (*merge_split)(const MergeTask& task);
+  // out[i] = row[i] / divisor; out may be row.
+  void (*divide_row)(const float* row, int64_t n, float divisor, float* out);
+  // out[i] = x[i] rounded to bf16.
+  void (*round_to_bf16)(const float* x, int64_t n, Bf16* out);
+  // Each of n_heads heads [head_dim], half = head_dim / 2, in place:
+  // x[i], x[i + half] = x[i] cos[i] - x[i + half] sin[i], x[i + half] cos[i] + x[i] sin[i].
+  void (*rotate)(float* heads, int64_t n_heads, int64_t head_dim, const float* cosines,
+                 const float* sines);
   // residual += delta (unless null); out = residual / sqrt(mean(residual^2) + eps) * gain; [dim].
   void (*add_rms_norm)(float* residual, const float* delta, const float* gain, int64_t dim,
                        float eps, float* out);

@@ -201,9 +201,10 @@ absl::Status ValidateLimits(const GroupLimits& limits) {
       CheckLimit("max_num_batched_tokens", limits.max_num_batched_tokens, kMaxNumBatchedTokens));
   RETURN_IF_ERROR(CheckLimit("max_model_len", limits.max_model_len, kMaxModelLen));
   RETURN_IF_ERROR(CheckLimit("block_size", limits.block_size, kMaxBlockSize));
-  if ((limits.block_size & (limits.block_size - 1)) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("group limit block_size: ", limits.block_size, " is not a power of two"));
+  // From 2 on: a bf16 cache holds pairs of positions.
+  if (limits.block_size < 2 || (limits.block_size & (limits.block_size - 1)) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("group limit block_size: ", limits.block_size,
+                                                   " is not a power of two from 2 on"));
   }
   RETURN_IF_ERROR(CheckLimit("n_blocks", limits.n_blocks, INT32_MAX));
   return CheckLimit("vocab_size", limits.vocab_size, INT32_MAX);

@@ -126,7 +126,8 @@ inline constexpr int32_t kMaxNumBatchedTokens = 1 << 20;
 inline constexpr int32_t kMaxModelLen = 1 << 24;
 inline constexpr int32_t kMaxBlockSize = 512;  // attention works in splits of 512 tokens
 
-// INVALID_ARGUMENT names the limit that is out of range. block_size must be a power of two.
+// INVALID_ARGUMENT names the limit that is out of range. block_size must be a power of two
+// from 2 on.
 absl::Status ValidateLimits(const GroupLimits& limits);
 
 // Everything about a plan that can be checked without knowing the slots' state: ids in range, no

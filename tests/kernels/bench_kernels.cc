@@ -1,8 +1,10 @@
 // Speed of the CPU operations beside the machine's limits, one row a figure:
 //   figure NAME VALUE UNIT [limit L ratio R]
-// Usage: bora-bench-kernels [n_threads [cpu]]
+// Usage: bora-bench-kernels [n_threads [cpu|wall [matmul|attention|sample]]]
 // With "cpu" a second is a second of processor time of each thread, which tells something on a
 // machine that others use too (memory bandwidth excepted).
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +16,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "base/int_math.h"
 #include "base/philox.h"
 #include "kernels/ops.h"
 
@@ -128,42 +131,83 @@ void BenchMatMul(CpuDevice& device) {
 struct AttentionCase {
   const char* name;
   int64_t n_heads, n_kv_heads, head_dim;
-  int64_t n_tokens;  // at the end of the context
-  int64_t n_context;
+  int64_t n_rows;
+  int64_t n_tokens;   // of each row, at the end of its context
+  int64_t n_context;  // of each row
   DType dtype;
 };
 
+// One call after the other on the next layer, as in a step: the cache of a layer comes from memory
+// unless all layers together fit in the processor's cache (and then it does so in service too).
 void BenchAttention(CpuDevice& device, const AttentionCase& c) {
-  const int64_t n_blocks = c.n_context / 16;
-  const KvCacheShape shape = {c.dtype, 1, n_blocks, c.n_kv_heads, 16, c.head_dim};
-  std::vector<float> keys(shape.layer_elements()), values(shape.layer_elements());
+  constexpr int64_t kBytes = 256 << 20;
+  KvCacheShape shape = {c.dtype,      1,  c.n_rows * CeilDiv(c.n_context, 16),
+                        c.n_kv_heads, 16, c.head_dim};
+  const int64_t layer_bytes = shape.total_bytes();
+  shape.n_layers = c.n_tokens == 1 ? std::min<int64_t>(32, CeilDiv(kBytes, layer_bytes)) : 1;
+  // Huge pages, as in the worker; 0.0078 in both types.
+  std::vector<uint64_t> memory;
+  memory.reserve(shape.total_bytes() / 8);
+  const int64_t page =
+      RoundUp(static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory.data())), 4096);
+  madvise(reinterpret_cast<void*>(page), shape.total_bytes() & ~4095, MADV_HUGEPAGE);
+  memory.assign(shape.total_bytes() / 8, 0x3c003c003c003c00);
+  const int64_t n_tokens = c.n_rows * c.n_tokens;
   const std::vector<float> qkv =
-      RandomFloats(c.n_tokens * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim);
-  std::vector<float> out(c.n_tokens * c.n_heads * c.head_dim);
-  std::vector<int32_t> table(n_blocks), positions(c.n_tokens), token_row(c.n_tokens, 0);
+      RandomFloats(n_tokens * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim);
+  std::vector<float> out(n_tokens * c.n_heads * c.head_dim);
+  std::vector<int32_t> table(shape.n_blocks), positions, token_row, row_begin = {0}, row_position;
   std::iota(table.begin(), table.end(), 0);
-  std::iota(positions.begin(), positions.end(), c.n_context - c.n_tokens);
-  const int32_t row_begin[] = {0, static_cast<int32_t>(c.n_tokens)};
-  const StepTokensView tokens = {1,
-                                 c.n_tokens,
-                                 row_begin,
-                                 positions.data(),
-                                 positions.data(),
-                                 token_row.data(),
-                                 table.data(),
-                                 n_blocks};
+  double attended = 0;
+  for (int64_t row = 0; row < c.n_rows; ++row) {
+    row_position.push_back(static_cast<int32_t>(c.n_context - c.n_tokens));
+    for (int64_t t = c.n_context - c.n_tokens; t < c.n_context; ++t) {
+      positions.push_back(static_cast<int32_t>(t));
+      token_row.push_back(static_cast<int32_t>(row));
+      attended += static_cast<double>(t + 1);
+    }
+    row_begin.push_back(static_cast<int32_t>(positions.size()));
+  }
+  const StepTokensView tokens = {
+      c.n_rows,         n_tokens,         row_begin.data(), row_position.data(),
+      positions.data(), token_row.data(), table.data(),     shape.n_blocks / c.n_rows};
+  int64_t layer = 0;
   const double seconds = MedianSeconds([&] {
-    PagedAttention(device, tokens, c.n_heads, qkv.data(), {keys.data(), values.data(), shape},
+    char* keys = reinterpret_cast<char*>(memory.data()) + layer++ % shape.n_layers * layer_bytes;
+    PagedAttention(device, tokens, c.n_heads, qkv.data(), {keys, keys + layer_bytes / 2, shape},
                    out.data());
   });
-  double attended = 0;
-  for (int32_t position : positions) attended += position + 1;
+  PrintFigure(absl::StrCat(c.name, "_us"), seconds * 1e6, "us");
   PrintFigure(absl::StrCat(c.name, "_flops"),
               4e-9 * attended * static_cast<double>(c.n_heads * c.head_dim) / seconds, "GFLOP/s",
-              115.0 * device.n_threads());
+              (c.dtype == DType::kBf16 ? 228.0 : 114.0) * device.n_threads());
   if (c.n_tokens == 1) {
-    PrintFigure(absl::StrCat(c.name, "_cache"),
-                1e-9 * static_cast<double>(shape.total_bytes()) / seconds, "GB/s");
+    PrintFigure(absl::StrCat(c.name, "_cache"), 1e-9 * static_cast<double>(layer_bytes) / seconds,
+                "GB/s", ReadBandwidth(device, memory));
+  }
+}
+
+void BenchAttentions(CpuDevice& device) {
+  for (const AttentionCase& c : std::vector<AttentionCase>{
+           {"attention_prefill_1b_512_bf16", 32, 8, 64, 1, 512, 512, DType::kBf16},
+           {"attention_prefill_1b_2048_bf16", 32, 8, 64, 1, 512, 2048, DType::kBf16},
+           {"attention_prefill_1b_8192_bf16", 32, 8, 64, 1, 512, 8192, DType::kBf16},
+           {"attention_prefill_1b_16x32_bf16", 32, 8, 64, 16, 32, 32, DType::kBf16},
+           {"attention_prefill_7b_4096_bf16", 32, 8, 128, 1, 512, 4096, DType::kBf16},
+           {"attention_prefill_7b_4096_f32", 32, 8, 128, 1, 512, 4096, DType::kF32},
+           {"attention_prefill_13b_4096_bf16", 40, 40, 128, 1, 256, 4096, DType::kBf16},
+           {"attention_prefill_tiny_4096_bf16", 8, 2, 16, 1, 512, 4096, DType::kBf16},
+           {"attention_decode_1b_8192_bf16", 32, 8, 64, 1, 1, 8192, DType::kBf16},
+           {"attention_decode_1b_8x8192_bf16", 32, 8, 64, 8, 1, 8192, DType::kBf16},
+           {"attention_decode_1b_32x200_bf16", 32, 8, 64, 32, 1, 200, DType::kBf16},
+           {"attention_decode_7b_8192_bf16", 32, 8, 128, 1, 1, 8192, DType::kBf16},
+           {"attention_decode_7b_8192_f32", 32, 8, 128, 1, 1, 8192, DType::kF32},
+           {"attention_decode_13b_8192_bf16", 40, 40, 128, 1, 1, 8192, DType::kBf16},
+           {"attention_decode_tiny64_128_bf16", 2, 1, 64, 1, 1, 128, DType::kBf16},
+           {"attention_decode_tiny64_8192_bf16", 2, 1, 64, 1, 1, 8192, DType::kBf16},
+           {"attention_decode_tiny64_32x200_bf16", 2, 1, 64, 32, 1, 200, DType::kBf16},
+           {"attention_decode_demo_32x200_bf16", 8, 2, 16, 32, 1, 200, DType::kBf16}}) {
+    BenchAttention(device, c);
   }
 }
 
@@ -199,17 +243,9 @@ int main(int argc, char** argv) {
     for (int i = 0; i < 100; ++i) device.ParallelFor(2, 1, [](int64_t, int64_t) {});
   });
   bora::PrintFigure("parallel_for", handover * 1e4, "us");
-  bora::BenchMatMul(device);
-  for (const auto& c : std::vector<bora::AttentionCase>{
-           {"attention_prefill_7b_4096_bf16", 32, 8, 128, 512, 4096, DType::kBf16},
-           {"attention_prefill_7b_4096_f32", 32, 8, 128, 512, 4096, DType::kF32},
-           {"attention_prefill_tiny_4096_bf16", 8, 2, 16, 512, 4096, DType::kBf16},
-           {"attention_prefill_13b_4096_bf16", 40, 40, 128, 256, 4096, DType::kBf16},
-           {"attention_decode_7b_8192_bf16", 32, 8, 128, 1, 8192, DType::kBf16},
-           {"attention_decode_7b_32768_bf16", 32, 8, 128, 1, 32768, DType::kBf16},
-           {"attention_decode_13b_8192_bf16", 40, 40, 128, 1, 8192, DType::kBf16}}) {
-    bora::BenchAttention(device, c);
-  }
-  bora::BenchSample(device);
+  const std::string only = argc > 3 ? argv[3] : "";
+  if (only.empty() || only == "matmul") bora::BenchMatMul(device);
+  if (only.empty() || only == "attention") bora::BenchAttentions(device);
+  if (only.empty() || only == "sample") bora::BenchSample(device);
   return 0;
 }

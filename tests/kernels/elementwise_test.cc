@@ -1,6 +1,8 @@
 // Embed, AddRmsNorm, SiluMul, RopeAndStoreKv, and the exp and log that others are built on.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/exact_math.h"
@@ -37,38 +39,51 @@ TEST(ExactMathTest, LogIsWithinFourUlps) {
   EXPECT_EQ(Log(1.0), 0.0);
 }
 
-// Weights of a softmax are exp of their distance from the maximum: the vector exp within 2 ulps
-// (unit in the last place = 2 eps), plus the rounding of the difference. Below -87.33 it is 0,
-// which is wrong by less than exp(-87.33) < 1.2e-38.
+float WeightAt(const std::vector<float>& scores, DType dtype, int64_t i) {
+  return dtype == DType::kF32 ? scores[i] : ToFloat(reinterpret_cast<const Bf16*>(&scores[0])[i]);
+}
+
+// Weights are 2^(score * scale - max). The difference is rounded once (times ln 2 in the weight),
+// 2^y errs by 2 eps, or 2^-13.2 and a rounding to bf16. Below 2^-126 a weight is 0.
 TEST(SimdTest, SoftmaxAgreesWithReference) {
-  WorstRatio worst("softmax");
-  for (SimdLevel level : AvailableSimdLevels()) {
-    for (int64_t n : {1, 2, 15, 16, 17, 100, 511, 512}) {
-      std::vector<float> scores = RandomFloats(512, n);
-      for (float& score : scores) score *= 90;
-      const std::vector<float> original = scores;
-      const SoftmaxSums sums = GetSimdKernels(level).softmax(scores.data(), n, 0.5f);
-      double sum = 0;
-      for (int64_t i = 0; i < n; ++i) {
-        // 0.5f is a power of two: the scaled score is exact.
-        const double want = std::exp(0.5 * original[i] - static_cast<double>(sums.max));
-        const double distance = std::abs(0.5 * original[i] - static_cast<double>(sums.max));
-        worst.Add(scores[i], want, (4 + distance) * kFloatEps * want + 1.2e-38);
-        sum += scores[i];
+  for (DType dtype : {DType::kF32, DType::kBf16}) {
+    WorstRatio worst(dtype == DType::kF32 ? "softmax_f32" : "softmax_bf16");
+    const double eps = dtype == DType::kF32 ? 2 * kFloatEps : std::exp2(-13.2) + kBf16Eps;
+    for (SimdLevel level : AvailableSimdLevels()) {
+      for (int64_t n : {1, 2, 15, 16, 17, 31, 33, 100, 511, 512}) {
+        std::vector<float> scores = RandomFloats(kScoreFloats, n);
+        for (float& score : scores) score *= 130;
+        const std::vector<float> original = scores;
+        const int64_t n_padded = RoundUp(n, 32) < 512 ? RoundUp(n, 32) + 32 : 512;
+        const SoftmaxSums sums = GetSimdKernels(level).attention[static_cast<int>(dtype)].softmax(
+            scores.data(), n, n_padded, 0.5f);
+        EXPECT_EQ(sums.max, 0.5f * *std::max_element(&original[0], &original[0] + n));
+        double sum = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          // 0.5f is a power of two: the scaled score is exact.
+          const double y = 0.5 * original[i] - static_cast<double>(sums.max);
+          worst.Add(WeightAt(scores, dtype, i), std::exp2(y),
+                    (eps - y * std::log(2.0) * kFloatEps) * std::exp2(y) + 0x1p-126);
+          sum += WeightAt(scores, dtype, i);
+        }
+        worst.Add(sums.sum, sum, (static_cast<double>(n) / 16 + 5) * kFloatEps * sum);
+        for (int64_t i = n; i < n_padded; ++i) EXPECT_EQ(WeightAt(scores, dtype, i), 0.0f);
       }
-      worst.Add(sums.sum, sum, (static_cast<double>(n) / 16 + 5) * kFloatEps * sum);
     }
   }
 }
 
 TEST(SimdTest, SoftmaxSendsNanThrough) {
   for (SimdLevel level : AvailableSimdLevels()) {
-    std::vector<float> scores(512, 1.0f);
-    scores[5] = NAN;
-    EXPECT_TRUE(std::isnan(GetSimdKernels(level).softmax(scores.data(), 40, 1.0f).sum));
-    scores.assign(512, 1.0f);
-    scores[5] = INFINITY;
-    EXPECT_TRUE(std::isnan(GetSimdKernels(level).softmax(scores.data(), 40, 1.0f).sum));
+    for (const AttentionKernels& kernels : GetSimdKernels(level).attention) {
+      for (float bad : {NAN, -NAN, INFINITY, std::bit_cast<float>(0xffffffffu)}) {
+        std::vector<float> scores(kScoreFloats, 1.0f);
+        scores[5] = bad;
+        EXPECT_TRUE(std::isnan(kernels.softmax(scores.data(), 40, 64, 1.0f).sum));
+        scores.assign(kScoreFloats, bad);
+        EXPECT_TRUE(std::isnan(kernels.softmax(scores.data(), 40, 64, 1.0f).sum));
+      }
+    }
   }
 }
 
@@ -97,7 +112,7 @@ TEST(EmbedDeathTest, RefusesTokenOutsideVocabulary) {
                "token id 2 not in \\[0, 2\\)");
 }
 
-// The sum of squares has a relative error of (dim/16 + 6) eps, halved by the root; division, root,
+// The sum of squares has a relative error of (dim/64 + 7) eps, halved by the root; division, root,
 // the two products and the addition of delta add 6 more roundings.
 TEST(AddRmsNormTest, AgreesWithReference) {
   WorstRatio worst("add_rms_norm");
@@ -117,7 +132,7 @@ TEST(AddRmsNormTest, AgreesWithReference) {
           EXPECT_EQ(residual, want_residual);
           const std::vector<double> want =
               reference::RmsNorm(ToDoubles(want_residual), ToDoubles(gain), double{1e-5f});
-          const double roundings = static_cast<double>(CeilDiv(dim, 16) + 6) / 2 + 6;
+          const double roundings = static_cast<double>(CeilDiv(dim, 64) + 7) / 2 + 6;
           for (size_t i = 0; i < want.size(); ++i) {
             worst.Add(out[i], want[i], roundings * kFloatEps * std::abs(want[i]));
           }
@@ -127,7 +142,7 @@ TEST(AddRmsNormTest, AgreesWithReference) {
   }
 }
 
-// exp within 4 eps weighs at most fully in the sigmoid; division, sum and two products add 4 more
+// exp within 2.5 eps weighs at most fully in the sigmoid; division, sum and two products add 4 more
 // roundings. Below -87.33 the result is flushed, at most 88 exp(-87.33) < 1.1e-36.
 TEST(SiluMulTest, AgreesWithReference) {
   WorstRatio worst("silu_mul");
@@ -144,7 +159,7 @@ TEST(SiluMulTest, AgreesWithReference) {
             const int64_t from = i / hidden * 2 * hidden + i % hidden;
             const double up = gate_up[from + hidden];
             const double want = reference::SiluMul({double{gate_up[from]}}, {up})[0];
-            worst.Add(out[i], want, 10 * kFloatEps * std::abs(want) + 1.1e-36 * std::abs(up));
+            worst.Add(out[i], want, 6.5 * kFloatEps * std::abs(want) + 1.1e-36 * std::abs(up));
           }
         }
       }
@@ -160,14 +175,23 @@ TEST(SimdTest, RowOperationsHaveSameBitsAtEveryLevel) {
     std::vector<float> want;
     for (SimdLevel level : AvailableSimdLevels()) {
       const SimdKernels& simd = GetSimdKernels(level);
-      std::vector<float> got(4 * 512 + 2), residual = gate;
+      std::vector<float> got(6 * 512 + 4), residual = gate;
       simd.silu_mul(gate.data(), up.data(), n, &got[0]);
       simd.add_rms_norm(residual.data(), up.data(), gain.data(), n, 1e-5f, &got[512]);
-      std::copy(gate.begin(), gate.end(), &got[1024]);
-      const SoftmaxSums sums = simd.softmax(&got[1024], n, 0.37f);
-      got[2048] = sums.max;
-      got[2049] = sums.sum;
-      simd.round_to_bf16(gate.data(), n, &got[1536]);
+      for (int dtype : {0, 1}) {
+        std::vector<float> scores(kScoreFloats);
+        std::copy(gate.begin(), gate.end(), scores.begin());
+        const SoftmaxSums sums =
+            simd.attention[dtype].softmax(&scores[0], n, RoundUp(n, 32), 0.37f);
+        const int64_t n_weights = dtype == 0 ? n : n / 2;
+        std::copy_n(scores.begin(), n_weights, &got[1024 + 512 * dtype]);
+        got[2048 + 2 * dtype] = sums.max;
+        got[2049 + 2 * dtype] = sums.sum;
+      }
+      simd.round_to_bf16(gate.data(), n, reinterpret_cast<Bf16*>(&got[2052]));
+      std::copy(gate.begin(), gate.end(), &got[2564]);
+      // One head of n & ~1 dimensions.
+      simd.rotate(&got[2564], 1, n & ~int64_t{1}, up.data(), gain.data());
       if (want.empty()) want = got;
       EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
           << "level " << static_cast<int>(level) << " n " << n;

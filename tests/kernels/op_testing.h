@@ -130,19 +130,20 @@ class PagedRows {
 
   // One stored element as a double.
   double Key(int64_t row, int64_t position, int64_t head, int64_t d) const {
-    const int64_t slot = position % shape_.block_size;
-    return Element(keys_, Block(row, position, head) + d * shape_.block_size + slot);
+    return Element(keys_,
+                   Block(row, position, head) + View().KeyOffset(position % shape_.block_size, d));
   }
   double Value(int64_t row, int64_t position, int64_t head, int64_t d) const {
-    const int64_t slot = position % shape_.block_size;
-    return Element(values_, Block(row, position, head) + slot * shape_.head_dim + d);
+    return Element(
+        values_, Block(row, position, head) + View().ValueOffset(position % shape_.block_size, d));
   }
 
  private:
   int64_t Block(int64_t row, int64_t position, int64_t head) const {
     const int64_t block_id = block_table_[row * max_blocks_ + position / shape_.block_size];
-    return KvLayerView{nullptr, nullptr, shape_}.BlockOffset(block_id, head);
+    return View().BlockOffset(block_id, head);
   }
+  KvLayerView View() const { return {nullptr, nullptr, shape_}; }
   double Element(const std::vector<uint8_t>& bytes, int64_t i) const {
     if (shape_.dtype == DType::kBf16) return ToFloat(reinterpret_cast<const Bf16*>(&bytes[0])[i]);
     return reinterpret_cast<const float*>(&bytes[0])[i];

@@ -81,7 +81,7 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   mix.limits = TinyLimits();
   mix.limits.max_num_seqs = 1 + below(12);
   mix.limits.max_num_batched_tokens = 1 + below(below(2) == 0 ? 8 : 64);
-  mix.limits.block_size = 1 << below(5);
+  mix.limits.block_size = 2 << below(4);
   mix.n_lanes = 1 + below(4);
   mix.requests.resize(1 + below(12));
   int64_t n_blocks_min = 1;

@@ -29,7 +29,7 @@ struct ServerFlags {
   std::vector<std::string> layers_per_stage;  // empty: balanced
   int32_t max_model_len = 0;  // 0: the model's context, or its sliding window if that is shorter
   int32_t max_num_seqs = 64;
-  int32_t max_num_batched_tokens = 512;
+  int32_t max_num_batched_tokens = 128;
   int32_t max_num_queued_reqs = 1024;
   int64_t kv_cache_memory_bytes = int64_t{1} << 30;
   uint64_t seed = 0;

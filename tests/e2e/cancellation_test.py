@@ -274,7 +274,7 @@ class QueueTest(unittest.TestCase):
         call = self.stub.generate_stream(request)
         self.wait_load(1, 0)
         call.cancel()
-        # A step that is under way ends first: 512 tokens.
+        # A step that is under way ends first.
         self.assertLess(self.cluster.wait_idle(), 2)
 
     def test_a_connection_that_breaks_frees_at_once(self):

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/check.h"
 
@@ -61,13 +62,17 @@ void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) 
   float max = 0;
   for (int64_t i = 0; i < n_cols; ++i) max = std::max(max, std::abs(from[i]));
   const float scale = max / 127.0f;
+  // A scale that is zero or subnormal in products stands for a group of zeros.
+  const bool is_zero = scale < std::numeric_limits<float>::min();
+  int8_t bytes[kMaxGroupCols] = {};
   int32_t sum = 0;
-  uint8_t* const bytes = group + kPanelRows * 8;
-  for (int64_t i = 0; i < n_cols; ++i) {
-    const float ratio = scale > 0 ? from[i] / scale : 0.0f;
-    const int32_t q = std::clamp(static_cast<int32_t>(std::nearbyint(ratio)), -127, 127);
-    bytes[i / 4 * kStepBytes + lane * 4 + i % 4] = static_cast<uint8_t>(static_cast<int8_t>(q));
-    sum += q;
+  for (int64_t i = 0; i < n_cols && !is_zero; ++i) {
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
+    bytes[i] = static_cast<int8_t>((from[i] / scale + kRound) - kRound);
+    sum += bytes[i];
+  }
+  for (int64_t i = 0; i < n_cols; i += 4) {
+    std::memcpy(group + kPanelRows * 8 + i / 4 * kStepBytes + lane * 4, bytes + i, 4);
   }
   const int32_t offset = -128 * sum;
   std::memcpy(group + lane * 4, &scale, 4);

@@ -1,6 +1,7 @@
 #include "model/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -123,14 +124,21 @@ bool IsRedundant(const std::string& stored_name, const ModelConfig& config,
          stored_name == StoredName(layout, {TensorKind::kOutput, kNoLayer});
 }
 
+// Where the samples of a tensor of more than three samples' size begin.
+std::array<int64_t, 3> SampleBegins(int64_t n_bytes) {
+  constexpr auto kBytes = static_cast<int64_t>(kSampleBytes);
+  return {0, std::max<int64_t>(n_bytes / 2 - kBytes / 2, 0),
+          std::max<int64_t>(n_bytes - kBytes, 0)};
+}
+
 void AddSamples(absl::Span<const uint8_t> bytes, Fingerprinter& hash) {
   if (bytes.size() <= 3 * kSampleBytes) {
     hash.AddBytes(bytes);
     return;
   }
-  hash.AddBytes(bytes.subspan(0, kSampleBytes));
-  hash.AddBytes(bytes.subspan(bytes.size() / 2 - kSampleBytes / 2, kSampleBytes));
-  hash.AddBytes(bytes.subspan(bytes.size() - kSampleBytes));
+  for (const int64_t begin : SampleBegins(static_cast<int64_t>(bytes.size()))) {
+    hash.AddBytes(bytes.subspan(static_cast<size_t>(begin), kSampleBytes));
+  }
 }
 
 }  // namespace
@@ -192,6 +200,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
 
 absl::Status Checkpoint::AddFile(const std::string& path) {
   ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
+  file_begins_.push_back(files_.empty() ? 0 : file_begins_.back() + files_.back().data_bytes());
   files_.push_back(std::move(file));
   return absl::OkStatus();
 }
@@ -302,6 +311,12 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
   Fingerprinter hash;
   hash.AddString(LayoutName(layout_));
   AddConfig(config_, hash);
+  for (const SafetensorsFile& file : files_) {
+    for (const TensorInfo& info : file.tensors()) {
+      const auto n_bytes = static_cast<int64_t>(info.end - info.begin);
+      for (const int64_t begin : SampleBegins(n_bytes)) file.WillRead(info, begin, kSampleBytes);
+    }
+  }
   for (const TensorId id : AllTensors(config_)) {
     const Location& location = by_name_.at(TensorName(id));
     const TensorInfo& info = InfoAt(location);
@@ -310,6 +325,7 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
     for (const int64_t n : info.shape) hash.AddNumber(n);
     AddSamples(files_[location.file].Bytes(info), hash);
   }
+  for (const SafetensorsFile& file : files_) file.ReleasePages();
   const std::string tokenizer = absl::StrCat(dir, "/tokenizer.model");
   if (Exists(tokenizer)) {
     ASSIGN_OR_RETURN(const std::string bytes, ReadSmallFile(tokenizer, kMaxTokenizerBytes));
@@ -326,8 +342,12 @@ StoredTensor Checkpoint::Find(TensorId id) const {
   CHECK(it != by_name_.end()) << TensorName(id) << " is not a tensor of this model";
   const TensorInfo& info = InfoAt(it->second);
   const bool rotates = id.kind == TensorKind::kWq || id.kind == TensorKind::kWk;
-  return {info.dtype, files_[it->second.file].Bytes(info),
-          rotates && layout_ == CheckpointLayout::kMistral};
+  const SafetensorsFile& file = files_[it->second.file];
+  return {.dtype = info.dtype,
+          .file = &file,
+          .info = &info,
+          .position = file_begins_[it->second.file] + static_cast<int64_t>(info.begin),
+          .interleaved_rotary = rotates && layout_ == CheckpointLayout::kMistral};
 }
 
 }  // namespace bora

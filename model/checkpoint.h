@@ -48,8 +48,10 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir);
 // Where one weight is stored.
 struct StoredTensor {
   FileDType dtype = FileDType::kF32;  // F32, F16 or BF16
-  absl::Span<const uint8_t> bytes;    // row-major, alignment unknown
-  bool interleaved_rotary = false;    // rows rotate adjacent pairs (Mistral's wq and wk)
+  const SafetensorsFile* file = nullptr;
+  const TensorInfo* info = nullptr;  // one of the file's; its bytes are row-major
+  int64_t position = 0;              // of its first byte in all files of the checkpoint, in order
+  bool interleaved_rotary = false;   // rows rotate adjacent pairs (Mistral's wq and wk)
 };
 
 // A checkpoint whose files are mapped and whose every tensor was found with the shape that the
@@ -98,7 +100,8 @@ class Checkpoint {
   CheckpointLayout layout_ = CheckpointLayout::kHuggingFace;
   ModelConfig config_;
   std::vector<SafetensorsFile> files_;
-  Locations by_name_;  // by canonical name
+  std::vector<int64_t> file_begins_;  // [files_.size()] positions, see StoredTensor
+  Locations by_name_;                 // by canonical name
   Fingerprint fingerprint_;
 };
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -321,7 +322,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   // O_NONBLOCK: opening a named pipe must not wait for a writer.
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open"));
   struct stat info;
   if (fstat(fd.get(), &info) != 0) {
@@ -337,6 +338,9 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   void* const map = mmap(nullptr, file.map_bytes_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (map == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot map"));
   file.map_ = static_cast<const uint8_t*>(map);
+  file.fd_ = std::move(fd);
+  // Looks are small and far apart: reading around them would cost more than the looks.
+  madvise(map, file.map_bytes_, MADV_RANDOM);
   absl::StatusOr<SafetensorsHeader> header =
       ParseSafetensorsHeader(absl::MakeConstSpan(file.map_, file.map_bytes_));
   if (!header.ok()) return Annotate(header.status(), path);
@@ -353,6 +357,7 @@ SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
   if (this == &other) return *this;
   Unmap();
   path_ = std::move(other.path_);
+  fd_ = std::move(other.fd_);
   map_ = std::exchange(other.map_, nullptr);
   map_bytes_ = std::exchange(other.map_bytes_, 0);
   header_ = std::move(other.header_);
@@ -377,6 +382,35 @@ absl::Span<const uint8_t> SafetensorsFile::Bytes(const TensorInfo& tensor) const
   CHECK(tensor.begin <= tensor.end && header_.data_begin + tensor.end <= map_bytes_)
       << path_ << ": tensor " << tensor.name << " is not one of this file";
   return absl::MakeConstSpan(map_ + begin, tensor.end - tensor.begin);
+}
+
+absl::Status SafetensorsFile::ReadAt(const TensorInfo& tensor, int64_t offset,
+                                     absl::Span<uint8_t> dst) const {
+  CHECK(offset >= 0 && offset + dst.size() <= tensor.end - tensor.begin)
+      << path_ << ": tensor " << tensor.name << ": bytes " << offset << " + " << dst.size()
+      << " of " << tensor.end - tensor.begin;
+  int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
+  while (!dst.empty()) {
+    const ssize_t n = pread(fd_.get(), dst.data(), dst.size(), at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": tensor ", tensor.name, ": cannot read byte ", at, ": ",
+                       n == 0 ? "the file has become shorter" : strerror(errno)));
+    }
+    dst.remove_prefix(static_cast<size_t>(n));
+    at += n;
+  }
+  return absl::OkStatus();
+}
+
+void SafetensorsFile::WillRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const {
+  const int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
+  posix_fadvise(fd_.get(), at, n_bytes, POSIX_FADV_WILLNEED);
+}
+
+void SafetensorsFile::ReleasePages() const {
+  madvise(const_cast<uint8_t*>(map_), map_bytes_, MADV_DONTNEED);
 }
 
 }  // namespace bora

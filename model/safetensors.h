@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/unique_fd.h"
 
 namespace bora {
 
@@ -60,9 +62,13 @@ struct SafetensorsHeader {
 // INVALID_ARGUMENT names the tensor and both numbers. Memory used is proportional to the header.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_t> file_bytes);
 
-// A safetensors file mapped read-only. Immutable after construction; Spans from Bytes() live as
-// long as the object (moving it keeps them valid). The file must not be truncated while it is
-// mapped: reading past the new end raises SIGBUS. Replace checkpoints by renaming, never in place.
+// A safetensors file, open and mapped read-only. Immutable after construction; Spans from Bytes()
+// live as long as the object (moving it keeps them valid). The file must not be truncated while it
+// is mapped: touching Bytes() past the new end raises SIGBUS, ReadAt returns an error. Replace
+// checkpoints by renaming, never in place.
+//
+// Bytes() is for small looks. A mapping reads a cold file at a third of the disk's speed, page
+// fault by page fault, and its pages count as this process's memory; weights are read with ReadAt.
 class SafetensorsFile {
  public:
   // Maps the file and parses its header. Errors start with the path. NOT_FOUND when there is no
@@ -75,16 +81,30 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
+  // Of the data section, behind the header.
+  int64_t data_bytes() const { return static_cast<int64_t>(map_bytes_ - header_.data_begin); }
   // nullptr when the file has no tensor of that name.
   const TensorInfo* Find(absl::string_view name) const;
   // The tensor's bytes; `tensor` must be one of tensors().
   absl::Span<const uint8_t> Bytes(const TensorInfo& tensor) const;
+
+  // dst <- the bytes from `offset` of the tensor, one of tensors(), on. Any number of threads.
+  // DATA_LOSS names the path and the offset when the file has become shorter or cannot be read.
+  absl::Status ReadAt(const TensorInfo& tensor, int64_t offset, absl::Span<uint8_t> dst) const;
+
+  // Tells the kernel that these bytes of the tensor will be read soon, and returns before they are
+  // there. Advice only.
+  void WillRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const;
+
+  // Gives the pages that Bytes() has brought into this process back; they come again when touched.
+  void ReleasePages() const;
 
  private:
   SafetensorsFile() = default;
   void Unmap();
 
   std::string path_;
+  UniqueFd fd_;
   const uint8_t* map_ = nullptr;
   uint64_t map_bytes_ = 0;
   SafetensorsHeader header_;

@@ -1,7 +1,9 @@
 #include "model/weights_source.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -15,57 +17,68 @@ static_assert(std::endian::native == std::endian::little, "safetensors bytes are
 namespace bora {
 namespace {
 
-// One element at an address of any alignment, widened exactly.
-float LoadF32(const uint8_t* src) {
-  float value;
-  std::memcpy(&value, src, sizeof(value));
-  return value;
-}
+// Rows that follow each other in the file are read together, up to this many bytes, so that they
+// are still in the L2 cache when they are checked and converted.
+constexpr int64_t kRunBytes = int64_t{1} << 20;
 
-float LoadF16(const uint8_t* src) {
+float Widen(float value) { return value; }
+float Widen(Bf16 value) { return ToFloat(value); }
+
+// HalfToFloat without a branch, so that it is vectorised; also where subnormal floats count as zero
+// (subnormal halves are converted as integers).
+struct Half {
   uint16_t bits;
-  std::memcpy(&bits, src, sizeof(bits));
-  return HalfToFloat(bits);
+};
+float Widen(Half half) {
+  const uint32_t magnitude = half.bits & 0x7fffu;
+  const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
+  const uint32_t normal = (magnitude << 13) + (112u << 23);
+  const uint32_t special = (magnitude << 13) | 0x7f800000u;
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  const uint32_t bits = magnitude < 0x0400u ? subnormal : magnitude < 0x7c00u ? normal : special;
+  return std::bit_cast<float>(sign | bits);
 }
 
-float LoadBf16(const uint8_t* src) {
-  Bf16 value;
-  std::memcpy(&value, src, sizeof(value));
-  return ToFloat(value);
+void Narrow(float value, float& dst) { dst = value; }
+// ToBf16 without its branch: NaN comes out as some value that is not finite, which is refused.
+void Narrow(float value, Bf16& dst) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
+  dst.bits = static_cast<uint16_t>(is_finite ? rounded : 0x7f80u);
 }
 
-void Store(float value, float& dst) { dst = value; }
-void Store(float value, Bf16& dst) { dst = ToBf16(value); }
-
-template <auto kLoad, typename T>
-void ConvertRow(const uint8_t* src, int64_t src_bytes, absl::Span<T> dst) {
-  for (size_t i = 0; i < dst.size(); ++i) Store(kLoad(src + i * src_bytes), dst[i]);
+// src: dst.size() elements of type Stored at any alignment.
+template <typename Stored, typename T>
+void Convert(const uint8_t* src, absl::Span<T> dst) {
+  if constexpr (std::is_same_v<Stored, T>) {
+    std::memcpy(dst.data(), src, dst.size() * sizeof(T));
+  } else {
+    for (size_t i = 0; i < dst.size(); ++i) {
+      Stored value;
+      std::memcpy(&value, src + i * sizeof(Stored), sizeof(Stored));
+      Narrow(Widen(value), dst[i]);
+    }
+  }
 }
 
 template <typename T>
-void ConvertRow(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
+void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   switch (dtype) {
     case FileDType::kF32:
-      if constexpr (std::is_same_v<T, float>) {
-        std::memcpy(dst.data(), src, dst.size() * sizeof(T));
-      } else {
-        ConvertRow<LoadF32>(src, 4, dst);
-      }
-      return;
+      return Convert<float>(src, dst);
     case FileDType::kF16:
-      ConvertRow<LoadF16>(src, 2, dst);
-      return;
+      return Convert<Half>(src, dst);
     case FileDType::kBf16:
-      if constexpr (std::is_same_v<T, Bf16>) {
-        std::memcpy(dst.data(), src, dst.size() * sizeof(T));
-      } else {
-        ConvertRow<LoadBf16>(src, 2, dst);
-      }
-      return;
+      return Convert<Bf16>(src, dst);
     default:
       CHECK(false) << "dtype " << FileDTypeName(dtype) << " was accepted at open";
   }
 }
+
+template <typename T>
+constexpr FileDType kSameDType = std::is_same_v<T, float> ? FileDType::kF32 : FileDType::kBf16;
 
 // An exponent of all ones is infinity or NaN.
 bool IsFinite(float value) { return (std::bit_cast<uint32_t>(value) & 0x7f800000u) != 0x7f800000u; }
@@ -74,13 +87,19 @@ bool IsFinite(Bf16 value) { return (value.bits & 0x7f80u) != 0x7f80u; }
 // Index of the first element that is not finite, or dst.size(). The common case is one branch-free
 // pass, which the compiler vectorises.
 template <typename T>
-size_t FirstNotFinite(absl::Span<const T> row) {
-  bool all_finite = true;
-  for (const T value : row) all_finite &= IsFinite(value);
-  if (all_finite) return row.size();
-  size_t i = 0;
-  while (IsFinite(row[i])) ++i;
-  return i;
+size_t FirstNotFinite(absl::Span<const T> elements) {
+  using Bits = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint16_t>;
+  Bits n_bad = 0;  // or more: it may wrap, but not within a block
+  constexpr size_t kBlock = 4096;
+  for (size_t begin = 0; begin < elements.size(); begin += kBlock) {
+    const size_t end = std::min(elements.size(), begin + kBlock);
+    for (size_t i = begin; i < end; ++i) n_bad += IsFinite(elements[i]) ? Bits{0} : Bits{1};
+    if (n_bad == 0) continue;
+    size_t i = begin;
+    while (IsFinite(elements[i])) ++i;
+    return i;
+  }
+  return elements.size();
 }
 
 }  // namespace
@@ -105,25 +124,54 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
   if (dst.empty()) return absl::OkStatus();  // without a destination there is no address to copy to
   const StoredTensor stored = checkpoint_.Find(id);
   const int64_t element_bytes = FileDTypeBytes(stored.dtype);
-  for (int64_t row = slice.row_begin; row < slice.row_end; ++row) {
+  const int64_t span_bytes = slice.n_cols() * element_bytes;
+  const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
+  const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
+  const bool is_copy = stored.dtype == kSameDType<T>;
+  std::unique_ptr<uint8_t[]> staging;
+  if (!is_copy) {
+    const int64_t n_rows = std::min(run_rows, slice.n_rows());
+    staging = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(n_rows * span_bytes));
+  }
+  for (int64_t row = slice.row_begin; row < slice.row_end; row += run_rows) {
+    const int64_t n_rows = std::min(run_rows, slice.row_end - row);
     const int64_t stored_row =
         stored.interleaved_rotary ? InterleavedRow(row, config().head_dim) : row;
-    const int64_t offset = (stored_row * shape.n_cols + slice.col_begin) * element_bytes;
-    const absl::Span<T> dst_row =
-        dst.subspan((row - slice.row_begin) * slice.n_cols(), slice.n_cols());
-    ConvertRow(stored.dtype, stored.bytes.data() + offset, dst_row);
-    const size_t bad = FirstNotFinite<T>(dst_row);
-    if (bad != dst_row.size()) {
+    const absl::Span<T> out =
+        dst.subspan((row - slice.row_begin) * slice.n_cols(), n_rows * slice.n_cols());
+    uint8_t* const raw = is_copy ? reinterpret_cast<uint8_t*>(out.data()) : staging.get();
+    RETURN_IF_ERROR(stored.file->ReadAt(
+        *stored.info, (stored_row * shape.n_cols + slice.col_begin) * element_bytes,
+        absl::MakeSpan(raw, n_rows * span_bytes)));
+    if (!is_copy) Convert(stored.dtype, raw, out);
+    if (const size_t bad = FirstNotFinite<T>(out); bad != out.size()) {
       float value = 0;
-      ConvertRow(stored.dtype, stored.bytes.data() + offset + bad * element_bytes,
-                 absl::MakeSpan(&value, 1));
-      return absl::DataLossError(absl::StrCat("tensor ", TensorName(id), ": element [", row, ", ",
-                                              slice.col_begin + static_cast<int64_t>(bad), "] is ",
-                                              value,
-                                              IsFinite(value) ? ", too large for bf16" : ""));
+      Convert(stored.dtype, raw + bad * element_bytes, absl::MakeSpan(&value, 1));
+      const auto bad_idx = static_cast<int64_t>(bad);
+      return absl::DataLossError(
+          absl::StrCat("tensor ", TensorName(id), ": element [", row + bad_idx / slice.n_cols(),
+                       ", ", slice.col_begin + bad_idx % slice.n_cols(), "] is ", value,
+                       IsFinite(value) ? ", too large for bf16" : ""));
     }
   }
   return absl::OkStatus();
+}
+
+int64_t CheckpointWeights::StoragePosition(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  return stored.position +
+         (slice.row_begin * shape.n_cols + slice.col_begin) * FileDTypeBytes(stored.dtype);
+}
+
+// Of a part of the columns whole rows are fetched: pages and the disk's own units are as large as
+// the gaps, and on one host the other tensor parallel ranks want the rest.
+void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  CheckSlice(id, shape, slice, slice.n_elements());
+  const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
+  stored.file->WillRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
 }
 
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size) {

@@ -53,9 +53,16 @@ class WeightSource {
                                  absl::Span<float> dst) const = 0;
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<Bf16> dst) const = 0;
+
+  // Many slices are read fastest in ascending order of this, and announced with WillRead some time
+  // before: the source then fetches them while others are worked on. Neither changes what is read.
+  virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
+  virtual void WillRead(TensorId, const TensorSlice&) const {}
 };
 
-// The weights of an opened checkpoint, read in place from its mapped files.
+// The weights of an opened checkpoint. Its files' pages never count as this process's memory: they
+// are read into the destination or, where elements are converted, through 1 MiB of the thread's
+// own.
 class CheckpointWeights final : public WeightSource {
  public:
   explicit CheckpointWeights(Checkpoint checkpoint);
@@ -66,6 +73,8 @@ class CheckpointWeights final : public WeightSource {
                          absl::Span<float> dst) const override;
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                          absl::Span<Bf16> dst) const override;
+  int64_t StoragePosition(TensorId id, const TensorSlice& slice) const override;
+  void WillRead(TensorId id, const TensorSlice& slice) const override;
 
  private:
   template <typename T>

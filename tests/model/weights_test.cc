@@ -2,9 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <filesystem>
 #include <limits>
+#include <map>
 
+#include "base/flush_subnormals.h"
 #include "base/int_math.h"
 #include "base/philox.h"
 #include "model/dummy_weights.h"
@@ -180,6 +185,117 @@ TEST(CheckpointWeightsTest, HalfIsExactInFloat) {
               ::testing::ElementsAre(1.0f, 1.0f + 0x1p-10f, -2.0f, 0x1p-24f, 1023 * 0x1p-24f,
                                      65504.0f, -0.0f));
   EXPECT_EQ(ToFloat(Read<Bf16>(*weights, kNormId, {0, 1, 5, 6})[0]), 65536.0f);
+}
+
+ModelConfig ManyRowsConfig() {
+  ModelConfig config = TinyConfig();
+  config.vocab_size = 50'000;  // 2.4 MB of embeddings in bf16: rows are read in three runs
+  return config;
+}
+
+// Conversion has no branches, so every half is tried; weights are loaded by threads that take
+// subnormal floats for zero.
+TEST(CheckpointWeightsTest, EveryHalfConvertsAlsoWhereSubnormalsAreFlushed) {
+  const TempDir dir;
+  ASSERT_TRUE(
+      WriteRandomCheckpoint(ManyRowsConfig(), {.dtype = FileDType::kF16}, dir.File("m")).ok());
+  const std::string path = dir.File("m") + "/model.safetensors";
+  auto tensors = ReadAll(path);
+  std::vector<uint16_t> halves(50'000 * 24);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const auto half = static_cast<uint16_t>(i);
+    halves[i] = (half & 0x7c00) == 0x7c00 ? half & 0x83ff : half;  // finite ones
+  }
+  std::memcpy(tensors["model.embed_tokens.weight"].bytes.data(), halves.data(), halves.size() * 2);
+  WriteFile(path, SafetensorsBytes(tensors));
+  const auto weights = OpenWeights(dir.File("m"));
+  constexpr TensorId kId = {TensorKind::kTokEmbeddings, kNoLayer};
+  const FlushSubnormals flush;
+  const std::vector<float> floats = ReadWhole(*weights, kId);
+  const std::vector<Bf16> bf16s = ReadWhole<Bf16>(*weights, kId);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const float expected = HalfToFloat(halves[i]);
+    ASSERT_EQ(std::bit_cast<uint32_t>(floats[i]), std::bit_cast<uint32_t>(expected))
+        << std::hex << halves[i];
+    ASSERT_EQ(bf16s[i].bits, ToBf16(expected).bits) << std::hex << halves[i];
+  }
+}
+
+TEST(CheckpointWeightsTest, RunsOfRowsJoinSeamlessly) {
+  const TempDir dir;
+  for (const FileDType dtype : {FileDType::kBf16, FileDType::kF32}) {
+    const std::string path = dir.File(FileDTypeName(dtype));
+    ASSERT_TRUE(WriteRandomCheckpoint(ManyRowsConfig(), {.dtype = dtype}, path).ok());
+    const auto weights = OpenWeights(path);
+    constexpr TensorId kId = {TensorKind::kTokEmbeddings, kNoLayer};
+    const std::vector<float> whole = ReadWhole(*weights, kId);
+    std::vector<float> joined;
+    for (int64_t row = 0; row < 50'000; row += 7777) {
+      const int64_t end = std::min<int64_t>(row + 7777, 50'000);
+      const std::vector<float> part = Read<float>(*weights, kId, {row, end, 0, 24});
+      joined.insert(joined.end(), part.begin(), part.end());
+    }
+    EXPECT_EQ(joined, whole);
+    const std::vector<float> columns = Read<float>(*weights, kId, {0, 50'000, 5, 7});
+    for (size_t row = 0; row < 50'000; ++row) {
+      ASSERT_EQ(columns[2 * row + 1], whole[24 * row + 6]) << row;
+    }
+  }
+}
+
+TEST(CheckpointWeightsTest, AnElementOfALaterRunIsNamed) {
+  const TempDir dir;
+  ASSERT_TRUE(WriteRandomCheckpoint(ManyRowsConfig(), {}, dir.File("m")).ok());
+  const std::string path = dir.File("m") + "/model.safetensors";
+  auto tensors = ReadAll(path);
+  const uint16_t inf = 0x7f80;
+  std::memcpy(tensors["model.embed_tokens.weight"].bytes.data() + (30'000 * 24 + 7) * 2, &inf, 2);
+  WriteFile(path, SafetensorsBytes(tensors));
+  std::vector<Bf16> values(50'000 * 24);
+  const absl::Status status = OpenWeights(dir.File("m"))
+                                  ->ReadSlice({TensorKind::kTokEmbeddings, kNoLayer},
+                                              {0, 50'000, 0, 24}, absl::MakeSpan(values));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("element [30000, 7] is inf"));
+}
+
+TEST(CheckpointWeightsTest, StoragePositionsAreThoseOfTheFiles) {
+  for (const int n_shards : {1, 3}) {
+    const TinyCheckpoint checkpoint({.n_shards = n_shards});
+    const auto weights = OpenWeights(checkpoint.dir());
+    std::map<int64_t, TensorId> by_position;
+    int64_t n_bytes = 0;
+    for (const TensorId id : AllTensors(TinyConfig())) {
+      const TensorShape shape = ShapeOf(TinyConfig(), id);
+      weights->WillRead(id, WholeTensor(shape));  // only advice: nothing to see
+      by_position[weights->StoragePosition(id, WholeTensor(shape))] = id;
+      const int64_t last = weights->StoragePosition(id, {shape.n_rows - 1, shape.n_rows, 1, 2});
+      EXPECT_EQ(last - weights->StoragePosition(id, WholeTensor(shape)),
+                2 * ((shape.n_rows - 1) * shape.n_cols + 1));
+    }
+    ASSERT_EQ(by_position.size(), AllTensors(TinyConfig()).size()) << "positions must differ";
+    for (const auto& [position, id] : by_position) {
+      EXPECT_EQ(position, n_bytes) << TensorName(id) << ", " << n_shards << " shards";
+      n_bytes += WholeTensor(ShapeOf(TinyConfig(), id)).n_elements() * 2;
+    }
+  }
+}
+
+TEST(CheckpointWeightsTest, AFileThatBecomesShorterIsAnError) {
+  const TinyCheckpoint checkpoint({});
+  const auto weights = OpenWeights(checkpoint.dir());
+  const std::string path = checkpoint.dir() + "/model.safetensors";
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
+  int64_t n_failed = 0;
+  for (const TensorId id : AllTensors(TinyConfig())) {
+    const TensorSlice whole = WholeTensor(ShapeOf(TinyConfig(), id));
+    std::vector<float> values(static_cast<size_t>(whole.n_elements()));
+    const absl::Status status = weights->ReadSlice(id, whole, absl::MakeSpan(values));
+    if (status.ok()) continue;
+    ++n_failed;
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the file has become shorter"));
+  }
+  EXPECT_GT(n_failed, 0);
 }
 
 TEST(CheckpointWeightsTest, Bf16IsExactInFloatAndCopied) {

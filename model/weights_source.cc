@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <type_traits>
@@ -32,12 +33,12 @@ struct Half {
 float Widen(Half half) {
   const uint32_t magnitude = half.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
-  const uint32_t normal = (magnitude << 13) + (112u << 23);
-  const uint32_t special = (magnitude << 13) | 0x7f800000u;
+  const uint32_t special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);  // all ones or zero
+  const uint32_t normal = ((magnitude << 13) + (112u << 23)) | (special & 0x7f800000u);
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
-  const uint32_t bits = magnitude < 0x0400u ? subnormal : magnitude < 0x7c00u ? normal : special;
-  return std::bit_cast<float>(sign | bits);
+  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x0400u);
+  return std::bit_cast<float>(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal));
 }
 
 void Narrow(float value, float& dst) { dst = value; }
@@ -80,26 +81,32 @@ void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
 template <typename T>
 constexpr FileDType kSameDType = std::is_same_v<T, float> ? FileDType::kF32 : FileDType::kBf16;
 
-// An exponent of all ones is infinity or NaN.
-bool IsFinite(float value) { return (std::bit_cast<uint32_t>(value) & 0x7f800000u) != 0x7f800000u; }
-bool IsFinite(Bf16 value) { return (value.bits & 0x7f80u) != 0x7f80u; }
+uint32_t BitsOf(float value) { return std::bit_cast<uint32_t>(value); }
+uint16_t BitsOf(Bf16 value) { return value.bits; }
 
-// Index of the first element that is not finite, or dst.size(). The common case is one branch-free
-// pass, which the compiler vectorises.
+// Whether all of n elements are finite, in a pass without branches, which the compiler vectorises.
+// An exponent of all ones is infinity or NaN, and one more carries into the sign.
+template <typename T>
+bool AllFinite(const T* elements, size_t n) {
+  using Bits = decltype(BitsOf(T()));
+  constexpr Bits kExponent = std::is_same_v<T, float> ? 0x7f800000u : 0x7f80u;
+  constexpr Bits kOne = std::is_same_v<T, float> ? 0x00800000u : 0x0080u;
+  constexpr Bits kSign = std::is_same_v<T, float> ? 0x80000000u : 0x8000u;
+  Bits carries = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const Bits sum = static_cast<Bits>((BitsOf(elements[i]) & kExponent) + kOne);
+    carries = static_cast<Bits>(carries | sum);
+  }
+  return (carries & kSign) == 0;
+}
+
+// Index of the first element that is not finite, or elements.size().
 template <typename T>
 size_t FirstNotFinite(absl::Span<const T> elements) {
-  using Bits = std::conditional_t<std::is_same_v<T, float>, uint32_t, uint16_t>;
-  Bits n_bad = 0;  // or more: it may wrap, but not within a block
-  constexpr size_t kBlock = 4096;
-  for (size_t begin = 0; begin < elements.size(); begin += kBlock) {
-    const size_t end = std::min(elements.size(), begin + kBlock);
-    for (size_t i = begin; i < end; ++i) n_bad += IsFinite(elements[i]) ? Bits{0} : Bits{1};
-    if (n_bad == 0) continue;
-    size_t i = begin;
-    while (IsFinite(elements[i])) ++i;
-    return i;
-  }
-  return elements.size();
+  if (AllFinite(elements.data(), elements.size())) return elements.size();
+  size_t i = 0;
+  while (AllFinite(&elements[i], 1)) ++i;
+  return i;
 }
 
 }  // namespace
@@ -151,7 +158,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
       return absl::DataLossError(
           absl::StrCat("tensor ", TensorName(id), ": element [", row + bad_idx / slice.n_cols(),
                        ", ", slice.col_begin + bad_idx % slice.n_cols(), "] is ", value,
-                       IsFinite(value) ? ", too large for bf16" : ""));
+                       std::isfinite(value) ? ", too large for bf16" : ""));
     }
   }
   return absl::OkStatus();

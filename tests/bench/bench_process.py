@@ -73,6 +73,19 @@ class Quiet:
             self.foreign_cores = max(self.foreign_cores, (foreign_s() - begin_foreign_s) / wall_s)
 
 
+def least_disturbed(measure, quiet, n_retries):
+    """Calls measure() until nobody disturbed it, at most 1 + n_retries times: how many cores others had in the least disturbed
+    attempt, and what it returned."""
+    attempts = []
+    while len(attempts) <= n_retries:
+        quiet.take()
+        result = measure()
+        attempts.append((quiet.take(), result))
+        if attempts[-1][0] < quiet.FOREIGN_CORES_MAX:
+            break
+    return min(attempts, key=lambda attempt: attempt[0])
+
+
 class RunFailed(Exception):
     """A measured program that did not end well; the message has its last words."""
 

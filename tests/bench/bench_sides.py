@@ -12,26 +12,40 @@ import peer_model
 
 
 class Limits:
-    """The machine's limits as bora-bench-limits measures them: the latest, and a name for each."""
+    """The machine's limits as bora-bench-limits measures them, by name.
+
+    Arithmetic: the best measurement, since whatever is slower was disturbed. Bandwidth: the median, since what a virtual
+    machine gets of it changes from minute to minute for both sides.
+    """
 
     def __init__(self, binary_dir, n_threads, quiet):
         self.command = [os.path.join(binary_dir, "bora-bench-limits"), f"--threads={n_threads}", "--rounds=5"]
         self.quiet = quiet
         self.samples = []
 
-    def measure(self):
-        rows = bench_process.run(self.command, self.quiet).stdout.splitlines()
-        self.samples.append({name: float(value) for _, name, value, _ in (row.split() for row in rows)})
+    def measure(self, n_retries):
+        self.samples.append(bench_process.least_disturbed(self.measure_once, self.quiet, n_retries)[1])
 
-    def median(self, name):
-        """In the unit of the row, over all measurements so far; None where the machine does not have it."""
+    def measure_once(self):
+        rows = bench_process.run(self.command, self.quiet).stdout.splitlines()
+        return {name: float(value) for _, name, value, _ in (row.split() for row in rows)}
+
+    def value(self, name):
+        """In the unit of the row, of all measurements so far; None where the machine does not have it."""
         values = sorted(sample[name] for sample in self.samples if name in sample)
-        return values[len(values) // 2] if values else None
+        if not values:
+            return None
+        return values[len(values) // 2] if name == "limit_read_bandwidth" else values[-1]
+
+    def peak(self, dtype):
+        """Operations/s of the dtype's dot products, or None."""
+        giga = self.value({"bf16": "limit_bf16", "int8": "limit_int8", "f32": "limit_fp32"}[dtype])
+        return giga and giga * 1e9
 
     def prefill(self, shape, dtype):
         """Prompt tokens/s at the peak of the dtype's dot products: layers only, without attention."""
-        peak = self.median({"bf16": "limit_bf16", "int8": "limit_int8", "f32": "limit_fp32"}[dtype])
-        return peak and peak * 1e9 / (2 * shape.n_matrix_parameters())
+        peak = self.peak(dtype)
+        return peak and peak / (2 * shape.n_matrix_parameters())
 
     def decode(self, shape, dtype, batch=1, depth=0):
         """Tokens/s when every weight and every cached key and value is read once a step, and arithmetic is at its peak."""
@@ -39,9 +53,9 @@ class Limits:
         bytes_per_weight = {"bf16": 2, "int8": 34 / 32, "f32": 4}[dtype]
         n_bytes = (shape.n_decode_parameters() * bytes_per_weight +
                    batch * depth * shape.kv_elements_per_token() * 2)
-        by_memory = self.median("limit_read_bandwidth") * 1e9 / n_bytes * batch
-        peak = self.median({"bf16": "limit_bf16", "int8": "limit_int8", "f32": "limit_fp32"}[dtype])
-        return min(by_memory, peak * 1e9 / (2 * shape.n_decode_parameters())) if peak else by_memory
+        by_memory = self.value("limit_read_bandwidth") * 1e9 / n_bytes * batch
+        peak = self.peak(dtype)
+        return min(by_memory, peak / (2 * shape.n_decode_parameters())) if peak else by_memory
 
 
 class Ours:

@@ -167,6 +167,17 @@ class QuietTest(unittest.TestCase):
         self.assertGreater(with_foreign, 0.2)
         foreign.wait()
 
+    def test_the_least_disturbed_attempt_counts(self):
+
+        class FakeQuiet(bench_process.Quiet):
+            foreign = iter([0, 0.9, 0, 0.4, 0, 0.7])
+
+            def take(self):
+                return next(self.foreign)
+
+        values = iter([1, 2, 3])
+        self.assertEqual(bench_process.least_disturbed(lambda: next(values), FakeQuiet(0), 2), (0.4, 2))
+
     def test_a_failed_program_is_named_with_its_last_words(self):
         with self.assertRaisesRegex(bench_process.RunFailed, "sh ended with 3: no such model"):
             bench_process.run(["sh", "-c", "echo no such model >&2; exit 3"], bench_process.Quiet(0))
@@ -221,18 +232,6 @@ class CpuVsPeerTest(unittest.TestCase):
         self.assertEqual(speed.row(20, None, None), "figure x 20 tokens/s")
         delay = cpu_vs_peer.Figure("y", "ms", less_is_better=True)
         self.assertEqual(delay.row(5, None, 50), "figure y 5 ms peer 50 ratio 10")
-
-    def test_the_least_disturbed_attempt_counts(self):
-
-        class FakeQuiet(bench_process.Quiet):
-            foreign = iter([0, 0.9, 0, 0.4, 0, 0.7])
-
-            def take(self):
-                return next(self.foreign)
-
-        values = iter([{"x": 1}, {"x": 2}, {"x": 3}])
-        run = cpu_vs_peer.Run((cpu_vs_peer.Figure("x", "s"),), lambda side: next(values))
-        self.assertEqual(cpu_vs_peer.measure_quietly(run, None, FakeQuiet(0), 2), (0.4, {"x": 2}))
 
 
 class BenchServiceTest(unittest.TestCase):

@@ -132,8 +132,8 @@ def load(shape):
 def serve_limit(limits):
     """Requests of 128 + 64 tokens when every token costs the layers' arithmetic at the peak, and 64 of them the head's."""
     flops = 2 * (192 * B1.n_matrix_parameters() + 64 * B1.dim * B1.vocab_size)
-    peak = limits.median("limit_bf16")
-    return peak and peak * 1e9 / flops
+    peak = limits.peak("bf16")
+    return peak and peak / flops
 
 
 def speed(name, limit=None):
@@ -179,26 +179,15 @@ def remark(text):
     print(f"# {text}", flush=True)
 
 
-def measure_quietly(run, side, quiet, n_retries):
-    """The values of a run that nobody disturbed, or of the least disturbed one, and how many cores others had."""
-    attempts = []
-    while len(attempts) <= n_retries:
-        quiet.take()
-        values = run.measure(side)
-        attempts.append((quiet.take(), values))
-        if attempts[-1][0] < quiet.FOREIGN_CORES_MAX:
-            break
-    return min(attempts, key=lambda attempt: attempt[0])
-
-
 def execute(run, names, sides, limits, quiet, args):
     """Prints the rows of one Run. False when a program failed."""
     samples = {side.name: {} for side in sides}
     try:
         for _ in range(min(args.alternations, run.alternations_max)):
-            limits.measure()
+            limits.measure(args.retries)
             for side in sides[:1] if run.ours_only else sides:
-                foreign_cores, values = measure_quietly(run, side, quiet, args.retries)
+                foreign_cores, values = bench_process.least_disturbed(lambda side=side: run.measure(side), quiet,
+                                                                      args.retries)
                 for name, value in values.items():
                     samples[side.name].setdefault(name, []).append((value, foreign_cores))
     except bench_process.RunFailed as failure:
@@ -257,9 +246,9 @@ def main():
             if args.names & {figure.name for figure in run.figures}:
                 ok &= execute(run, args.names, sides, limits, quiet, args)
         for name in ("limit_read_bandwidth", "limit_fp32", "limit_bf16", "limit_int8"):
-            if limits.median(name):
+            if limits.value(name):
                 unit = {"limit_read_bandwidth": "GB/s", "limit_int8": "Gop/s"}.get(name, "GFLOP/s")
-                print(f"figure {name} {limits.median(name):.4g} {unit}")
+                print(f"figure {name} {limits.value(name):.4g} {unit}")
     return 0 if ok else 1
 
 

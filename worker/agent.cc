@@ -247,6 +247,7 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
                              {"layer_begin", shape.layers.begin},
                              {"layer_end", shape.layers.end},
                              {"bytes", weight_bytes},
+                             {"instruction_set", SimdLevelName(BestSimdLevel())},
                              {"threads", device_->n_threads()},
                              {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
   absl::MutexLock lock(&mutex_);

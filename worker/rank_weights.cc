@@ -15,6 +15,9 @@ namespace {
 // Large enough that a read is not dominated by its call, small enough that cancellation and
 // progress are prompt at any disk speed worth using.
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
+// Chunks that the source knows of before they are read: 128 MiB keep a disk busy for some 100 ms
+// while others are packed.
+constexpr int64_t kChunksAhead = 32;
 constexpr int64_t kMaxAttentionHeadDim = 256;  // of PagedAttention
 constexpr int64_t kAlignmentBytes = 64;        // a cache line, also the widest vector
 
@@ -218,8 +221,12 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
 
 absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& device,
                                      const LoadOptions& options) {
-  const std::vector<Piece> chunks = Chunks();
+  std::vector<Piece> chunks = Chunks();
+  std::stable_sort(chunks.begin(), chunks.end(), [&](const Piece& a, const Piece& b) {
+    return source.StoragePosition(a.id, a.slice) < source.StoragePosition(b.id, b.slice);
+  });
   const int64_t n_chunks = static_cast<int64_t>(chunks.size());
+  int64_t n_announced = 0;
   const int64_t element_bytes = DTypeBytes(precision_.dtype);
   const int64_t total_bytes = n_elements() * element_bytes;
   std::vector<absl::Status> statuses(device.n_threads());
@@ -231,6 +238,9 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
           absl::StrCat("weights: cancelled after ", done_bytes, " of ", total_bytes, " bytes"));
     }
     const int64_t n = std::min<int64_t>(device.n_threads(), n_chunks - begin);
+    for (; n_announced < std::min(n_chunks, begin + n + kChunksAhead); ++n_announced) {
+      source.WillRead(chunks[n_announced].id, chunks[n_announced].slice);
+    }
     device.ParallelFor(n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         statuses[i] = ReadChunk(source, chunks[begin + i], &staging[i]);

@@ -121,9 +121,7 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
   kv_shape_ = KvShape(config, shape, weights_->dtype(), limits.n_blocks, limits.block_size);
   if (kv_.bytes() != kv_shape_.total_bytes()) {
     kv_ = AlignedBuffer();  // the old one first: both may not fit
-    ASSIGN_OR_RETURN(kv_, AlignedBuffer::Allocate(kv_shape_.total_bytes(), "KV cache"));
-    // Touches every page, so that memory which does not exist is missed now and not in a step.
-    std::memset(kv_.data(), 0, kv_.bytes());
+    ASSIGN_OR_RETURN(kv_, AlignedBuffer::AllocatePopulated(kv_shape_.total_bytes(), "KV cache"));
   }
   // All ones is a NaN in float and in bf16.
   if (poison_kv) std::memset(kv_.data(), 0xff, kv_.bytes());

@@ -12,13 +12,16 @@
 namespace bora {
 namespace {
 
-// Queries (tokens x heads of a group) that share a split of keys and values while it lies in the
-// second-level cache: four blocks of kAttentionQueries. At the bf16 peak they use a split as fast
-// as 5 GB/s bring the next one.
+// Queries of an item at most. Tokens x heads of a group share a split of keys and values while it
+// lies in the second-level cache, kAttentionQueries at a time; at the bf16 peak they use a split as
+// fast as 5 GB/s bring the next one.
 constexpr int64_t kTileQueries = 48;
-constexpr int64_t kTileBlocks = kTileQueries / kAttentionQueries;
-// Lanes of a block's maxima and sums.
+// A decoding token takes several KV heads together where each has at most so many queries: their
+// keys and values are then read in the order in which they lie in memory.
+constexpr int64_t kStreamedQueries = 8;
+// Lanes of a block's maxima and sums; there are at most as many blocks as queries.
 constexpr int64_t kBlockLanes = 16;
+constexpr int64_t kTileLanes = kTileQueries * kBlockLanes;
 // An item's time for the division of work: it streams 20 bytes/ns from memory or does 100 (bf16) or
 // 50 (float) multiply-adds/ns, whichever takes longer, and begins and ends in 200 ns. Waking a
 // helper takes 5 us.
@@ -46,22 +49,28 @@ struct AttentionCall {
   int64_t sum_stride() const { return RoundUp(cache.shape.head_dim, kSimdLanes); }
 };
 
-// Neighbouring tokens of a row and heads of one KV head, and a range of their splits. Every item is
-// computed by itself.
+// Neighbouring queries of a row and a range of their splits: some tokens x some heads of one KV
+// head, or one token x all heads of several KV heads. Every item is computed by itself.
 struct Item {
   int32_t row = 0;
   int32_t token_begin = 0;
   int32_t n_tokens = 0;
   int32_t kv_head_idx = 0;
-  int32_t head_begin = 0;
-  int32_t n_heads = 0;
+  int32_t n_kv_heads = 0;
+  int32_t head_begin = 0;  // of a KV head
+  int32_t n_heads = 0;     // of a KV head
   int32_t split_begin = 0;
   int32_t split_end = 0;
-  // Where the tile's splits leave their results, [splits of the tile, SplitFloats]; null: the item
-  // has all splits and merges them itself.
+  // Where the splits leave their results, [all splits, SplitFloats]; null: the item has all splits
+  // and merges them itself.
   float* partials = nullptr;
 
-  int64_t n_queries() const { return int64_t{n_tokens} * n_heads; }
+  // Queries lie KV head by KV head, in that token by token, in ascending position.
+  int64_t queries_of_kv_head() const { return int64_t{n_tokens} * n_heads; }
+  int64_t n_queries() const { return n_kv_heads * queries_of_kv_head(); }
+  int64_t n_blocks() const {
+    return n_kv_heads > 1 ? n_kv_heads : CeilDiv(n_queries(), kAttentionQueries);
+  }
 };
 
 // Queries [begin, begin + n) of an item, which the kernels take at once.
@@ -70,28 +79,21 @@ struct Block {
   int64_t n = 0;
 };
 
-// The item's queries in blocks of nearly equal height: 13 as 6 + 7.
-int64_t BlocksOf(int64_t n_queries) { return CeilDiv(n_queries, kAttentionQueries); }
-Block BlockOf(int64_t n_queries, int64_t i) {
-  const int64_t n_blocks = BlocksOf(n_queries);
-  const int64_t begin = n_queries * i / n_blocks;
-  return {begin, n_queries * (i + 1) / n_blocks - begin};
+// Blocks of one KV head, of nearly equal height: 13 queries as 6 + 7.
+Block BlockOf(const Item& item, int64_t i) {
+  const int64_t begin = item.n_queries() * i / item.n_blocks();
+  return {begin, item.n_queries() * (i + 1) / item.n_blocks() - begin};
 }
 
 // What one split gives an item's queries.
 struct SplitResult {
   float* values = nullptr;  // [n_queries, AttentionCall::sum_stride()]
-  float* max = nullptr;     // [BlocksOf(n_queries), kBlockLanes]
-  float* sum = nullptr;     // [BlocksOf(n_queries), kBlockLanes]
+  float* max = nullptr;     // [Item::n_blocks(), kBlockLanes]
+  float* sum = nullptr;     // [Item::n_blocks(), kBlockLanes]
 };
 
-int64_t SplitFloats(int64_t n_queries, int64_t stride) {
-  return n_queries * stride + 2 * kBlockLanes * BlocksOf(n_queries);
-}
-
-SplitResult SplitResultAt(float* memory, int64_t n_queries, int64_t stride) {
-  float* const max = memory + n_queries * stride;
-  return {memory, max, max + kBlockLanes * BlocksOf(n_queries)};
+int64_t SplitFloats(const Item& item, int64_t sum_stride) {
+  return item.n_queries() * sum_stride + 2 * kBlockLanes * item.n_blocks();
 }
 
 // The runs of a split's keys, then of its values, then of what is read next.
@@ -103,17 +105,17 @@ struct Runs {
   const char* const* values() const { return pointers + n; }
 };
 
-// One item at work. 120 KB of stack, of which small items touch a few. Owned by one thread.
+// One item at work. 230 KB of stack, of which small items touch a few. Owned by one thread.
 class ItemWork {
  public:
   ItemWork(const AttentionCall& call, const Item& item) : call_(call), item_(item) {
-    const KvCacheShape& shape = call.cache.shape;
-    const int64_t first_head = item.kv_head_idx * call.group + item.head_begin;
     for (int64_t i = 0; i < n_queries_; ++i) {
-      const int64_t t = item.token_begin + i / item.n_heads;
+      const auto [t, head] = PlaceOf(i);
       n_positions_[i] = call.tokens.positions[t] + 1;
-      out_[i] = call.out + (t * call.n_heads + first_head + i % item.n_heads) * shape.head_dim;
+      out_[i] = call.out + (t * call.n_heads + head) * call.cache.shape.head_dim;
     }
+    std::fill_n(split_max_, item.n_blocks() * kBlockLanes, 0.0f);
+    std::fill_n(split_sum_, item.n_blocks() * kBlockLanes, 0.0f);
   }
 
   // Computes the item's splits, and the result unless they are partials.
@@ -123,10 +125,22 @@ class ItemWork {
   void MergePartials();
 
  private:
+  struct Place {
+    int64_t t = 0;
+    int64_t head = 0;
+  };
+
+  Place PlaceOf(int64_t query) const {
+    const int64_t of_kv_head = query % item_.queries_of_kv_head();
+    const int64_t kv_head_idx = item_.kv_head_idx + query / item_.queries_of_kv_head();
+    return {item_.token_begin + of_kv_head / item_.n_heads,
+            kv_head_idx * call_.group + item_.head_begin + of_kv_head % item_.n_heads};
+  }
+
   void LoadQueries();
   void FindRuns(int64_t split);
-  // Returns how many queries of the block do not reach the split; they are its first.
-  int64_t AttendBlock(int64_t i, int64_t split, const SplitResult& result);
+  // Block i, or all blocks of several KV heads (i = 0).
+  void AttendBlock(int64_t i, int64_t split, const SplitResult& result);
   void MergeBlock(int64_t i, int64_t split, const SplitResult& result);
   void Finish();
 
@@ -135,10 +149,16 @@ class ItemWork {
     return std::clamp<int64_t>(n_positions_[query] - split * kAttentionSplitTokens, 0,
                                kAttentionSplitTokens);
   }
+  // How many queries of the block do not reach the split; they are its first.
+  int64_t QueriesBefore(const Block& block, int64_t split) const {
+    int64_t n = 0;
+    while (n < block.n && PositionsOf(block.begin + n, split) == 0) ++n;
+    return n;
+  }
   SplitResult Partial(int64_t split) const {
-    const int64_t stride = call_.sum_stride();
-    return SplitResultAt(item_.partials + split * SplitFloats(n_queries_, stride), n_queries_,
-                         stride);
+    float* const values = item_.partials + split * SplitFloats(item_, call_.sum_stride());
+    float* const max = values + n_queries_ * call_.sum_stride();
+    return {values, max, max + item_.n_blocks() * kBlockLanes};
   }
 
   const AttentionCall& call_;
@@ -148,21 +168,19 @@ class ItemWork {
   float* out_[kTileQueries];           // each [head_dim]; the running sum of values until Finish
   Runs runs_;
   alignas(64) float queries_[kTileQueries * kQuerySteps];
-  alignas(64) float scores_[kAttentionQueries * kScoreFloats];
+  alignas(64) float scores_[kTileQueries * kScoreFloats];
   alignas(64) float split_values_[kTileQueries * kMaxCacheHeadDim];
-  alignas(64) float split_max_[kTileBlocks * kBlockLanes] = {};
-  alignas(64) float split_sum_[kTileBlocks * kBlockLanes] = {};
-  alignas(64) float max_[kTileBlocks * kBlockLanes];
-  alignas(64) float sum_[kTileBlocks * kBlockLanes];
+  alignas(64) float split_max_[kTileLanes];
+  alignas(64) float split_sum_[kTileLanes];
+  alignas(64) float max_[kTileLanes];
+  alignas(64) float sum_[kTileLanes];
 };
 
 void ItemWork::LoadQueries() {
   const int64_t head_dim = call_.cache.shape.head_dim;
-  const int64_t first_head = item_.kv_head_idx * call_.group + item_.head_begin;
   for (int64_t i = 0; i < n_queries_; ++i) {
-    const int64_t t = item_.token_begin + i / item_.n_heads;
-    const float* query =
-        call_.qkv + t * call_.qkv_stride() + (first_head + i % item_.n_heads) * head_dim;
+    const auto [t, head] = PlaceOf(i);
+    const float* query = call_.qkv + t * call_.qkv_stride() + head * head_dim;
     float* const to = queries_ + i * kQuerySteps;
     if (call_.cache.shape.dtype == DType::kBf16) {
       call_.simd.round_to_bf16(query, head_dim, reinterpret_cast<Bf16*>(to));
@@ -209,21 +227,20 @@ void ItemWork::FindRuns(int64_t split) {
   }
 }
 
-int64_t ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& result) {
+void ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& result) {
   const KvCacheShape& shape = call_.cache.shape;
-  const Block block = BlockOf(n_queries_, i);
-  float* const max = result.max + i * kBlockLanes;
-  float* const sum = result.sum + i * kBlockLanes;
-  int64_t first = 0;
-  for (; first < block.n && PositionsOf(block.begin + first, split) == 0; ++first) {
-    max[first] = -std::numeric_limits<float>::infinity();
-    sum[first] = 0;
-  }
-  if (first == block.n) return first;
+  const Block block = BlockOf(item_, i);
+  const HeadsOfRun heads = {.n = item_.n_kv_heads,
+                            .bytes = shape.block_size * shape.head_dim * DTypeBytes(shape.dtype)};
+  const int64_t first = QueriesBefore(block, split);
+  std::fill_n(result.max + i * kBlockLanes, first, -std::numeric_limits<float>::infinity());
+  std::fill_n(result.sum + i * kBlockLanes, first, 0.0f);
+  if (first == block.n) return;
   const int64_t begin = block.begin + first, n = block.n - first;
   const int64_t n_positions = PositionsOf(begin + n - 1, split);
   call_.kernels.scores({.queries = queries_ + begin * kQuerySteps,
                         .n_queries = n,
+                        .heads = heads,
                         .keys = runs_.keys(),
                         .n_runs = CeilDiv(n_positions, call_.run_positions),
                         .run_positions = call_.run_positions,
@@ -231,25 +248,29 @@ int64_t ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& resul
                         .step_bytes = shape.block_size * 4,
                         .scores = scores_});
   const int64_t n_padded = RoundUp(n_positions, 2 * kSimdLanes);
-  for (int64_t q = 0; q < n; ++q) {
-    const SoftmaxSums sums = call_.kernels.softmax(
-        scores_ + q * kScoreFloats, PositionsOf(begin + q, split), n_padded, call_.scale);
-    max[first + q] = sums.max;
-    sum[first + q] = sums.sum;
+  for (int64_t head = 0; head < heads.n; ++head) {
+    for (int64_t q = 0; q < n; ++q) {
+      const SoftmaxSums sums =
+          call_.kernels.softmax(scores_ + (head * n + q) * kScoreFloats,
+                                PositionsOf(begin + q, split), n_padded, call_.scale);
+      const int64_t lane = (i + head) * kBlockLanes + first + q;
+      result.max[lane] = sums.max;
+      result.sum[lane] = sums.sum;
+    }
   }
   call_.kernels.values({.probs = scores_,
                         .n_queries = n,
+                        .heads = heads,
                         .values = runs_.values(),
                         .run_positions = call_.run_positions,
                         .n_positions = n_positions,
                         .head_dim = shape.head_dim,
                         .sums = result.values + begin * call_.sum_stride(),
                         .sum_stride = call_.sum_stride()});
-  return first;
 }
 
 void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {
-  const Block block = BlockOf(n_queries_, i);
+  const Block block = BlockOf(item_, i);
   const int64_t lanes = i * kBlockLanes;
   const int64_t head_dim = call_.cache.shape.head_dim;
   if (split == 0) {
@@ -260,8 +281,7 @@ void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {
     }
     return;
   }
-  int64_t first = 0;
-  while (first < block.n && PositionsOf(block.begin + first, split) == 0) ++first;
+  const int64_t first = QueriesBefore(block, split);
   if (first == block.n) return;
   call_.simd.merge_split({.first = first,
                           .n_queries = block.n,
@@ -276,8 +296,8 @@ void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {
 }
 
 void ItemWork::Finish() {
-  for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) {
-    const Block block = BlockOf(n_queries_, i);
+  for (int64_t i = 0; i < item_.n_blocks(); ++i) {
+    const Block block = BlockOf(item_, i);
     for (int64_t q = 0; q < block.n; ++q) {
       float* const out = out_[block.begin + q];
       call_.simd.divide_row(out, call_.cache.shape.head_dim, sum_[i * kBlockLanes + q], out);
@@ -287,15 +307,15 @@ void ItemWork::Finish() {
 
 void ItemWork::Attend() {
   LoadQueries();
+  const int64_t n_blocks = item_.n_blocks();
   for (int64_t split = item_.split_begin; split < item_.split_end; ++split) {
     FindRuns(split);
     const bool is_partial = item_.partials != nullptr;
     const SplitResult result =
         is_partial ? Partial(split) : SplitResult{split_values_, split_max_, split_sum_};
-    for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) {
-      const bool is_out_of_reach = AttendBlock(i, split, result) == BlockOf(n_queries_, i).n;
-      if (!is_partial && !is_out_of_reach) MergeBlock(i, split, result);
-    }
+    const int64_t n_attended = item_.n_kv_heads > 1 ? 1 : n_blocks;
+    for (int64_t i = 0; i < n_attended; ++i) AttendBlock(i, split, result);
+    for (int64_t i = 0; !is_partial && i < n_blocks; ++i) MergeBlock(i, split, result);
   }
   if (item_.partials == nullptr) Finish();
 }
@@ -303,29 +323,68 @@ void ItemWork::Attend() {
 void ItemWork::MergePartials() {
   const int64_t n_splits = CeilDiv(n_positions_[n_queries_ - 1], kAttentionSplitTokens);
   for (int64_t split = 0; split < n_splits; ++split) {
-    for (int64_t i = 0; i < BlocksOf(n_queries_); ++i) MergeBlock(i, split, Partial(split));
+    for (int64_t i = 0; i < item_.n_blocks(); ++i) MergeBlock(i, split, Partial(split));
   }
   Finish();
 }
 
-// How a row's tokens and a group's heads are cut into tiles.
+double ItemNs(const AttentionCall& call, const Item& item) {
+  const KvCacheShape& shape = call.cache.shape;
+  const double n_elements = static_cast<double>(2 * item.n_kv_heads * shape.head_dim);
+  const double n_queries = static_cast<double>(item.queries_of_kv_head());
+  const double rate = kMultiplyAddsPerNs[static_cast<int>(shape.dtype)];
+  const double bytes = static_cast<double>(DTypeBytes(shape.dtype));
+  const int64_t last = item.token_begin + item.n_tokens - 1;
+  return kItemNs + static_cast<double>(call.tokens.positions[last] + 1) * n_elements *
+                       std::max(bytes / kBytesPerNs, n_queries / rate);
+}
+
+// How rows are cut into tiles.
 struct Tiling {
-  int64_t tokens = 0;      // of a tile at most
-  int64_t heads = 0;       // of a tile at most
-  int64_t head_parts = 0;  // that a group is cut into
+  int64_t head_parts = 1;  // that a group is cut into
+  int64_t tokens = 1;      // of a tile at most
+  int64_t kv_parts = 1;    // that the KV heads of a decoding token are cut into
 };
 
+// Rows of one token whose KV heads go together.
+bool IsStreamed(const AttentionCall& call, int64_t row) {
+  return call.group <= kStreamedQueries &&
+         call.tokens.row_begin[row + 1] - call.tokens.row_begin[row] == 1;
+}
+
+Item DecodingItem(const AttentionCall& call, int64_t row) {
+  const int64_t t = call.tokens.row_begin[row];
+  return {.row = static_cast<int32_t>(row),
+          .token_begin = static_cast<int32_t>(t),
+          .n_tokens = 1,
+          .n_kv_heads = static_cast<int32_t>(call.cache.shape.local_n_kv_heads),
+          .n_heads = static_cast<int32_t>(call.group),
+          .split_end =
+              static_cast<int32_t>(CeilDiv(call.tokens.positions[t] + 1, kAttentionSplitTokens))};
+}
+
 Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
+  const int64_t n_kv_heads = call.cache.shape.local_n_kv_heads;
   Tiling tiling;
   tiling.head_parts = CeilDiv(call.group, kTileQueries);
-  tiling.heads = CeilDiv(call.group, tiling.head_parts);
-  tiling.tokens = std::max<int64_t>(1, kTileQueries / tiling.heads);
-  if (n_threads > 1) {
-    // Lower tiles where the threads would run out of them.
-    const int64_t n_parts = call.cache.shape.local_n_kv_heads * tiling.head_parts;
-    tiling.tokens =
-        std::clamp<int64_t>(call.tokens.n_tokens * n_parts / (4 * n_threads), 1, tiling.tokens);
+  tiling.tokens = std::max<int64_t>(1, kTileQueries / CeilDiv(call.group, tiling.head_parts));
+  tiling.kv_parts = CeilDiv(n_kv_heads * call.group, kTileQueries);
+  if (n_threads == 1) return tiling;
+  // Smaller tiles where the threads would run out of them: four items a thread, but not below 2 us.
+  const int64_t n_wanted = 4 * n_threads;
+  tiling.tokens = std::clamp<int64_t>(
+      call.tokens.n_tokens * n_kv_heads * tiling.head_parts / n_wanted, 1, tiling.tokens);
+  int64_t n_splits = 0;
+  double ns = 0;
+  for (int64_t row = 0; row < call.tokens.n_rows; ++row) {
+    if (!IsStreamed(call, row)) continue;
+    const Item item = DecodingItem(call, row);
+    n_splits += item.split_end;
+    ns += ItemNs(call, item);
   }
+  if (n_splits == 0) return tiling;
+  const int64_t n_parts = std::min(CeilDiv(n_wanted, n_splits), static_cast<int64_t>(ns / 2000));
+  tiling.kv_parts = std::clamp(n_parts, tiling.kv_parts, n_kv_heads);
   return tiling;
 }
 
@@ -334,40 +393,37 @@ Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
 template <typename Add>
 void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
   const StepTokensView& tokens = call.tokens;
+  const int64_t n_kv_heads = call.cache.shape.local_n_kv_heads;
   for (int64_t row = 0; row < tokens.n_rows; ++row) {
     const int64_t begin = tokens.row_begin[row];
     const int64_t n_tokens = tokens.row_begin[row + 1] - begin;
-    const int64_t n_tiles = CeilDiv(n_tokens, tiling.tokens);
-    for (int64_t g = 0; g < call.cache.shape.local_n_kv_heads * tiling.head_parts; ++g) {
-      const int64_t part = g % tiling.head_parts;
-      const int64_t head_begin = call.group * part / tiling.head_parts;
-      const int64_t head_end = call.group * (part + 1) / tiling.head_parts;
-      for (int64_t tile = 0; tile < n_tiles; ++tile) {
-        const int64_t tile_begin = begin + n_tokens * tile / n_tiles;
-        const int64_t tile_end = begin + n_tokens * (tile + 1) / n_tiles;
-        add({.row = static_cast<int32_t>(row),
-             .token_begin = static_cast<int32_t>(tile_begin),
-             .n_tokens = static_cast<int32_t>(tile_end - tile_begin),
-             .kv_head_idx = static_cast<int32_t>(g / tiling.head_parts),
-             .head_begin = static_cast<int32_t>(head_begin),
-             .n_heads = static_cast<int32_t>(head_end - head_begin),
-             .split_begin = 0,
-             .split_end = static_cast<int32_t>(
-                 CeilDiv(tokens.positions[tile_end - 1] + 1, kAttentionSplitTokens))});
+    Item item = DecodingItem(call, row);
+    if (IsStreamed(call, row)) {
+      for (int64_t part = 0; part < tiling.kv_parts; ++part) {
+        item.kv_head_idx = static_cast<int32_t>(n_kv_heads * part / tiling.kv_parts);
+        item.n_kv_heads =
+            static_cast<int32_t>(n_kv_heads * (part + 1) / tiling.kv_parts - item.kv_head_idx);
+        add(item);
       }
+      continue;
+    }
+    item.n_kv_heads = 1;
+    const int64_t n_tiles = CeilDiv(n_tokens, tiling.tokens);
+    for (int64_t i = 0; i < n_kv_heads * tiling.head_parts * n_tiles; ++i) {
+      const int64_t tile = i % n_tiles;
+      const int64_t part = i / n_tiles % tiling.head_parts;
+      item.kv_head_idx = static_cast<int32_t>(i / n_tiles / tiling.head_parts);
+      item.head_begin = static_cast<int32_t>(call.group * part / tiling.head_parts);
+      item.n_heads =
+          static_cast<int32_t>(call.group * (part + 1) / tiling.head_parts - item.head_begin);
+      item.token_begin = static_cast<int32_t>(begin + n_tokens * tile / n_tiles);
+      item.n_tokens =
+          static_cast<int32_t>(begin + n_tokens * (tile + 1) / n_tiles - item.token_begin);
+      item.split_end = static_cast<int32_t>(CeilDiv(
+          tokens.positions[item.token_begin + item.n_tokens - 1] + 1, kAttentionSplitTokens));
+      add(item);
     }
   }
-}
-
-double ItemNs(const AttentionCall& call, const Item& item) {
-  const KvCacheShape& shape = call.cache.shape;
-  const double n_queries = static_cast<double>(item.n_queries());
-  const double bytes = static_cast<double>(2 * shape.head_dim * DTypeBytes(shape.dtype));
-  const double multiply_adds = n_queries * static_cast<double>(2 * shape.head_dim);
-  const double rate = kMultiplyAddsPerNs[static_cast<int>(shape.dtype)];
-  const int64_t last = item.token_begin + item.n_tokens - 1;
-  return kItemNs + static_cast<double>(call.tokens.positions[last] + 1) *
-                       std::max(bytes / kBytesPerNs, multiply_adds / rate);
 }
 
 // Into how many items a tile is cut. Long ones are where there are few, which would leave threads
@@ -386,8 +442,7 @@ void Run(CpuDevice& device, const AttentionCall& call) {
     return device.n_threads() == 1 ? 1 : ItemsOf(call, tile, share_ns);
   };
   const auto partial_floats = [&](const Item& tile) {
-    return items_of(tile) == 1 ? 0
-                               : tile.split_end * SplitFloats(tile.n_queries(), call.sum_stride());
+    return items_of(tile) == 1 ? 0 : tile.split_end * SplitFloats(tile, call.sum_stride());
   };
   int64_t n_items = 0, n_floats = 0;
   ForEachTile(call, tiling, [&](const Item& tile) {

@@ -3,9 +3,10 @@
 // over positions p <= position of t in t's own sequence, g = h / (n_heads / n_kv_heads).
 //
 // Up to 48 queries, some tokens x the heads that share a KV head, pass over its keys and values
-// together, split by split, 12 of them at a time in registers. A token at the end of a long context
-// reads 2 * context * n_kv_heads * head_dim * DTypeBytes from memory, and so does a chunk of
-// tokens.
+// together, split by split, 12 of them at a time in registers; a decoding token takes several KV
+// heads, in the order in which they lie in memory. A token at the end of a long context reads
+// 2 * context * n_kv_heads * head_dim * DTypeBytes from memory, and a chunk of tokens no more. Long
+// sequences are divided among threads by splits.
 #pragma once
 
 #include "kernels/device.h"

@@ -51,32 +51,43 @@ inline constexpr int64_t kAttentionQueries = 12;
 // equal places of many rows do not meet in the same set of the cache.
 inline constexpr int64_t kQuerySteps = 256 + 16;
 inline constexpr int64_t kScoreFloats = 512 + 48;
-// The kernels fetch into the cache what they will read this many runs later. Arrays of runs have so
-// many (valid) pointers more, and 3 more than that, as keys are taken four runs at a time.
+// The kernels fetch into the cache what they will read up to this many runs later. Arrays of runs
+// have so many (valid) pointers more, and 2 more than that, as keys may be taken two runs at a
+// time.
 inline constexpr int64_t kRunsAhead = 4;
-inline constexpr int64_t kExtraRuns = kRunsAhead + 3;
+inline constexpr int64_t kExtraRuns = kRunsAhead + 2;
 
-// scores[i, p] = queries[i, :] . keys[p, :] for the positions p of all runs.
+// Neighbouring KV heads whose runs lie behind one another.
+struct HeadsOfRun {
+  int64_t n = 1;
+  int64_t bytes = 0;  // from a head's run to the next head's
+};
+
+// scores[i, p] = queries[i, :] . keys[p, :] for the positions p of all runs: n_queries queries for
+// each head, one head after the other.
 struct ScoreTask {
-  const float* queries = nullptr;  // [n_queries, kQuerySteps] steps
-  int64_t n_queries = 0;
+  const float* queries = nullptr;  // [heads.n, n_queries, kQuerySteps] steps
+  int64_t n_queries = 0;           // of a head
+  HeadsOfRun heads;
   const char* const* keys = nullptr;  // [n_runs + kExtraRuns] to [n_steps, step_bytes]
   int64_t n_runs = 0;
   int64_t run_positions = 0;  // 1..16
   int64_t n_steps = 0;        // of a key: its bytes / 4
   int64_t step_bytes = 0;
-  float* scores = nullptr;  // [n_queries, kScoreFloats], which are overwritten beyond the last run
+  // [heads.n, n_queries, kScoreFloats], which are overwritten beyond the last run.
+  float* scores = nullptr;
 };
 
 // sums[i, :] = sum over ascending steps of probs[i, :] * values.
 struct ValueTask {
-  const float* probs = nullptr;  // [n_queries, kScoreFloats] steps
-  int64_t n_queries = 0;
+  const float* probs = nullptr;  // [heads.n, n_queries, kScoreFloats] steps
+  int64_t n_queries = 0;         // of a head
+  HeadsOfRun heads;
   const char* const* values = nullptr;  // [runs + kExtraRuns] to rows of head_dim steps
   int64_t run_positions = 0;
   int64_t n_positions = 0;  // positions beyond are not looked at
   int64_t head_dim = 0;
-  float* sums = nullptr;   // [n_queries, sum_stride]
+  float* sums = nullptr;   // [heads.n, n_queries, sum_stride]
   int64_t sum_stride = 0;  // RoundUp(head_dim, 16) or more, whose padding is overwritten
 };
 

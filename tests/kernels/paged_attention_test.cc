@@ -187,7 +187,8 @@ TEST(PagedAttentionTest, AgreesWithReference) {
 
 TEST(PagedAttentionTest, SameBitsForEveryChunkingLevelAndThreadCount) {
   for (DType dtype : {DType::kF32, DType::kBf16}) {
-    for (const Heads& heads : std::vector<Heads>{{4, 2, 16}, {3, 3, 10}, {8, 1, 16}, {2, 1, 64}}) {
+    for (const Heads& heads :
+         std::vector<Heads>{{4, 2, 16}, {3, 3, 10}, {8, 1, 16}, {2, 1, 64}, {52, 52, 4}}) {
       const RopeTable rope(heads.head_dim, 2048, 1e4);
       const int32_t n_tokens = 601;  // more than one split, half a pair at the end
       const KvCacheShape shape = {.dtype = dtype,

@@ -5,6 +5,7 @@ Every method runs one program once and returns plain numbers. Tokens per second 
 
 import json
 import os
+import shutil
 
 import bench_process
 import bench_service
@@ -93,8 +94,10 @@ class Ours:
             s = peer_model.SHAPES[shape]
             flags = {"dim": s.dim, "hidden-dim": s.hidden_dim, "n-layers": s.n_layers, "n-heads": s.n_heads,
                      "n-kv-heads": s.n_kv_heads, "head-dim": s.head_dim, "vocab-size": s.vocab_size}
-            command = [os.path.join(self.binary_dir, "bora-make-checkpoint"), f"--output={path}", "--dtype=bf16"]
+            command = [os.path.join(self.binary_dir, "bora-make-checkpoint"), f"--output={path}.part", "--dtype=bf16"]
+            shutil.rmtree(path + ".part", ignore_errors=True)
             bench_process.run(command + [f"--{name}={value}" for name, value in flags.items()], bench_process.Quiet(0))
+            os.rename(path + ".part", path)
         return [os.path.join(path, name) for name in os.listdir(path) if name.endswith(".safetensors")]
 
     def first_token_s(self, shape):
@@ -104,6 +107,13 @@ class Ours:
                    f"--threads={self.n_threads}", "--mode=both", "--depth=4", "--tokens=1"]
         bench_process.drop_caches(files)
         return bench_process.run(command, self.quiet).wall_s
+
+    def plain_read_s(self, shape):
+        files = self.model_files(shape)
+        bench_process.drop_caches(files)
+        with self.quiet.watch():
+            bytes_per_s = bench_process.read_bytes_per_s(files[0])
+        return sum(os.path.getsize(file) for file in files) / bytes_per_s
 
 
 class Peer:

@@ -126,7 +126,15 @@ def serve_decode(side):
 
 
 def load(shape):
-    return lambda side: {f"load_{shape}": side.first_token_s(shape)}
+    """From a cold file to the first token, and what a plain read of our file takes."""
+
+    def measure(side):
+        values = {f"load_{shape}": side.first_token_s(shape)}
+        if side.name == "ours":
+            values[f"plain_read_{shape}"] = side.plain_read_s(shape)
+        return values
+
+    return measure
 
 
 def serve_limit(limits):
@@ -158,12 +166,13 @@ RUNS = (
         serve, alternations_max=2),
     Run(tuple(speed(f"serve_decode_{n}", lambda l, n=n: l.decode(B1, "bf16", n, 48)) for n in (1, 8, 32)), serve_decode,
         alternations_max=2),
-    Run((Figure("load_1b", "s", less_is_better=True),), load("1b")),
+    Run((Figure("load_1b", "s", less_is_better=True), Figure("plain_read_1b", "s")), load("1b")),
     Run((speed("full_7b_prefill_512", lambda l: l.prefill(B7, "bf16")),
          speed("full_7b_decode_1", lambda l: l.decode(B7, "bf16", 1, 512)),
          Figure("full_7b_rss_beyond_weights_and_kv", "MiB", lambda l: 300.0, less_is_better=True)), full_7b,
         alternations_max=2, shape_7b=True),
-    Run((Figure("load_7b", "s", less_is_better=True),), load("7b"), alternations_max=2, shape_7b=True),
+    Run((Figure("load_7b", "s", less_is_better=True), Figure("plain_read_7b", "s")), load("7b"), alternations_max=2,
+        shape_7b=True),
 )
 QUICK = ("prefill_512", "decode_1", "decode_8", "decode_32", "tiny64_decode_1", "tiny64_decode_32")
 NAMES = tuple(figure.name for run in RUNS for figure in run.figures)

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/philox.h"
 #include "kernels/exact_math.h"
+#include "kernels/simd.h"
 
 namespace bora {
 namespace {
@@ -26,6 +27,18 @@ double SumLanes(const double (&lanes)[kSumLanes]) {
          ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
+// lanes[i % 8] += values[i], ascending.
+void AddToLanes(const double* values, int64_t n, double (&lanes)[kSumLanes]) {
+  double sums[kSumLanes];
+  std::copy_n(lanes, kSumLanes, sums);
+  int64_t i = 0;
+  for (; i + kSumLanes <= n; i += kSumLanes) {
+    for (int64_t lane = 0; lane < kSumLanes; ++lane) sums[lane] += values[i + lane];
+  }
+  for (; i < n; ++i) sums[i % kSumLanes] += values[i];
+  std::copy_n(sums, kSumLanes, lanes);
+}
+
 // Orders tokens by logit, greatest first, then by id: ascending keys. -0 equals 0.
 uint64_t OrderKey(float logit, int64_t token_id) {
   const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
@@ -35,32 +48,17 @@ uint64_t OrderKey(float logit, int64_t token_id) {
 
 int32_t TokenOf(uint64_t key) { return static_cast<int32_t>(key & 0xffffffffu); }
 
-bool AllFinite(absl::Span<const float> logits) {
-  uint32_t n_bad = 0;
-  for (float logit : logits) {
-    n_bad += (std::bit_cast<uint32_t>(logit) & 0x7f800000u) == 0x7f800000u ? 1 : 0;
-  }
-  return n_bad == 0;
-}
-
-float MaxLogit(absl::Span<const float> logits) {
-  float max = logits[0];
-  for (float logit : logits) max = logit > max ? logit : max;
-  return max;
-}
-
-// log(sum exp(logits)).
-double LogSumExp(absl::Span<const float> logits) {
-  const double max = MaxLogit(logits);
+// log(sum exp(logits)), max being the greatest of them.
+double LogSumExp(const SimdKernels& simd, absl::Span<const float> logits, double max) {
+  constexpr int64_t kPiece = 512;  // a multiple of kSumLanes
+  double exps[kPiece];
   double lanes[kSumLanes] = {};
   const int64_t n = static_cast<int64_t>(logits.size());
-  int64_t i = 0;
-  for (; i + kSumLanes <= n; i += kSumLanes) {
-    for (int64_t lane = 0; lane < kSumLanes; ++lane) {
-      lanes[lane] += Exp(static_cast<double>(logits[i + lane]) - max);
-    }
+  for (int64_t begin = 0; begin < n; begin += kPiece) {
+    const int64_t n_piece = std::min(kPiece, n - begin);
+    simd.exp_logits(logits.data() + begin, n_piece, max, 1.0, exps);
+    AddToLanes(exps, n_piece, lanes);
   }
-  for (; i < n; ++i) lanes[i % kSumLanes] += Exp(static_cast<double>(logits[i]) - max);
   return max + Log(SumLanes(lanes));
 }
 
@@ -70,12 +68,15 @@ void TopTokens(absl::Span<const float> logits, int64_t n, double log_sum_exp,
   uint64_t best[kMaxLogprobs];
   n = std::min<int64_t>({n, kMaxLogprobs, static_cast<int64_t>(logits.size())});
   int64_t n_best = 0;
+  float worst = -std::numeric_limits<float>::infinity();  // of the best, once they are n
   for (int64_t id = 0; n > 0 && id < static_cast<int64_t>(logits.size()); ++id) {
+    if (logits[id] < worst) continue;
     const uint64_t key = OrderKey(logits[id], id);
     if (n_best == n && key > best[n - 1]) continue;
     int64_t i = n_best < n ? n_best++ : n - 1;
     for (; i > 0 && best[i - 1] > key; --i) best[i] = best[i - 1];
     best[i] = key;
+    if (n_best == n) worst = logits[TokenOf(best[n - 1])];
   }
   for (int64_t i = 0; i < n_best; ++i) {
     const int32_t id = TokenOf(best[i]);
@@ -84,15 +85,12 @@ void TopTokens(absl::Span<const float> logits, int64_t n, double log_sum_exp,
 }
 
 // Fills in the token's log-probability and rank, and the n_top best tokens.
-void FillLogprobs(absl::Span<const float> logits, int64_t n_top, SampledToken* token) {
-  const double log_sum_exp = LogSumExp(logits);
-  const float logit = logits[token->token_id];
-  token->logprob = static_cast<float>(static_cast<double>(logit) - log_sum_exp);
-  int32_t rank = 1;
-  for (int64_t id = 0; id < static_cast<int64_t>(logits.size()); ++id) {
-    rank += logits[id] > logit || (logits[id] == logit && id < token->token_id) ? 1 : 0;
-  }
-  token->rank = rank;
+void FillLogprobs(const SimdKernels& simd, absl::Span<const float> logits, float max, int64_t n_top,
+                  SampledToken* token) {
+  const double log_sum_exp = LogSumExp(simd, logits, max);
+  token->logprob = static_cast<float>(static_cast<double>(logits[token->token_id]) - log_sum_exp);
+  const int64_t n = static_cast<int64_t>(logits.size());
+  token->rank = static_cast<int32_t>(1 + simd.count_before(logits.data(), n, token->token_id));
   TopTokens(logits, n_top, log_sum_exp, &token->top);
 }
 
@@ -132,23 +130,23 @@ class LazyOrder {
 
 // weights[id] = exp((logit - max) / temperature) of the candidates, 0 of others. Returns their sum
 // in an order that does not depend on how far the candidates are sorted: 8 lanes, ascending ids.
-double FillWeights(absl::Span<const float> logits, double max, double temperature,
-                   const std::vector<uint64_t>& keys, std::vector<double>* weights) {
+double FillWeights(const SimdKernels& simd, absl::Span<const float> logits, double max,
+                   double temperature, const std::vector<uint64_t>& keys,
+                   std::vector<double>* weights) {
   const int64_t n = static_cast<int64_t>(logits.size());
-  weights->assign(n, 0.0);
+  weights->resize(n);
   double* out = weights->data();
   if (static_cast<int64_t>(keys.size()) == n) {
-    for (int64_t id = 0; id < n; ++id) {
-      out[id] = Exp((static_cast<double>(logits[id]) - max) / temperature);
-    }
+    simd.exp_logits(logits.data(), n, max, temperature, out);
   } else {
+    std::fill_n(out, n, 0.0);
     for (uint64_t key : keys) {
       const int32_t id = TokenOf(key);
       out[id] = Exp((static_cast<double>(logits[id]) - max) / temperature);
     }
   }
   double lanes[kSumLanes] = {};
-  for (int64_t id = 0; id < n; ++id) lanes[id % kSumLanes] += out[id];
+  AddToLanes(out, n, lanes);
   return SumLanes(lanes);
 }
 
@@ -166,7 +164,9 @@ absl::Span<const int32_t> Banned(const SampleRow& row, int64_t vocab_size) {
   return n_banned == vocab_size ? absl::Span<const int32_t>() : absl::MakeConstSpan(ids);
 }
 
-int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned) {
+// The best token that is not banned.
+int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned, int32_t argmax) {
+  if (!std::binary_search(banned.begin(), banned.end(), argmax)) return argmax;
   uint64_t best = std::numeric_limits<uint64_t>::max();
   auto next_banned = banned.begin();
   for (int64_t id = 0; id < static_cast<int64_t>(logits.size()); ++id) {
@@ -179,11 +179,12 @@ int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned)
   return TokenOf(best);
 }
 
-int32_t Draw(const SampleRow& row, absl::Span<const float> logits) {
+int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const float> logits,
+             int32_t argmax) {
   static thread_local DrawScratch scratch;
   const SamplingParams& sampling = *row.sampling;
   const absl::Span<const int32_t> banned = Banned(row, logits.size());
-  const int32_t best = Greedy(logits, banned);
+  const int32_t best = Greedy(logits, banned, argmax);
   if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
 
   scratch.keys.resize(logits.size());
@@ -196,7 +197,7 @@ int32_t Draw(const SampleRow& row, absl::Span<const float> logits) {
   LazyOrder order(&scratch.keys);
   if (sampling.top_k > 0) order.Truncate(sampling.top_k);
   double total =
-      FillWeights(logits, logits[best], sampling.temperature, scratch.keys, &scratch.weights);
+      FillWeights(simd, logits, logits[best], sampling.temperature, scratch.keys, &scratch.weights);
 
   // top_p and min_p keep a beginning of the order.
   int64_t n_kept = order.n_tokens();
@@ -230,7 +231,8 @@ int32_t Draw(const SampleRow& row, absl::Span<const float> logits) {
   return token_id;
 }
 
-void SampleOne(int64_t vocab_size, const SampleRow& row, SampledToken* token) {
+void SampleOne(const SimdKernels& simd, int64_t vocab_size, const SampleRow& row,
+               SampledToken* token) {
   const absl::Span<const float> logits(row.logits, vocab_size);
   token->slot = row.slot;
   token->position = row.position;
@@ -238,17 +240,18 @@ void SampleOne(int64_t vocab_size, const SampleRow& row, SampledToken* token) {
   token->logprob = 0;
   token->rank = 0;
   token->top.clear();
-  token->non_finite = !AllFinite(logits);
+  const LogitScan scan = simd.scan_logits(row.logits, vocab_size);
+  token->non_finite = !scan.all_finite;
   if (token->non_finite) return;
   const bool is_target = row.target_token_id >= 0;
   if (is_target) {
     CHECK_LT(row.target_token_id, vocab_size);
     token->token_id = row.target_token_id;
   } else {
-    token->token_id = Draw(row, logits);
+    token->token_id = Draw(simd, row, logits, static_cast<int32_t>(scan.argmax));
   }
   const int32_t n_top = is_target ? row.sampling->n_prompt_logprobs : row.sampling->n_logprobs;
-  if (is_target || n_top >= 0) FillLogprobs(logits, n_top, token);
+  if (is_target || n_top >= 0) FillLogprobs(simd, logits, scan.max, n_top, token);
 }
 
 }  // namespace
@@ -257,11 +260,10 @@ void Sample(CpuDevice& device, int64_t vocab_size, absl::Span<const SampleRow> r
             std::vector<SampledToken>* out) {
   CHECK_GT(vocab_size, 0);
   out->resize(rows.size());
-  // Even a greedy row of 1000 tokens takes a microsecond: two rows of a small vocabulary are worth
-  // a helper.
-  const int64_t grain = 1 + 8192 / vocab_size;
+  // A greedy row of 32768 tokens takes as long as waking a helper (5 us); drawing takes longer.
+  const int64_t grain = 1 + 16384 / vocab_size;
   device.ParallelFor(rows.size(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) SampleOne(vocab_size, rows[i], &(*out)[i]);
+    for (int64_t i = begin; i < end; ++i) SampleOne(device.simd(), vocab_size, rows[i], &(*out)[i]);
   });
 }
 

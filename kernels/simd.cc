@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "base/check.h"
+#include "kernels/exact_math.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -125,6 +125,13 @@ struct AttentionKernels {
   void (*values)(const ValueTask& task);
 };
 
+struct LogitScan {
+  bool all_finite = false;
+  // The greatest logit and the lowest id that has it, if all are finite.
+  float max = 0;
+  int64_t argmax = 0;
+};
+
 // Thread-safe: pure functions.
 struct SimdKernels {
   MatMulKernels matmul[3];        // by WeightFormat
@@ -144,6 +151,11 @@ struct SimdKernels {
                        float eps, float* out);
   // out[i] = silu(gate[i]) * up[i].
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  LogitScan (*scan_logits)(const float* logits, int64_t n);  // n > 0
+  // out[i] = e^((logits[i] - max) / temperature), by Exp of exact_math.h.
+  void (*exp_logits)(const float* logits, int64_t n, double max, double temperature, double* out);
+  // How many logits are greater than logits[id], or equal and before it.
+  int64_t (*count_before)(const float* logits, int64_t n, int64_t id);
 };
 
 // The level must be available (SimdLevelAvailable).

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "kernels/exact_math.h"
+#include "kernels/simd.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 
@@ -37,6 +39,49 @@ TEST(SampleTest, GreedyTakesLowestIdAmongEquals) {
   EXPECT_EQ(SampleOne({-1, -3, -0.0f, 0.0f}, {.temperature = 0}).token_id, 2);
   EXPECT_EQ(SampleOne({-3e38f, -1e38f}, {.temperature = 0}).token_id, 1);
   EXPECT_EQ(SampleOne({5}, {.temperature = 0}).token_id, 0);
+}
+
+// Against a plain loop, at every level: ties, zeros of both signs, sizes around a vector and around
+// the pieces of 1024 that are scanned together.
+TEST(SampleTest, ScanFindsTheFirstGreatestLogit) {
+  for (SimdLevel level : AvailableSimdLevels()) {
+    const SimdKernels& simd = GetSimdKernels(level);
+    for (int64_t n : {1, 2, 15, 16, 17, 33, 1023, 1024, 1025, 3000}) {
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        std::vector<float> logits = Logits(n, seed % 2 == 0 ? 0.05f : -3.0f, seed);
+        const auto best = std::max_element(logits.begin(), logits.end());
+        const LogitScan scan = simd.scan_logits(logits.data(), n);
+        EXPECT_TRUE(scan.all_finite);
+        EXPECT_EQ(scan.max, *best);
+        EXPECT_EQ(scan.argmax, best - logits.begin());
+        for (int64_t id = 0; id < n; id += 1 + n / 7) {
+          int64_t want = 0;
+          for (int64_t i = 0; i < n; ++i) {
+            want += logits[i] > logits[id] || (logits[i] == logits[id] && i < id) ? 1 : 0;
+          }
+          EXPECT_EQ(simd.count_before(logits.data(), n, id), want);
+        }
+        for (float bad : {NAN, INFINITY, -INFINITY, -NAN}) {
+          std::vector<float> poisoned = logits;
+          poisoned[seed * 31 % n] = bad;
+          EXPECT_FALSE(simd.scan_logits(poisoned.data(), n).all_finite);
+        }
+      }
+    }
+  }
+}
+
+TEST(SampleTest, ExponentialsHaveSameBitsAtEveryLevel) {
+  const std::vector<float> logits = Logits(1000, 30, 3);
+  for (double temperature : {1.0, 0.3, 50.0}) {
+    for (SimdLevel level : AvailableSimdLevels()) {
+      std::vector<double> got(logits.size());
+      GetSimdKernels(level).exp_logits(logits.data(), 1000, 30.0, temperature, got.data());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i], Exp((static_cast<double>(logits[i]) - 30.0) / temperature));
+      }
+    }
+  }
 }
 
 // Pearson's chi-square of 40000 draws against the float64 reference. With d degrees of freedom the

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import typing
@@ -238,6 +239,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    # Servers and temporary files go when this process is told to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     quiet = bench_process.Quiet(args.wait_quiet)
     binary_dir = os.path.join(os.environ["BORA_BINARY_DIR"], "bin")
     with contextlib.ExitStack() as stack:

@@ -7,8 +7,8 @@
 namespace bora {
 
 // gate_up: [n_tokens, 2 * hidden_dim], for each token the gate half, then the up half. out:
-// [n_tokens, hidden_dim]. The relative error is at most 6.5 * 2^-24 (exp within 2.5, two products, a
-// sum, a division); below gate = -87.33 the result is 0, which errs by less than 1.1e-36 |up|.
+// [n_tokens, hidden_dim]. The relative error is at most 6.5 * 2^-24 (exp within 2.5, two products,
+// a sum, a division); below gate = -87.33 the result is 0, which errs by less than 1.1e-36 |up|.
 void SiluMul(CpuDevice& device, int64_t n_tokens, int64_t hidden_dim, const float* gate_up,
              float* out);
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R.
-#   tests/bench/run.sh serve_smoke | comm | kernels | limits | engine [FLAGS] | cpu_vs_peer [OPTIONS]
+#   tests/bench/run.sh serve_smoke | comm | kernels | device | limits | engine [FLAGS] | cpu_vs_peer [OPTIONS]
+# device: the team of threads, alone and beside a busy process.
 # limits: what the machine can do. engine: the engine without RPC (bora-bench-engine --help). cpu_vs_peer: the CPU worker beside
 # the limits, and beside llama.cpp with --peer-bin DIR: a folder with llama-bench, llama-batched-bench, llama-simple and
 # llama-server, built elsewhere (Release, native, CPU backend). Its other options:
@@ -28,10 +29,11 @@ case "$name" in
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" /usr/bin/python3 "$root/tests/bench/serve_smoke.py" ;;
   comm) "$build/bin/bora-bench-comm" ;;
   kernels) "$build/bin/bora-bench-kernels" "${@:2}" ;;
+  device) "$build/bin/bora-bench-device" "${@:2}" ;;
   limits) "$build/bin/bora-bench-limits" "${@:2}" ;;
   engine) "$build/bin/bora-bench-engine" "${@:2}" ;;
   cpu_vs_peer)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/cpu_vs_peer.py" "${@:2}" ;;
-  *) echo "usage: tests/bench/run.sh serve_smoke|comm|kernels|limits|engine|cpu_vs_peer" >&2; exit 2 ;;
+  *) echo "usage: tests/bench/run.sh serve_smoke|comm|kernels|device|limits|engine|cpu_vs_peer" >&2; exit 2 ;;
 esac

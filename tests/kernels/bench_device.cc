@@ -162,6 +162,7 @@ void BenchNeighbour(CpuDevice& device) {
 }  // namespace bora
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   bora::CpuDevice device(argc > 1 ? std::atoi(argv[1]) : 2);
   bora::BenchCost(device);
   bora::BenchNeighbour(device);

@@ -358,6 +358,8 @@ TEST(ListenerTest, BadOptionsAreNamed) {
   };
   EXPECT_EQ(message_for([](MeshOptions* o) { o->secret = "short"; }),
             "mesh options: secret has 5 bytes, needs 16");
+  EXPECT_EQ(message_for([](MeshOptions* o) { o->max_all_reduce_floats = -1; }),
+            "mesh options: max_all_reduce_floats is -1, must be >= 0");
   EXPECT_EQ(message_for([](MeshOptions* o) { o->ring_bytes = 5000; }),
             "mesh options: ring_bytes is 5000, must be a power of two from 4096 to 1073741824");
   EXPECT_EQ(message_for([](MeshOptions* o) { o->my_rank = 9; }),

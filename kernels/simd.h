@@ -1,6 +1,6 @@
 // The inner loops of the CPU operations, compiled once for each instruction set. Every level does
 // the same floating-point operations on the same 16 lanes in the same order, so results have the
-// same bits at every level; they are one source (simd_kernels.inc) included three times.
+// same bits at every level; they are one source (simd_kernels.inc) included once for each.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,14 @@
 namespace bora {
 
 inline constexpr int64_t kSimdLanes = 16;
+
+// Rows (of activations, of queries) whose sums are held in registers together. The loops over them
+// are unrolled, which takes a compiler minutes under sanitizers; results do not depend on it.
+#ifdef BORA_SMALL_TILES
+inline constexpr int64_t kMaxTileRows = 3;
+#else
+inline constexpr int64_t kMaxTileRows = 12;
+#endif
 
 // One product of packed rows of x with panels of a packed weight (packed_weight.h): y = x w^T.
 struct MatMulTask {
@@ -46,7 +54,7 @@ struct MatMulKernels {
 // dimensions of queries and keys, neighbouring positions of weights and values).
 
 // The most queries that the kernels take at a time.
-inline constexpr int64_t kAttentionQueries = 12;
+inline constexpr int64_t kAttentionQueries = kMaxTileRows;
 // Steps between queries and floats between rows of scores: 17 and 35 cache lines, odd, so that
 // equal places of many rows do not meet in the same set of the cache.
 inline constexpr int64_t kQuerySteps = 256 + 16;

@@ -409,6 +409,11 @@ void SafetensorsFile::WillRead(const TensorInfo& tensor, int64_t offset, int64_t
   posix_fadvise(fd_.get(), at, n_bytes, POSIX_FADV_WILLNEED);
 }
 
+void SafetensorsFile::HaveRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const {
+  const int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
+  posix_fadvise(fd_.get(), at, n_bytes, POSIX_FADV_DONTNEED);
+}
+
 void SafetensorsFile::ReleasePages() const {
   madvise(const_cast<uint8_t*>(map_), map_bytes_, MADV_DONTNEED);
 }

@@ -96,6 +96,9 @@ class SafetensorsFile {
   // there. Advice only.
   void WillRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const;
 
+  // Tells the kernel that its copy of these bytes of the tensor is not worth keeping. Advice only.
+  void HaveRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const;
+
   // Gives the pages that Bytes() has brought into this process back; they come again when touched.
   void ReleasePages() const;
 

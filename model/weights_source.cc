@@ -181,6 +181,15 @@ void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
   stored.file->WillRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
 }
 
+// Of a part of the columns nothing is dropped: other tensor parallel ranks want the rest.
+void CheckpointWeights::HaveRead(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  if (slice.n_cols() != shape.n_cols) return;
+  const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
+  stored.file->HaveRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
+}
+
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size) {
   CHECK(slice.row_begin >= 0 && slice.row_begin <= slice.row_end && slice.row_end <= shape.n_rows)
       << TensorName(id) << " rows " << slice.row_begin << ".." << slice.row_end << " of "

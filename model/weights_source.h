@@ -58,6 +58,8 @@ class WeightSource {
   // before: the source then fetches them while others are worked on. Neither changes what is read.
   virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
   virtual void WillRead(TensorId, const TensorSlice&) const {}
+  // Nobody on this host will read the slice again soon: what the source keeps of it can go.
+  virtual void HaveRead(TensorId, const TensorSlice&) const {}
 };
 
 // The weights of an opened checkpoint. Its files' pages never count as this process's memory: they
@@ -75,6 +77,7 @@ class CheckpointWeights final : public WeightSource {
                          absl::Span<Bf16> dst) const override;
   int64_t StoragePosition(TensorId id, const TensorSlice& slice) const override;
   void WillRead(TensorId id, const TensorSlice& slice) const override;
+  void HaveRead(TensorId id, const TensorSlice& slice) const override;
 
  private:
   template <typename T>

@@ -225,6 +225,10 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
   };
+  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
+  // pages to take back, in the middle of the load.
+  load_options.drops_what_was_read =
+      RankWeightBytes(source->config(), shape, precision) > AvailableMemoryBytes() / 4;
   const absl::Time begin = absl::Now();
   ASSIGN_OR_RETURN(auto weights,
                    RankWeights::Load(*source, shape, precision, *device_, load_options));

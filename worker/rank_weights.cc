@@ -249,6 +249,7 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
     for (int64_t i = 0; i < n; ++i) {
       const Piece& chunk = chunks[begin + i];
       RETURN_IF_ERROR(Annotate(statuses[i], absl::StrCat("weights: ", TensorName(chunk.id))));
+      if (options.drops_what_was_read) source.HaveRead(chunk.id, chunk.slice);
       done_bytes += chunk.slice.n_elements() * element_bytes;
     }
     if (options.progress) options.progress(done_bytes, total_bytes);

@@ -44,6 +44,9 @@ struct LayerWeights {
 struct LoadOptions {
   // Called by the loading thread now and then, the last time with done = total.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+  // Tells the source of every slice that was read that it will not be needed again: for weights
+  // that fill so much of the memory that the files' pages would be in their way.
+  bool drops_what_was_read = false;
   // When it becomes true, Load returns CANCELLED within one chunk (4 MiB a thread).
   const std::atomic<bool>* cancelled = nullptr;
 };

@@ -10,6 +10,8 @@
 // of --depth, computed once before the first repetition, then --tokens steps a repetition, each
 // at the depth that the one before has reached. both: prompts of --depth and --tokens steps, from
 // the start in each repetition. load: nothing but the weights.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -359,6 +361,9 @@ absl::Status Run() {
   const auto begin = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(std::unique_ptr<WeightSource> weights, Weights());
   group_options.tp_size = absl::GetFlag(FLAGS_tp);
+  // A worker's rule.
+  group_options.load.drops_what_was_read =
+      ParameterCount(weights->config()) * 2 > sysconf(_SC_AVPHYS_PAGES) * sysconf(_SC_PAGESIZE) / 4;
   group_options.n_threads = absl::GetFlag(FLAGS_threads) / group_options.tp_size;
   group_options.limits = LimitsFor(options, weights->config());
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalGroup> group,

@@ -267,6 +267,7 @@ TEST(CheckpointWeightsTest, StoragePositionsAreThoseOfTheFiles) {
     for (const TensorId id : AllTensors(TinyConfig())) {
       const TensorShape shape = ShapeOf(TinyConfig(), id);
       weights->WillRead(id, WholeTensor(shape));  // only advice: nothing to see
+      weights->HaveRead(id, WholeTensor(shape));
       by_position[weights->StoragePosition(id, WholeTensor(shape))] = id;
       const int64_t last = weights->StoragePosition(id, {shape.n_rows - 1, shape.n_rows, 1, 2});
       EXPECT_EQ(last - weights->StoragePosition(id, WholeTensor(shape)),

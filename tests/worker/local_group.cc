@@ -73,8 +73,9 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
     const RankShape shape =
         ShapeOfRank(weights.config(), partition, rank.place.stage, rank.place.tp_rank);
     rank.device = std::make_unique<CpuDevice>(options_.n_threads);
-    ASSIGN_OR_RETURN(std::unique_ptr<RankWeights> loaded,
-                     RankWeights::Load(weights, shape, options_.precision, *rank.device));
+    ASSIGN_OR_RETURN(
+        std::unique_ptr<RankWeights> loaded,
+        RankWeights::Load(weights, shape, options_.precision, *rank.device, options_.load));
     rank.rank = std::make_unique<Rank>(rank.device.get(), std::move(loaded), options_.rank);
     if (n_ranks() > 1) {
       ASSIGN_OR_RETURN(rank.listener, Listener::Create({}));

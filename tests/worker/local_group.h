@@ -27,6 +27,7 @@ struct LocalGroupOptions {
   Precision precision = DType::kF32;
   int n_threads = 1;  // of each rank
   RankOptions rank;
+  LoadOptions load;
   bool allow_shared_memory = true;
   int64_t link_buffer_bytes = MeshOptions().ring_bytes;
 };

@@ -44,7 +44,12 @@ class FakeSource final : public WeightSource {
     return weights_.ReadSlice(id, slice, dst);
   }
 
+  void HaveRead(TensorId, const TensorSlice& slice) const override {
+    n_dropped_elements += slice.n_elements();
+  }
+
   TensorId fails{TensorKind::kNorm, 99};  // none
+  mutable int64_t n_dropped_elements = 0;
 
  private:
   DummyWeights weights_{TinyConfig(), kSeed};
@@ -165,6 +170,19 @@ TEST(RankWeightsTest, ProgressAscendsToTheTotal) {
   EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
   EXPECT_EQ(done.back(), total);
   EXPECT_EQ(total, ParameterCount(TinyConfig()) * 4);
+}
+
+TEST(RankWeightsTest, DropsWhatWasReadWhenAsked) {
+  for (const bool drops : {false, true}) {
+    FakeSource source;
+    LoadOptions options;
+    options.drops_what_was_read = drops;
+    CpuDevice device(2);
+    const auto weights =
+        RankWeights::Load(source, TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_EQ(source.n_dropped_elements, drops ? ParameterCount(TinyConfig()) : 0);
+  }
 }
 
 TEST(RankWeightsTest, StopsWhenCancelled) {

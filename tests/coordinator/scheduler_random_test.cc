@@ -217,8 +217,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, SchedulerRandomTest,
                              RandomCase{1, {8, 6, 64, 4, 256, 10}},
                              // Blocks are short: three of the longest.
                              RandomCase{2, {8, 32, 64, 4, 48, 10}},
-                             // Slots are short, one block is one token.
-                             RandomCase{4, {3, 16, 32, 1, 96, 10}},
+                             // Slots are short, one block is two tokens.
+                             RandomCase{4, {3, 16, 32, 2, 48, 10}},
                              // Plenty of everything.
                              RandomCase{3, {16, 64, 128, 16, 128, 10}}),
                          [](const auto& info) {

@@ -285,7 +285,7 @@ class QueueTest(unittest.TestCase):
         self.assertLess(self.cluster.wait_idle(), 0.5)
 
     def test_slow_reader_is_held_back_and_gets_every_byte(self):
-        request = stream_request(text="JULIET:", max_tokens=2 * SLOW_TOKENS, seed=5, logprobs=20, ignore_eos=True)
+        request = stream_request(text="JULIET:", max_tokens=6 * SLOW_TOKENS, seed=5, logprobs=20, ignore_eos=True)
         expected = collect(self.stub.generate_stream(request))
         channel, method = narrow_stream(f"127.0.0.1:{self.cluster.port}")
         call = method(request)

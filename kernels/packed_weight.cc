@@ -10,9 +10,6 @@
 namespace bora {
 namespace {
 
-// Bytes of one step for all rows of a panel, whatever the format.
-constexpr int64_t kStepBytes = kPanelRows * 4;
-
 // Steps that are turned at a time: one cache line of each row in, as many whole steps out.
 constexpr int64_t kTurnSteps = 16;
 
@@ -72,15 +69,15 @@ void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) 
     sum += bytes[i];
   }
   for (int64_t i = 0; i < n_cols; i += 4) {
-    std::memcpy(group + kPanelRows * 8 + i / 4 * kStepBytes + lane * 4, bytes + i, 4);
+    std::memcpy(group + kGroupHeaderBytes + i / 4 * kStepBytes + lane * 4, bytes + i, 4);
   }
   const int32_t offset = -128 * sum;
   std::memcpy(group + lane * 4, &scale, 4);
-  std::memcpy(group + kPanelRows * 4 + lane * 4, &offset, 4);
+  std::memcpy(group + kGroupOffsetsBegin + lane * 4, &offset, 4);
 }
 
 int64_t GroupBytes(const PackedWeight& weight) {
-  return weight.group_header_bytes() + weight.group_cols() * kPanelRows;
+  return kGroupHeaderBytes + weight.group_cols() * kPanelRows;
 }
 
 }  // namespace
@@ -140,7 +137,7 @@ float PackedElement(const PackedWeight& weight, int64_t row, int64_t col) {
     const int64_t i = col % weight.group_cols();
     float scale;
     std::memcpy(&scale, group + lane * 4, 4);
-    const uint8_t byte = group[weight.group_header_bytes() + i / 4 * kStepBytes + lane * 4 + i % 4];
+    const uint8_t byte = group[kGroupHeaderBytes + i / 4 * kStepBytes + lane * 4 + i % 4];
     return static_cast<float>(static_cast<int8_t>(byte)) * scale;
   }
   const uint8_t* step = panel + col / weight.step_cols() * kStepBytes + lane * 4;

@@ -23,6 +23,12 @@ enum class WeightFormat { kF32, kBf16, kInt8 };
 
 // Rows of a panel.
 inline constexpr int64_t kPanelRows = 32;
+// Bytes of one step of the inner loop for all rows of a panel, whatever the format.
+inline constexpr int64_t kStepBytes = kPanelRows * 4;
+// kInt8: each group of a panel begins with [32] float scales and [32] int32 offsets, -128 times the
+// sum of the row's weights in the group: the inner loop's input bytes are biased by 128.
+inline constexpr int64_t kGroupOffsetsBegin = kPanelRows * 4;
+inline constexpr int64_t kGroupHeaderBytes = kPanelRows * 8;
 // Leaves of a matrix whose columns tensor parallelism may cut: it can do so 8 ways.
 inline constexpr int64_t kMaxLeaves = 8;
 // Columns of a leaf are a multiple of this unless there is one leaf, which is padded with zeros.
@@ -51,9 +57,6 @@ struct PackedWeight {
   }
   // kInt8: columns that share a scale, the most that divide a leaf evenly.
   int64_t group_cols() const;
-  // kInt8: each group of a panel begins with [32] float scales and [32] int32 offsets, -128 times
-  // the sum of the row's weights in the group: the inner loop's input bytes are biased by 128.
-  int64_t group_header_bytes() const { return kPanelRows * 8; }
   int64_t panel_bytes() const;
   int64_t bytes() const { return n_panels() * panel_bytes(); }
 };

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "kernels/exact_math.h"
+#include "kernels/packed_weight.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -389,7 +389,7 @@ absl::Status SafetensorsFile::ReadAt(const TensorInfo& tensor, int64_t offset,
   CHECK(offset >= 0 && offset + dst.size() <= tensor.end - tensor.begin)
       << path_ << ": tensor " << tensor.name << ": bytes " << offset << " + " << dst.size()
       << " of " << tensor.end - tensor.begin;
-  int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
+  int64_t at = FileOffset(tensor, offset);
   while (!dst.empty()) {
     const ssize_t n = pread(fd_.get(), dst.data(), dst.size(), at);
     if (n < 0 && errno == EINTR) continue;
@@ -405,13 +405,11 @@ absl::Status SafetensorsFile::ReadAt(const TensorInfo& tensor, int64_t offset,
 }
 
 void SafetensorsFile::WillRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const {
-  const int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
-  posix_fadvise(fd_.get(), at, n_bytes, POSIX_FADV_WILLNEED);
+  posix_fadvise(fd_.get(), FileOffset(tensor, offset), n_bytes, POSIX_FADV_WILLNEED);
 }
 
 void SafetensorsFile::HaveRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const {
-  const int64_t at = static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
-  posix_fadvise(fd_.get(), at, n_bytes, POSIX_FADV_DONTNEED);
+  posix_fadvise(fd_.get(), FileOffset(tensor, offset), n_bytes, POSIX_FADV_DONTNEED);
 }
 
 void SafetensorsFile::ReleasePages() const {

@@ -105,6 +105,10 @@ class SafetensorsFile {
  private:
   SafetensorsFile() = default;
   void Unmap();
+  // Where byte `offset` of the tensor lies in the file.
+  int64_t FileOffset(const TensorInfo& tensor, int64_t offset) const {
+    return static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
+  }
 
   std::string path_;
   UniqueFd fd_;

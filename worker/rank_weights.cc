@@ -132,17 +132,9 @@ void RankWeights::PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts
 
 void RankWeights::PlaceWeights() {
   for (const auto& [weight, offset] : plain_offsets_) weight->data = memory_.data() + offset;
-  for (const auto& [weight, offset] : packed_offsets_) {
-    uint8_t* const data = memory_.data() + offset;
-    weight->data = data;
-    // Padding must be zero: columns that fill up the only leaf, rows that fill up the last panel,
-    // and those of the vocabulary.
-    const int64_t n_filled =
-        weight == &output_ ? shape_.vocab_end - shape_.vocab_begin : weight->n_rows;
-    const int64_t first_panel = weight->padded_cols() == weight->n_cols ? n_filled / kPanelRows : 0;
-    std::memset(data + first_panel * weight->panel_bytes(), 0,
-                (weight->n_panels() - first_panel) * weight->panel_bytes());
-  }
+  // Padding must be zero, and fresh memory is: columns that fill up the only leaf, rows that fill
+  // up the last panel, and those of the vocabulary.
+  for (const auto& [weight, offset] : packed_offsets_) weight->data = memory_.data() + offset;
 }
 
 absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(const WeightSource& source,

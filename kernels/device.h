@@ -72,9 +72,11 @@ class CpuDevice {
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
 
   // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
-  // valid until the next call. It grows to the largest request and is then reused, so a steady
-  // state does not allocate.
+  // valid until the next call. It grows to the largest request and is then reused: who asks for
+  // the most before the first step allocates nothing later.
   float* Scratch(int64_t n_floats);
+  // What the largest request got.
+  int64_t scratch_floats() const { return scratch_floats_; }
 
   // What the team has done since construction, for benchmarks.
   struct Counters {

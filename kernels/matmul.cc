@@ -15,6 +15,10 @@ constexpr int64_t kPackRows = 512;
 // Multiply-adds that take about as long as waking a helper (5 us at 25-50 G/s).
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
+const MatMulKernels& KernelsOf(const CpuDevice& device, const PackedWeight& w) {
+  return device.simd().matmul[static_cast<int>(w.format)];
+}
+
 // Floats that the packed form of one row of x takes.
 int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
   const int64_t n_steps = w.padded_cols() / w.step_cols();
@@ -24,8 +28,12 @@ int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
 
 }  // namespace
 
+int64_t MatMulScratchFloats(const CpuDevice& device, int64_t max_rows, const PackedWeight& w) {
+  return std::min(kPackRows, max_rows) * PackedRowFloats(w, KernelsOf(device, w).step_floats);
+}
+
 void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w, float* y) {
-  const MatMulKernels& kernels = device.simd().matmul[static_cast<int>(w.format)];
+  const MatMulKernels& kernels = KernelsOf(device, w);
   const int64_t row_floats = PackedRowFloats(w, kernels.step_floats);
   for (int64_t begin = 0; begin < m; begin += kPackRows) {
     const int64_t n_rows = std::min(kPackRows, m - begin);

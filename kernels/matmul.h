@@ -26,4 +26,7 @@ namespace bora {
 // Bytes: w is read once from memory for up to 512 rows of x; x and y once.
 void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w, float* y);
 
+// Scratch that MatMul takes for at most max_rows rows of x.
+int64_t MatMulScratchFloats(const CpuDevice& device, int64_t max_rows, const PackedWeight& w);
+
 }  // namespace bora

@@ -30,6 +30,9 @@ constexpr double kMultiplyAddsPerNs[] = {50, 100};
 constexpr double kWakeNs = 5000;
 constexpr double kItemNs = 200;
 
+// Floats of a query's sums of values.
+int64_t SumStride(const KvCacheShape& cache) { return RoundUp(cache.head_dim, kSimdLanes); }
+
 struct AttentionCall {
   const SimdKernels& simd;
   const AttentionKernels& kernels;
@@ -45,8 +48,7 @@ struct AttentionCall {
   int64_t qkv_stride() const {
     return (n_heads + 2 * cache.shape.local_n_kv_heads) * cache.shape.head_dim;
   }
-  // Floats of a query's sums of values.
-  int64_t sum_stride() const { return RoundUp(cache.shape.head_dim, kSimdLanes); }
+  int64_t sum_stride() const { return SumStride(cache.shape); }
 };
 
 // Neighbouring queries of a row and a range of their splits: some tokens x some heads of one KV
@@ -368,7 +370,8 @@ Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
   Tiling tiling;
   tiling.head_parts = CeilDiv(call.group, kTileQueries);
   tiling.tokens = std::max<int64_t>(1, kTileQueries / CeilDiv(call.group, tiling.head_parts));
-  tiling.kv_parts = CeilDiv(n_kv_heads * call.group, kTileQueries);
+  // As many KV heads as fit a tile, at least one: groups beyond kStreamedQueries are not streamed.
+  tiling.kv_parts = CeilDiv(n_kv_heads, std::max<int64_t>(1, kTileQueries / call.group));
   if (n_threads == 1) return tiling;
   // Smaller tiles where the threads would run out of them: four items a thread, but not below 2 us.
   const int64_t n_wanted = 4 * n_threads;
@@ -427,9 +430,10 @@ void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
 }
 
 // Into how many items a tile is cut. Long ones are where there are few, which would leave threads
-// idle: a quarter of a thread's share is the longest.
+// idle: this part of a thread's share is the longest.
+constexpr int64_t kItemsPerThread = 4;
 int64_t ItemsOf(const AttentionCall& call, const Item& tile, double share_ns) {
-  const double n_items = ItemNs(call, tile) / std::max(kWakeNs, share_ns / 4);
+  const double n_items = ItemNs(call, tile) / std::max(kWakeNs, share_ns / kItemsPerThread);
   return std::clamp<int64_t>(static_cast<int64_t>(n_items + 0.5), 1, tile.split_end);
 }
 
@@ -479,6 +483,20 @@ void Run(CpuDevice& device, const AttentionCall& call) {
 }
 
 }  // namespace
+
+int64_t PagedAttentionScratchFloats(const CpuDevice& device, const KvCacheShape& cache,
+                                    int64_t local_n_heads, int64_t max_tokens,
+                                    int64_t max_positions) {
+  const int64_t group = DivExact(local_n_heads, cache.local_n_kv_heads);
+  const int64_t n_tiles = max_tokens * cache.local_n_kv_heads * CeilDiv(group, kTileQueries);
+  // ItemsOf rounds to the nearest, so a tile that is cut has 1.5 items or more, and all tiles
+  // together have kItemsPerThread items a thread and at most one each by rounding.
+  const int64_t n_cut = device.n_threads() == 1 ? 0 : kItemsPerThread * device.n_threads() * 2 / 3;
+  const int64_t n_items = n_tiles + kItemsPerThread * device.n_threads();
+  const int64_t split_floats = kTileQueries * SumStride(cache) + 2 * kTileLanes;
+  return n_cut * CeilDiv(max_positions, kAttentionSplitTokens) * split_floats +
+         CeilDiv(n_items * static_cast<int64_t>(sizeof(Item)), static_cast<int64_t>(sizeof(float)));
+}
 
 void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t local_n_heads,
                     const float* qkv, const KvLayerView& cache, float* out) {

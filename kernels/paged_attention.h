@@ -43,4 +43,10 @@ inline constexpr int64_t kAttentionSplitTokens = 512;
 void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t local_n_heads,
                     const float* qkv, const KvLayerView& cache, float* out);
 
+// Scratch that PagedAttention takes at most for steps of up to max_tokens tokens at positions below
+// max_positions.
+int64_t PagedAttentionScratchFloats(const CpuDevice& device, const KvCacheShape& cache,
+                                    int64_t local_n_heads, int64_t max_tokens,
+                                    int64_t max_positions);
+
 }  // namespace bora

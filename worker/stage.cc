@@ -123,9 +123,24 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
     kv_ = AlignedBuffer();  // the old one first: both may not fit
     ASSIGN_OR_RETURN(kv_, AlignedBuffer::AllocatePopulated(kv_shape_.total_bytes(), "KV cache"));
   }
+  device_->Scratch(ScratchFloats(limits));  // so that no step makes it grow
   // All ones is a NaN in float and in bf16.
   if (poison_kv) std::memset(kv_.data(), 0xff, kv_.bytes());
   return absl::OkStatus();
+}
+
+template <typename Device>
+int64_t Stage<Device>::ScratchFloats(const GroupLimits& limits) const {
+  const RankShape& shape = weights_->shape();
+  int64_t n_floats = PagedAttentionScratchFloats(*device_, kv_shape_, shape.local_n_heads,
+                                                 max_tokens_, limits.max_model_len);
+  for (const LayerWeights& w : weights_->layers()) {
+    for (const PackedWeight* weight : {&w.wqkv, &w.wo, &w.w13, &w.w2}) {
+      n_floats = std::max(n_floats, MatMulScratchFloats(*device_, max_tokens_, *weight));
+    }
+  }
+  if (!shape.has_head) return n_floats;
+  return std::max(n_floats, MatMulScratchFloats(*device_, kHeadTileRows, weights_->output()));
 }
 
 template <typename Device>

@@ -39,9 +39,9 @@ class Stage {
   // Both outlive the stage.
   Stage(Device* device, const RankWeights* weights);
 
-  // Allocates activations and KV cache for `limits`; what has the right size already is kept.
-  // RESOURCE_EXHAUSTED when memory is short. With poison_kv the cache is filled with NaN every
-  // time, so that a read of a slot that was not written shows in the results.
+  // Allocates activations, scratch and KV cache for `limits`; what has the right size already is
+  // kept. RESOURCE_EXHAUSTED when memory is short. With poison_kv the cache is filled with NaN
+  // every time, so that a read of a slot that was not written shows in the results.
   absl::Status Prepare(const GroupLimits& limits, bool poison_kv);
 
   // The activations of a step: written by Embed or by the receiver of the stage before, read by the
@@ -62,6 +62,8 @@ class Stage {
                                                  Collectives& collectives);
 
  private:
+  // What the operations of a step take at most.
+  int64_t ScratchFloats(const GroupLimits& limits) const;
   KvLayerView KvLayer(int64_t layer) const;
 
   Device* const device_;

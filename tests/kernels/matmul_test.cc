@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
 
+#include "base/int_math.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 
@@ -52,7 +54,10 @@ Problem MakeProblem(WeightFormat format, int64_t m, int64_t n, int64_t k, int64_
 
 std::vector<float> RunMatMul(CpuDevice& device, const Problem& problem, int64_t m) {
   std::vector<float> y(m * problem.weight.n_rows, NAN);
+  const int64_t scratch = MatMulScratchFloats(device, m, problem.weight);
+  const int64_t n_floats = std::max(device.scratch_floats(), RoundUp(scratch, 1024));
   MatMul(device, problem.x.data(), m, problem.weight, y.data());
+  EXPECT_LE(device.scratch_floats(), n_floats);
   return y;
 }
 

@@ -174,6 +174,7 @@ TEST(PagedAttentionTest, AgreesWithReference) {
                                                    {4, 1, 128},
                                                    {2, 1, 256},
                                                    {40, 1, 8},
+                                                   {91, 13, 2},
                                                    {194, 2, 4}}) {
         CheckAgainstReference(heads, dtype, 16, {{0, 1}, {0, 3}, {14, 5}, {30, 2}}, device, &worst);
       }
@@ -221,6 +222,35 @@ TEST(PagedAttentionTest, SameBitsForEveryChunkingLevelAndThreadCount) {
           EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
               << "level " << static_cast<int>(level) << " chunk " << chunk;
         }
+      }
+    }
+  }
+}
+
+// Devices take the scratch before the first step, so none of these may make it grow: contexts of
+// all lengths, few sequences (whose splits are shared out) and many, decoding and not.
+TEST(PagedAttentionTest, TakesNoMoreScratchThanItSays) {
+  constexpr int32_t kMaxTokens = 40, kMaxPositions = 4500;
+  for (const Heads& heads : std::vector<Heads>{{2, 1, 16}, {6, 2, 10}, {60, 1, 4}}) {
+    const KvCacheShape shape = {
+        .local_n_kv_heads = heads.n_kv_heads, .block_size = 16, .head_dim = heads.head_dim};
+    PagedRows rows(shape, std::vector<PagedRows::Row>(8, {0, kMaxPositions}));
+    std::vector<float> qkv(kMaxTokens * heads.stride(), 0.5f), out(kMaxTokens * heads.width());
+    for (const int n_threads : {1, 2, 3, 8}) {
+      CpuDevice device(n_threads);
+      const int64_t n_floats =
+          PagedAttentionScratchFloats(device, shape, heads.n_heads, kMaxTokens, kMaxPositions);
+      for (const std::vector<PagedRows::Row>& step : std::vector<std::vector<PagedRows::Row>>{
+               {{kMaxPositions - 1, 1}},
+               {{kMaxPositions - kMaxTokens, kMaxTokens}},
+               {{4000, 13}, {2000, 13}, {100, 14}},
+               {{4499, 1}, {4096, 1}, {4095, 1}, {0, 1}, {4400, 3}},
+               std::vector<PagedRows::Row>(8, {4000, 5}),
+               std::vector<PagedRows::Row>(8, {4000, 1}),
+               {{0, kMaxTokens}}}) {
+        rows.SetRows(step);
+        PagedAttention(device, rows.tokens(), heads.n_heads, qkv.data(), rows.cache(), out.data());
+        EXPECT_LE(device.scratch_floats(), RoundUp(n_floats, 1024)) << n_threads << " threads";
       }
     }
   }

@@ -13,25 +13,12 @@
 #include "tests/worker/comm/comm_test_util.h"
 #include "worker/comm/communicator.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define BORA_TEST_COUNTS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define BORA_TEST_COUNTS 0
-#endif
-#endif
-#ifndef BORA_TEST_COUNTS
-#define BORA_TEST_COUNTS 1
-#endif
-
 namespace {
 
 std::atomic<int64_t> n_allocations{0};
 std::atomic<int64_t> n_locks{0};
 
 }  // namespace
-
-#if BORA_TEST_COUNTS  // sanitizers bring their own
 
 void* operator new(size_t n_bytes) {
   n_allocations.fetch_add(1, std::memory_order_relaxed);
@@ -48,8 +35,6 @@ extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) {
   return next(mutex);
 }
 
-#endif
-
 namespace bora {
 namespace {
 
@@ -61,7 +46,6 @@ struct Counts {
 class StepPathTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (!BORA_TEST_COUNTS) GTEST_SKIP() << "not countable under a sanitizer";
     Counts before;
     delete new int;
     ASSERT_EQ(n_allocations.load(), before.allocations + 1) << "the counter must work";

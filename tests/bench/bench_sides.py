@@ -15,14 +15,18 @@ import peer_model
 class Limits:
     """The machine's limits as bora-bench-limits measures them, by name.
 
-    Arithmetic: the best measurement, since whatever is slower was disturbed. Bandwidth: the median, since what a virtual
-    machine gets of it changes from minute to minute for both sides.
+    Arithmetic: the best measurement, since whatever is slower was disturbed. Bandwidth: the median of the latest comparison,
+    since what a virtual machine gets of it changes from minute to minute for both sides.
     """
 
     def __init__(self, binary_dir, n_threads, quiet):
         self.command = [os.path.join(binary_dir, "bora-bench-limits"), f"--threads={n_threads}", "--rounds=5"]
         self.quiet = quiet
         self.samples = []
+        self.first_of_comparison = 0
+
+    def begin_comparison(self):
+        self.first_of_comparison = len(self.samples)
 
     def measure(self, n_retries):
         self.samples.append(bench_process.least_disturbed(self.measure_once, self.quiet, n_retries)[1])
@@ -32,11 +36,13 @@ class Limits:
         return {name: float(value) for _, name, value, _ in (row.split() for row in rows)}
 
     def value(self, name):
-        """In the unit of the row, of all measurements so far; None where the machine does not have it."""
-        values = sorted(sample[name] for sample in self.samples if name in sample)
+        """In the unit of the row; None where the machine does not have it."""
+        is_bandwidth = name == "limit_read_bandwidth"
+        samples = self.samples[self.first_of_comparison:] if is_bandwidth else self.samples
+        values = sorted(sample[name] for sample in samples if name in sample)
         if not values:
             return None
-        return values[len(values) // 2] if name == "limit_read_bandwidth" else values[-1]
+        return values[len(values) // 2] if is_bandwidth else values[-1]
 
     def peak(self, dtype):
         """Operations/s of the dtype's dot products, or None."""

@@ -68,6 +68,7 @@ void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
       MatMulTask task = whole;
       task.w += first * task.panel_bytes;
       task.n_panels = last - first;
+      task.n_panels_ahead = w.n_panels() - first;
       task.y += first * kPanelRows;
       task.n_outputs = std::min(last * kPanelRows, w.n_rows) - first * kPanelRows;
       kernels.multiply(task);

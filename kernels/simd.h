@@ -32,6 +32,7 @@ struct MatMulTask {
   int64_t row_floats = 0;  // 4-byte elements that one row takes in x
   const char* w = nullptr;
   int64_t n_panels = 0;
+  int64_t n_panels_ahead = 0;  // from w to the end of the matrix: what may be fetched early
   int64_t panel_bytes = 0;
   int64_t n_leaves = 1;
   int64_t leaf_cols = 0;

@@ -79,8 +79,12 @@ def batch(n_sequences):
     return lambda side: {f"decode_{n_sequences}": side.prefill_and_decode("1b", "bf16", 128, 48, n_sequences)[1]}
 
 
-def int8(side):
-    return {"int8_prefill_512": side.prefill("1b", "int8", 512), "int8_decode_1": side.decode("1b", "int8", 64)}
+def int8_prefill_512(side):
+    return {"int8_prefill_512": side.prefill("1b", "int8", 512)}
+
+
+def int8_decode_1(side):
+    return {"int8_decode_1": side.decode("1b", "int8", 64)}
 
 
 def tiny64(side):
@@ -162,11 +166,12 @@ RUNS = (
          speed("decode_1_depth_8192", lambda l: l.decode(B1, "bf16", 1, 8192))), long_context, alternations_max=2),
     Run((speed("decode_8", lambda l: l.decode(B1, "bf16", 8, 152)),), batch(8)),
     Run((speed("decode_32", lambda l: l.decode(B1, "bf16", 32, 152)),), batch(32)),
-    Run((speed("int8_prefill_512", lambda l: l.prefill(B1, "int8")),
-         speed("int8_decode_1", lambda l: l.decode(B1, "int8"))), int8),
+    Run((speed("int8_prefill_512", lambda l: l.prefill(B1, "int8")),), int8_prefill_512),
+    Run((speed("int8_decode_1", lambda l: l.decode(B1, "int8")),), int8_decode_1, alternations_times=4),
     Run((speed("tiny64_decode_1"), speed("tiny64_decode_32")), tiny64),
     Run((Figure("busy_neighbour", "fraction"),), busy_neighbour),
-    Run((Figure("tp2_over_tp1", "fraction", lambda l: 1.0),), tp2_over_tp1, ours_only=True),
+    Run((Figure("tp2_over_tp1", "fraction", lambda l: 1.0),), tp2_over_tp1, ours_only=True,
+        alternations_times=4),
     Run((Figure("serve_req_per_s", "req/s", serve_limit), Figure("serve_itl_p99", "ms", less_is_better=True),
          Figure("serve_itl_p50", "ms", less_is_better=True), Figure("serve_ttft_p50", "ms", less_is_better=True)),
         serve, alternations_max=2),

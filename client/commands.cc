@@ -217,9 +217,9 @@ std::string StatusText(const pb::ServerInfo& info, const pb::ListModelsResponse&
   if (!info.group_detail().empty()) absl::StrAppend(&out, "  ", info.group_detail(), "\n");
   absl::StrAppendFormat(
       &out,
-      "running %d/%d  waiting %d/%d  steps in flight %d  KV blocks %d used, %d reserved, %d in all",
+      "running %d/%d  waiting %d/%d  steps in flight %d  KV blocks %d used, %d cached, %d in all",
       load.running_count(), info.max_num_seqs(), load.waiting_count(), info.max_num_queued_reqs(),
-      load.step_in_flight_count(), load.kv_block_used_count(), load.kv_block_reserved_count(),
+      load.step_in_flight_count(), load.kv_block_used_count(), load.kv_block_cached_count(),
       load.kv_block_count());
   if (load.kv_block_count() > 0) {
     absl::StrAppendFormat(&out, " (%.1f%%)",

@@ -64,6 +64,7 @@ struct Engine::Request {
   std::shared_ptr<RequestObserver> observer;
   CompletionText text;
   int32_t n_output_tokens = 0;
+  int32_t n_cached_prompt_tokens = 0;
   absl::Time first_step = absl::InfiniteFuture();
   absl::Time first_token = absl::InfiniteFuture();
   absl::Time last_token;
@@ -224,6 +225,8 @@ void Engine::HandleSubmit(SubmitEvent event) {
   sequence.prompt_tokens = event.spec.prompt_tokens;
   sequence.sampling = event.spec.sampling;
   sequence.max_tokens = event.spec.max_tokens;
+  sequence.prefix_cache = event.spec.prefix_cache;
+  sequence.cache_salt = event.spec.cache_salt;
   scheduler_->Add(std::move(sequence));
   requests_.emplace(event.handle, std::make_unique<Request>(std::move(event.spec),
                                                             std::move(event.observer), tokenizer_));
@@ -239,10 +242,13 @@ void Engine::PlanSteps() {
   while (scheduler_ != nullptr && cluster_.serving()) {
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
-    for (const uint64_t handle : scheduler_->newly_admitted()) {
-      Request* request = requests_.at(handle).get();
+    for (const Admission& admission : scheduler_->newly_admitted()) {
+      if (admission.again) continue;
+      Request* request = requests_.at(admission.handle).get();
       request->running = true;
       request->first_step = now_;
+      request->n_cached_prompt_tokens = admission.n_cached_tokens;
+      totals_.n_cached_prompt_tokens_total += admission.n_cached_tokens;
       n_queued_.fetch_sub(1);
     }
     for (const StepRow& row : plan->rows) {
@@ -355,6 +361,7 @@ void Engine::FillFinish(const Request& request, FinishInfo* finish) const {
   finish->seed = request.spec.sampling.seed;
   finish->n_prompt_tokens = static_cast<int32_t>(request.spec.prompt_tokens.size());
   finish->n_output_tokens = request.n_output_tokens;
+  finish->n_cached_prompt_tokens = request.n_cached_prompt_tokens;
   const absl::Time first_step = std::min(request.first_step, now_);
   const absl::Time first_token = std::min(request.first_token, now_);
   finish->timing.queue = first_step - request.spec.arrival;
@@ -402,12 +409,14 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   options.limits = limits;
   options.epoch = epoch;
   options.n_lanes = cluster_.pp_size();
+  options.prefix_cache = options_.prefix_cache;
   scheduler_ = std::make_unique<Scheduler>(options);
   UpdateServing();
 }
 
 void Engine::OnGroupLost(const std::string& detail) {
   // Requests are kept in no step: nothing of the old epoch is waited for.
+  totals_.n_preemptions_total += scheduler_ == nullptr ? 0 : scheduler_->n_preemptions();
   scheduler_.reset();
   UpdateServing();
   ApiError error = Unavailable(reason::kWorkerLost, absl::StrCat("the workers were lost: ", detail),
@@ -437,8 +446,9 @@ void Engine::UpdateSnapshot() {
     snapshot.load.n_waiting_prompt_tokens = scheduler_->n_waiting_prompt_tokens();
     snapshot.load.n_steps_in_flight = scheduler_->n_in_flight();
     snapshot.load.n_blocks = scheduler_->blocks().n_blocks();
-    snapshot.load.n_blocks_used = scheduler_->blocks().n_allocated();
-    snapshot.load.n_blocks_reserved = scheduler_->blocks().n_reserved();
+    snapshot.load.n_blocks_used = scheduler_->blocks().n_held();
+    snapshot.load.n_blocks_cached = scheduler_->blocks().n_cached();
+    snapshot.load.n_preemptions_total += scheduler_->n_preemptions();
   }
   absl::MutexLock lock(&snapshot_mutex_);
   snapshot_ = std::move(snapshot);

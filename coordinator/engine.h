@@ -35,6 +35,7 @@ namespace bora {
 struct EngineOptions {
   ClusterOptions cluster;
   int32_t max_num_queued_reqs = 1024;
+  bool prefix_cache = true;
 };
 
 // Thread-safe: Start once, Stop once; everything else from any thread in between.

@@ -73,7 +73,7 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   out->set_waiting_prompt_token_count(load.n_waiting_prompt_tokens);
   out->set_kv_block_count(load.n_blocks);
   out->set_kv_block_used_count(load.n_blocks_used);
-  out->set_kv_block_reserved_count(load.n_blocks_reserved);
+  out->set_kv_block_cached_count(load.n_blocks_cached);
   out->set_kv_block_size(block_size);
   out->set_step_in_flight_count(load.n_steps_in_flight);
   out->set_output_token_total(load.n_output_tokens_total);
@@ -81,6 +81,8 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   out->set_finished_request_total(load.n_finished_requests_total);
   out->set_step_total(load.n_steps_total);
   SetDuration(CpuDuration(), out->mutable_cpu_duration());
+  out->set_cached_prompt_token_total(load.n_cached_prompt_tokens_total);
+  out->set_preemption_total(load.n_preemptions_total);
 }
 
 }  // namespace

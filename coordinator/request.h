@@ -26,6 +26,8 @@ struct RequestSpec {
       false;  // max_tokens is what the context leaves: then FINISH_REASON_CONTEXT_LENGTH
   std::vector<std::string> stop;  // stop sequences
   bool include_stop_in_output = false;
+  bool prefix_cache = true;  // share computed blocks with others of the same salt
+  std::string cache_salt;
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();    // the call's
   absl::Time time_limit = absl::InfiniteFuture();  // a success when it passes
@@ -48,6 +50,7 @@ struct FinishInfo {
   uint64_t seed = 0;
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;
+  int32_t n_cached_prompt_tokens = 0;
   RequestTiming timing;
 };
 

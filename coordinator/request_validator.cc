@@ -289,6 +289,11 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   CheckSampling(request.sampling(), &violations);
   CheckStopping(stopping, tokenizer_.vocab_size(), &violations);
   CheckOutput(request.output(), &violations);
+  if (request.prefix_cache().salt().size() > kMaxCacheSaltBytes) {
+    violations.AddLimit("prefix_cache.salt",
+                        absl::StrCat(request.prefix_cache().salt().size(), " bytes"),
+                        absl::StrCat("at most ", kMaxCacheSaltBytes));
+  }
   if (!request.request_id().empty() && !IsValidRequestId(request.request_id())) {
     violations.AddInvalid(
         "request_id", absl::StrCat("\"", Excerpt(request.request_id()), "\""),
@@ -309,6 +314,8 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   spec.deadline = call.deadline;
   if (stopping.has_time_limit()) spec.time_limit = call.arrival + ToDuration(stopping.time_limit());
   spec.stop.assign(stopping.stop().begin(), stopping.stop().end());
+  spec.prefix_cache = !request.prefix_cache().bypass();
+  spec.cache_salt = request.prefix_cache().salt();
   spec.include_stop_in_output = stopping.include_stop_str_in_output();
   spec.sampling = MakeSampling(request.sampling(), request.output(), stopping.min_tokens(),
                                std::move(stop_token_ids));

@@ -205,6 +205,7 @@ void ResponseBuffer::FillFinish(Message* message) const {
   finish->set_seed(static_cast<int64_t>(finish_->seed));
   message->mutable_usage()->set_prompt_token_count(finish_->n_prompt_tokens);
   message->mutable_usage()->set_output_token_count(finish_->n_output_tokens);
+  message->mutable_usage()->set_cached_prompt_token_count(finish_->n_cached_prompt_tokens);
   if (!options_.timing) return;
   v1::Timing* timing = message->mutable_timing();
   SetDuration(finish_->timing.queue, timing->mutable_queue_duration());

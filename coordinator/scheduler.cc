@@ -9,9 +9,15 @@
 #include "base/status_macros.h"
 
 namespace bora {
+namespace {
+
+// A sequence that waits for blocks learns so much later that others have computed its prefix.
+constexpr int32_t kPlansBetweenLooks = 16;
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
-    : options_(options), blocks_(options.limits.n_blocks) {
+    : options_(options), blocks_(options.limits.n_blocks, options.limits.block_size) {
   CHECK_GT(options.n_lanes, 0);
   CHECK_GT(options.limits.max_num_seqs, 0);
   CHECK_GT(options.limits.max_num_batched_tokens, 0);
@@ -29,12 +35,12 @@ void Scheduler::Add(SequenceSpec spec) {
   CHECK_LE(CeilDiv(n_tokens, options_.limits.block_size), options_.limits.n_blocks);
   const uint64_t handle = spec.handle;
   auto sequence = std::make_unique<Sequence>();
-  sequence->n_known = static_cast<int32_t>(spec.prompt_tokens.size());
-  n_waiting_prompt_tokens_ += sequence->n_known;
-  ++n_waiting_;
+  sequence->order = next_order_++;
+  sequence->tokens = std::move(spec.prompt_tokens);
+  sequence->n_prompt = sequence->n_known();
   sequence->spec = std::move(spec);
+  JoinQueue(sequence.get());
   CHECK(sequences_.emplace(handle, std::move(sequence)).second) << "handle " << handle;
-  waiting_.push_back(handle);
 }
 
 void Scheduler::Remove(uint64_t handle) {
@@ -42,32 +48,45 @@ void Scheduler::Remove(uint64_t handle) {
   if (it == sequences_.end()) return;
   Sequence* sequence = it->second.get();
   if (sequence->slot < 0) {
-    --n_waiting_;
-    n_waiting_prompt_tokens_ -= sequence->n_prompt();
+    LeaveQueue(sequence);
   } else {
     // Plans execute in order on every rank, so what is freed here may be given away in the next
     // plan even while a step that writes to it is in flight.
-    blocks_.Release(sequence->block_ids, sequence->n_reserved);
     to_close_.push_back(sequence->slot);
-    free_slots_.push_back(sequence->slot);
-    const auto position = std::find(running_.begin(), running_.end(), sequence);
-    const size_t index = position - running_.begin();
-    running_.erase(position);
-    if (next_decode_ > index) --next_decode_;
+    GiveUpSlot(sequence);
   }
   sequences_.erase(it);
-  // While the first in the queue waits for blocks nobody passes it, so those who come and go behind
-  // it must not add up. Half of the entries are dropped at a time: constant time for each removal.
-  if (waiting_.size() > 2 * static_cast<size_t>(n_waiting_) + 16) {
-    waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(),
-                                  [this](uint64_t waiting) { return !Contains(waiting); }),
-                   waiting_.end());
-  }
 }
 
 void Scheduler::SetHeld(uint64_t handle, bool held) {
   const auto it = sequences_.find(handle);
-  if (it != sequences_.end()) it->second->held = held;
+  if (it == sequences_.end()) return;
+  Sequence* sequence = it->second.get();
+  if (sequence->held == held) return;
+  if (sequence->slot < 0) LeaveQueue(sequence);
+  sequence->held = held;
+  if (sequence->slot < 0) JoinQueue(sequence);
+}
+
+void Scheduler::JoinQueue(Sequence* sequence) {
+  n_waiting_prompt_tokens_ += sequence->n_known();
+  if (!sequence->held) waiting_.emplace(sequence->order, sequence);
+}
+
+void Scheduler::LeaveQueue(Sequence* sequence) {
+  n_waiting_prompt_tokens_ -= sequence->n_known();
+  waiting_.erase(sequence->order);
+}
+
+void Scheduler::GiveUpSlot(Sequence* sequence) {
+  blocks_.Release(sequence->block_ids);
+  sequence->block_ids.clear();
+  free_slots_.push_back(sequence->slot);
+  sequence->slot = -1;
+  const auto position = std::find(running_.begin(), running_.end(), sequence);
+  const size_t index = position - running_.begin();
+  running_.erase(position);
+  if (next_decode_ > index) --next_decode_;
 }
 
 bool Scheduler::IsRunning(uint64_t handle) const {
@@ -84,133 +103,256 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   // Slots are closed first in a plan, so they are free for this plan's own admissions.
   plan.closed = std::move(to_close_);
   to_close_.clear();
-  PlanDecodeRows(&plan, &step);
-  PlanPromptRows(&plan, &step);
-  AdmitAndPlan(&plan, &step);
+  const int64_t n_preempted_before = n_preemptions_;
+  std::vector<Candidate> rows = ChooseRows();
+  Provide(&rows, &plan);
+  int32_t budget = options_.limits.max_num_batched_tokens;
+  for (const Candidate& row : rows) {
+    if (row.n_tokens == 0) continue;
+    PlanRow(row.sequence, row.n_tokens, &plan, &step);
+    budget -= row.n_tokens;
+  }
+  // Blocks that were taken from somebody are not for newcomers.
+  if (n_preemptions_ == n_preempted_before) AdmitAndPlan(budget, &plan, &step);
   if (plan.rows.empty()) {
     to_close_ = std::move(plan.closed);
     return absl::nullopt;
   }
-  const bool wants_next = std::any_of(plan.rows.begin(), plan.rows.end(),
-                                      [](const StepRow& row) { return row.prompt_logprobs; });
-  if (wants_next) {
-    plan.next_tokens.reserve(plan.rows.size());
-    for (size_t i = 0; i < plan.rows.size(); ++i) {
-      const StepRow& row = plan.rows[i];
-      const auto& prompt = sequences_.at(step.rows[i].handle)->spec.prompt_tokens;
-      const size_t next = static_cast<size_t>(row.position) + row.n_tokens;
-      plan.next_tokens.push_back(row.prompt_logprobs && next < prompt.size() ? prompt[next] : -1);
-    }
-  }
+  AddNextTokens(step, &plan);
+  // Later plans are executed after this one, so from now on they may share what it fills.
+  for (const RowInFlight& row : step.rows) Publish(sequences_.at(row.handle).get());
   plan.step_id = next_step_id_++;
   step.step_id = plan.step_id;
   in_flight_.push_back(std::move(step));
   return plan;
 }
 
-void Scheduler::PlanDecodeRows(StepPlan* plan, StepInFlight* step) {
+std::vector<Scheduler::Candidate> Scheduler::ChooseRows() {
   // Each lane takes its share of all sequences that decode, in flight or not, so that no lane takes
   // everything.
   int64_t n_decoding = 0;
   for (const Sequence* sequence : running_) {
-    if (!sequence->InPrompt() && !sequence->held) ++n_decoding;
+    if (!sequence->InPrefill() && !sequence->held) ++n_decoding;
   }
-  const int64_t n_rows_max = std::min<int64_t>(CeilDiv(n_decoding, options_.n_lanes),
-                                               options_.limits.max_num_batched_tokens);
+  const size_t n_rows_max = static_cast<size_t>(std::min<int64_t>(
+      CeilDiv(n_decoding, options_.n_lanes), options_.limits.max_num_batched_tokens));
+  std::vector<Candidate> rows;
+  rows.reserve(n_rows_max);
   const size_t n = running_.size();
-  for (size_t i = 0; i < n && static_cast<int64_t>(plan->rows.size()) < n_rows_max; ++i) {
+  for (size_t i = 0; i < n && rows.size() < n_rows_max; ++i) {
     Sequence* sequence = running_[(next_decode_ + i) % n];
-    if (!sequence->ReadyToDecode()) continue;
-    StepRow row;
-    row.slot = sequence->slot;
-    row.position = sequence->n_planned;
-    row.n_tokens = 1;
-    row.token_begin = static_cast<int32_t>(plan->tokens.size());
-    row.use_last_sampled = true;
-    row.sample = true;
-    GrantBlocks(sequence, 1, plan);
-    ++sequence->n_planned;
-    plan->rows.push_back(row);
-    step->rows.push_back({sequence->spec.handle, row.slot, row.position, row.n_tokens, true, 0});
-    if (static_cast<int64_t>(plan->rows.size()) == n_rows_max)
-      next_decode_ = (next_decode_ + i + 1) % n;
+    // Who cannot grow must not take the place of one that can.
+    if (!sequence->ReadyToDecode() || !CanGrow(*sequence)) continue;
+    rows.push_back({sequence, 1});
+    if (rows.size() == n_rows_max) next_decode_ = (next_decode_ + i + 1) % n;
   }
-}
-
-void Scheduler::PlanPromptRows(StepPlan* plan, StepInFlight* step) {
-  int32_t budget = options_.limits.max_num_batched_tokens - static_cast<int32_t>(plan->rows.size());
+  int32_t budget = options_.limits.max_num_batched_tokens - static_cast<int32_t>(rows.size());
   for (Sequence* sequence : running_) {
-    if (budget == 0) return;
-    if (sequence->InPrompt() && !sequence->held) budget -= PlanChunk(sequence, budget, plan, step);
+    if (budget == 0) break;
+    if (!sequence->InPrefill() || sequence->held || !CanGrow(*sequence)) continue;
+    const int32_t n_tokens = std::min(budget, sequence->prefill_end - sequence->n_planned);
+    rows.push_back({sequence, n_tokens});
+    budget -= n_tokens;
   }
+  return rows;
 }
 
-void Scheduler::AdmitAndPlan(StepPlan* plan, StepInFlight* step) {
-  int32_t budget = options_.limits.max_num_batched_tokens;
-  for (const StepRow& row : plan->rows) budget -= row.n_tokens;
-  while (budget > 0 && !waiting_.empty()) {
-    const auto it = sequences_.find(waiting_.front());
-    if (it != sequences_.end()) {
-      Sequence* sequence = it->second.get();
-      if (!Admit(sequence, plan)) return;
-      budget -= PlanChunk(sequence, budget, plan, step);
+void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
+  std::vector<Candidate*> by_age;
+  by_age.reserve(rows->size());
+  for (Candidate& row : *rows) {
+    if (BlocksNeeded(*row.sequence, row.n_tokens) > 0) by_age.push_back(&row);
+  }
+  std::sort(by_age.begin(), by_age.end(), [](const Candidate* a, const Candidate* b) {
+    return a->sequence->order < b->sequence->order;
+  });
+  for (Candidate* row : by_age) {
+    Sequence* sequence = row->sequence;
+    if (sequence->slot < 0) continue;  // preempted for an older one
+    int32_t n_blocks = BlocksNeeded(*sequence, row->n_tokens);
+    while (n_blocks > blocks_.n_available()) {
+      Sequence* const victim = VictimFor(*sequence);
+      if (victim == nullptr) break;
+      Preempt(victim, plan);
     }
-    waiting_.pop_front();
+    if (n_blocks > blocks_.n_available()) {
+      n_blocks = blocks_.n_available();
+      const int64_t n_fit = (static_cast<int64_t>(sequence->block_ids.size()) + n_blocks) *
+                                options_.limits.block_size -
+                            sequence->n_planned;
+      row->n_tokens = static_cast<int32_t>(std::min<int64_t>(row->n_tokens, n_fit));
+    }
+    GrantBlocks(sequence, n_blocks, plan);
+  }
+  for (Candidate& row : *rows) {
+    if (row.sequence->slot < 0) row.n_tokens = 0;
   }
 }
 
-bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
-  if (free_slots_.empty()) return false;
-  const int32_t n_blocks = static_cast<int32_t>(CeilDiv(
-      int64_t{sequence->n_prompt()} + sequence->spec.max_tokens, options_.limits.block_size));
-  if (!blocks_.Reserve(n_blocks)) return false;
-  sequence->n_reserved = n_blocks;
-  sequence->slot = free_slots_.back();
-  free_slots_.pop_back();
-  running_.push_back(sequence);
-  --n_waiting_;
-  n_waiting_prompt_tokens_ -= sequence->n_prompt();
-  newly_admitted_.push_back(sequence->spec.handle);
-  SlotOpen open;
-  open.slot = sequence->slot;
-  open.n_prompt_tokens = sequence->n_prompt();
-  open.sampling = sequence->spec.sampling;
-  plan->opened.push_back(std::move(open));
-  return true;
+Scheduler::Sequence* Scheduler::VictimFor(const Sequence& sequence) const {
+  const auto held = std::find_if(running_.rbegin(), running_.rend(), [&](const Sequence* other) {
+    return other->held && other != &sequence;
+  });
+  if (held != running_.rend()) return *held;
+  return running_.back() == &sequence ? nullptr : running_.back();
 }
 
-int32_t Scheduler::PlanChunk(Sequence* sequence, int32_t budget, StepPlan* plan,
-                             StepInFlight* step) {
-  const auto& prompt = sequence->spec.prompt_tokens;
-  StepRow row;
-  row.slot = sequence->slot;
-  row.position = sequence->n_planned;
-  row.n_tokens = std::min(budget, sequence->n_prompt() - sequence->n_planned);
-  row.token_begin = static_cast<int32_t>(plan->tokens.size());
-  row.sample = row.position + row.n_tokens == sequence->n_prompt();
-  row.prompt_logprobs = sequence->spec.sampling.n_prompt_logprobs >= 0;
-  plan->tokens.insert(plan->tokens.end(), prompt.begin() + row.position,
-                      prompt.begin() + row.position + row.n_tokens);
-  GrantBlocks(sequence, row.n_tokens, plan);
-  sequence->n_planned += row.n_tokens;
-  // The last token of the prompt predicts the first generated one, not a prompt token.
-  const int32_t n_prompt_logprobs = row.prompt_logprobs ? row.n_tokens - (row.sample ? 1 : 0) : 0;
-  plan->rows.push_back(row);
-  step->rows.push_back(
-      {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
-  return row.n_tokens;
+bool Scheduler::CanGrow(const Sequence& sequence) const {
+  return BlocksNeeded(sequence, 1) == 0 || blocks_.n_available() > 0 ||
+         VictimFor(sequence) != nullptr;
 }
 
-void Scheduler::GrantBlocks(Sequence* sequence, int32_t n_tokens, StepPlan* plan) {
-  const int32_t n_needed = static_cast<int32_t>(
-      CeilDiv(int64_t{sequence->n_planned} + n_tokens, options_.limits.block_size));
-  while (static_cast<int32_t>(sequence->block_ids.size()) < n_needed) {
+void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
+  plan->closed.push_back(sequence->slot);
+  GiveUpSlot(sequence);
+  JoinQueue(sequence);
+  ++n_preemptions_;
+}
+
+int32_t Scheduler::BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const {
+  const int64_t n_blocks =
+      CeilDiv(int64_t{sequence.n_planned} + n_tokens, options_.limits.block_size);
+  return static_cast<int32_t>(
+      std::max<int64_t>(0, n_blocks - static_cast<int64_t>(sequence.block_ids.size())));
+}
+
+int32_t Scheduler::BlocksDue() const {
+  int32_t n_blocks = 0;
+  for (const Sequence* sequence : running_) {
+    n_blocks += 1 + BlocksNeeded(*sequence, sequence->prefill_end - sequence->n_planned);
+  }
+  return n_blocks;
+}
+
+void Scheduler::GrantBlocks(Sequence* sequence, int32_t n_blocks, StepPlan* plan) {
+  for (int32_t i = 0; i < n_blocks; ++i) {
     const int32_t block_id = blocks_.Allocate();
-    --sequence->n_reserved;
     plan->grants.push_back(
         {sequence->slot, static_cast<int32_t>(sequence->block_ids.size()), block_id});
     sequence->block_ids.push_back(block_id);
   }
+}
+
+void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, StepInFlight* step) {
+  StepRow row;
+  row.slot = sequence->slot;
+  row.position = sequence->n_planned;
+  row.n_tokens = n_tokens;
+  row.token_begin = static_cast<int32_t>(plan->tokens.size());
+  const int32_t end = row.position + n_tokens;
+  int32_t n_prompt_logprobs = 0;
+  if (sequence->InPrefill()) {
+    row.sample = end == sequence->prefill_end;
+    plan->tokens.insert(plan->tokens.end(), sequence->tokens.begin() + row.position,
+                        sequence->tokens.begin() + end);
+    row.prompt_logprobs = sequence->WantsPromptLogprobs() && row.position < sequence->n_prompt;
+    // The last token of the prompt predicts the first generated one, not a prompt token.
+    if (row.prompt_logprobs) {
+      n_prompt_logprobs = std::min(end, sequence->n_prompt - 1) - row.position;
+    }
+  } else {
+    row.use_last_sampled = true;
+    row.sample = true;
+  }
+  sequence->n_planned = end;
+  ++sequence->n_rows_in_flight;
+  plan->rows.push_back(row);
+  step->rows.push_back(
+      {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
+}
+
+void Scheduler::AddNextTokens(const StepInFlight& step, StepPlan* plan) const {
+  if (std::none_of(plan->rows.begin(), plan->rows.end(),
+                   [](const StepRow& row) { return row.prompt_logprobs; })) {
+    return;
+  }
+  plan->next_tokens.reserve(plan->rows.size());
+  for (size_t i = 0; i < plan->rows.size(); ++i) {
+    const StepRow& row = plan->rows[i];
+    const Sequence& sequence = *sequences_.at(step.rows[i].handle);
+    const int32_t next = row.position + row.n_tokens;
+    plan->next_tokens.push_back(
+        row.prompt_logprobs && next < sequence.n_prompt ? sequence.tokens[next] : -1);
+  }
+}
+
+void Scheduler::Publish(Sequence* sequence) {
+  if (!options_.prefix_cache || !sequence->spec.prefix_cache) return;
+  const int32_t block_size = options_.limits.block_size;
+  const int32_t n_full = std::min(sequence->n_planned, sequence->n_known()) / block_size;
+  for (; sequence->n_published < n_full; ++sequence->n_published) {
+    const int32_t i = sequence->n_published;
+    sequence->content = blocks_.Publish(
+        sequence->block_ids[i], sequence->spec.cache_salt, sequence->content,
+        absl::MakeConstSpan(sequence->tokens).subspan(int64_t{i} * block_size, block_size));
+  }
+}
+
+void Scheduler::AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step) {
+  while (budget > 0 && !waiting_.empty()) {
+    Sequence* sequence = waiting_.begin()->second;
+    if (!Admit(sequence, plan)) return;
+    const int32_t n_tokens = std::min(budget, sequence->prefill_end - sequence->n_planned);
+    GrantBlocks(sequence, BlocksNeeded(*sequence, n_tokens), plan);
+    PlanRow(sequence, n_tokens, plan, step);
+    budget -= n_tokens;
+  }
+}
+
+bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
+  // What a preempted sequence still had in flight may be a token that it must pass again.
+  if (free_slots_.empty() || sequence->n_rows_in_flight > 0) return false;
+  const int32_t n_free = blocks_.n_available() - BlocksDue();
+  if (blocked_order_ == sequence->order && n_blocked_needs_ > n_free && n_blocked_plans_-- > 0) {
+    return false;
+  }
+  blocked_order_.reset();
+  const int32_t n_known = sequence->n_known();
+  BlockPool::Match match;
+  if (options_.prefix_cache && sequence->spec.prefix_cache && !sequence->WantsPromptLogprobs()) {
+    match = blocks_.FindPrefix(sequence->spec.cache_salt,
+                               absl::MakeConstSpan(sequence->tokens).subspan(0, n_known - 1));
+  }
+  const int32_t n_cached = static_cast<int32_t>(match.block_ids.size());
+  const int32_t n_taken = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size)) -
+                          n_cached +
+                          static_cast<int32_t>(std::count_if(
+                              match.block_ids.begin(), match.block_ids.end(),
+                              [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
+  if (n_taken > n_free) {
+    blocked_order_ = sequence->order;
+    n_blocked_needs_ = n_taken;
+    n_blocked_plans_ = kPlansBetweenLooks;
+    return false;
+  }
+  LeaveQueue(sequence);
+  sequence->slot = free_slots_.back();
+  free_slots_.pop_back();
+  const auto newer =
+      std::upper_bound(running_.begin(), running_.end(), sequence,
+                       [](const Sequence* a, const Sequence* b) { return a->order < b->order; });
+  if (next_decode_ > static_cast<size_t>(newer - running_.begin())) ++next_decode_;
+  running_.insert(newer, sequence);
+  sequence->n_planned = n_cached * options_.limits.block_size;
+  sequence->prefill_end = n_known;
+  sequence->n_published = n_cached;
+  sequence->content = match.content;
+  SlotOpen open;
+  open.slot = sequence->slot;
+  open.n_prompt_tokens = sequence->n_prompt;
+  open.n_generated_tokens = n_known - sequence->n_prompt;
+  open.n_cached_tokens = sequence->n_planned;
+  open.sampling = sequence->spec.sampling;
+  if (!sequence->WantsPromptLogprobs()) open.sampling.n_prompt_logprobs = -1;
+  plan->opened.push_back(std::move(open));
+  for (int32_t i = 0; i < n_cached; ++i) {
+    blocks_.Hold(match.block_ids[i]);
+    plan->grants.push_back({sequence->slot, i, match.block_ids[i]});
+  }
+  sequence->block_ids = std::move(match.block_ids);
+  newly_admitted_.push_back(
+      {sequence->spec.handle, sequence->n_planned, std::exchange(sequence->was_admitted, true)});
+  return true;
 }
 
 absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& result) {
@@ -260,15 +402,24 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
   auto prompt_logprob = result.prompt_logprobs.begin();
   for (const RowInFlight& row : step.rows) {
     const auto prompt_logprob_end = prompt_logprob + row.n_prompt_logprobs;
-    const auto it = sequences_.find(row.handle);
-    if (it != sequences_.end() && (row.sample || row.n_prompt_logprobs > 0)) {
-      SequenceProgress& item = progress.emplace_back();
+    if (const auto it = sequences_.find(row.handle); it != sequences_.end()) {
+      Sequence* const sequence = it->second.get();
+      --sequence->n_rows_in_flight;
+      SequenceProgress item;
       item.handle = row.handle;
-      item.prompt_logprobs.assign(std::make_move_iterator(prompt_logprob),
-                                  std::make_move_iterator(prompt_logprob_end));
+      // Those of a chunk that was passed again after a preemption are known in part.
+      for (; prompt_logprob != prompt_logprob_end; ++prompt_logprob) {
+        if (prompt_logprob->position <= sequence->n_prompt_logprobs) continue;
+        sequence->n_prompt_logprobs = prompt_logprob->position;
+        item.prompt_logprobs.push_back(std::move(*prompt_logprob));
+      }
       if (row.sample) {
-        ++it->second->n_known;
+        sequence->tokens.push_back(sampled->token_id);
+        if (sequence->slot < 0) ++n_waiting_prompt_tokens_;
         item.sampled = std::move(*sampled);
+      }
+      if (item.sampled.has_value() || !item.prompt_logprobs.empty()) {
+        progress.push_back(std::move(item));
       }
     }
     if (row.sample) ++sampled;

@@ -3,22 +3,34 @@
 //
 // Policy. A plan holds, first, one row for every sequence that is ready to decode (divided over the
 // lanes so that a pipeline always has a micro-batch for each stage); then prompt chunks of admitted
-// sequences, oldest first; then newly admitted ones, first come first served, as long as slots, KV
-// blocks for prompt and completion, and the token budget last. A sequence's chunks may be in flight
+// sequences, oldest first; then newly admitted ones, first come first served, as long as slots,
+// token budget, and KV blocks for the whole prompt last. A sequence's chunks may be in flight
 // together: they pass through the stages in order. A sequence decodes its next token only when its
 // last one is back.
+//
+// Prefix cache. Every block is known by its tokens and those before them as soon as a plan fills
+// it; a sequence that begins with known blocks shares them and computes the rest, one token at
+// least. Blocks outlive their sequences until others need the room (coordinator/block_pool.h).
+//
+// Preemption. Blocks for the completion are not set aside. When none is left for a sequence, the
+// newest running one gives up its slot and blocks and goes back to its place in the queue, which
+// is by age; later it passes its prompt and what it has generated again, as far as its blocks were
+// given away. Only a held sequence or a newer one is preempted for another, so the oldest always
+// gets on and all end.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
-#include "coordinator/block_manager.h"
+#include "coordinator/block_pool.h"
 #include "model/step.h"
 
 namespace bora {
@@ -28,6 +40,7 @@ struct SchedulerOptions {
   int64_t epoch = 0;
   // Plans that may be in flight: at least the number of pipeline stages keeps all of them busy.
   int32_t n_lanes = 1;
+  bool prefix_cache = true;
 };
 
 // What the scheduler must know of a request.
@@ -36,6 +49,17 @@ struct SequenceSpec {
   std::vector<int32_t> prompt_tokens;  // at least 1; prompt + max_tokens <= limits.max_model_len
   SamplingParams sampling;
   int32_t max_tokens = 0;  // > 0
+  // Whether it may share blocks with others. Sequences that report prompt log-probabilities
+  // compute their whole prompt, but others may share theirs.
+  bool prefix_cache = true;
+  std::string cache_salt;  // shares only with sequences of the same salt
+};
+
+// A sequence that was given a slot.
+struct Admission {
+  uint64_t handle = 0;
+  int32_t n_cached_tokens = 0;  // that it need not compute
+  bool again = false;           // after a preemption
 };
 
 // What a step meant for one sequence.
@@ -55,8 +79,8 @@ class Scheduler {
   // Ends a sequence in any state; its slot and blocks are free for the next plan. Results of steps
   // that are still in flight are dropped. Unknown handles are ignored.
   void Remove(uint64_t handle);
-  // A held sequence keeps its slot and blocks and gets no more rows. One that has no slot yet still
-  // gets one, and its first chunk with it. Unknown handles are ignored.
+  // A held sequence gets no more rows. It keeps its slot and blocks unless another needs them;
+  // without a slot it keeps its place in the queue and gets none. Unknown handles are ignored.
   void SetHeld(uint64_t handle, bool held);
 
   // The next plan, or nothing when all lanes are taken or there is nothing to do. The plan counts
@@ -74,26 +98,45 @@ class Scheduler {
   bool Contains(uint64_t handle) const { return sequences_.contains(handle); }
 
   int32_t n_running() const { return static_cast<int32_t>(running_.size()); }
-  int32_t n_waiting() const { return n_waiting_; }
+  int32_t n_waiting() const { return static_cast<int32_t>(sequences_.size()) - n_running(); }
+  // Tokens that those who wait must pass through the model before they generate the next.
   int64_t n_waiting_prompt_tokens() const { return n_waiting_prompt_tokens_; }
   int32_t n_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
-  const BlockManager& blocks() const { return blocks_; }
-  // Handles given a slot by the last plan.
-  const std::vector<uint64_t>& newly_admitted() const { return newly_admitted_; }
+  const BlockPool& blocks() const { return blocks_; }
+  // By the last plan, in order of its SlotOpens.
+  const std::vector<Admission>& newly_admitted() const { return newly_admitted_; }
+  // Since construction.
+  int64_t n_preemptions() const { return n_preemptions_; }
 
  private:
   struct Sequence {
-    SequenceSpec spec;
-    int32_t slot = -1;
-    int32_t n_planned = 0;   // tokens that have been in a plan
-    int32_t n_known = 0;     // prompt and sampled tokens whose sampling is complete
-    int32_t n_reserved = 0;  // blocks promised and not yet allocated
+    SequenceSpec spec;            // prompt_tokens is moved to tokens
+    uint64_t order = 0;           // of arrival: the smaller, the older
+    std::vector<int32_t> tokens;  // the prompt and what has been sampled
+    int32_t n_prompt = 0;
+    int32_t n_prompt_logprobs = 0;  // reported
+    int32_t n_rows_in_flight = 0;
     bool held = false;
+    bool was_admitted = false;
+    // While it has a slot.
+    int32_t slot = -1;
+    int32_t n_planned = 0;    // tokens that are cached or have been in a plan
+    int32_t prefill_end = 0;  // tokens known at admission: they pass as they are
     std::vector<int32_t> block_ids;
+    int32_t n_published = 0;  // blocks that are known in the pool, or others in their place
+    BlockPool::ContentId content = BlockPool::kNoContent;  // of those
 
-    int32_t n_prompt() const { return static_cast<int32_t>(spec.prompt_tokens.size()); }
-    bool InPrompt() const { return n_planned < n_prompt(); }
-    bool ReadyToDecode() const { return !InPrompt() && !held && n_planned < n_known; }
+    int32_t n_known() const { return static_cast<int32_t>(tokens.size()); }
+    bool InPrefill() const { return n_planned < prefill_end; }
+    bool ReadyToDecode() const { return !InPrefill() && !held && n_planned < n_known(); }
+    bool WantsPromptLogprobs() const {
+      return spec.sampling.n_prompt_logprobs >= 0 && n_prompt_logprobs < n_prompt - 1;
+    }
+  };
+  // A row that a plan may get.
+  struct Candidate {
+    Sequence* sequence;
+    int32_t n_tokens;
   };
 
   // What a plan in flight asked of each row.
@@ -110,28 +153,52 @@ class Scheduler {
     std::vector<RowInFlight> rows;
   };
 
-  void PlanDecodeRows(StepPlan* plan, StepInFlight* step);
-  void PlanPromptRows(StepPlan* plan, StepInFlight* step);
-  void AdmitAndPlan(StepPlan* plan, StepInFlight* step);
-  // Adds the sequence's next prompt chunk of at most `budget` tokens; returns its size.
-  int32_t PlanChunk(Sequence* sequence, int32_t budget, StepPlan* plan, StepInFlight* step);
-  void GrantBlocks(Sequence* sequence, int32_t n_tokens, StepPlan* plan);
+  // One row for each sequence whose turn it is to decode, then chunks of those in their prompts.
+  std::vector<Candidate> ChooseRows();
+  // Grants blocks to the rows, oldest sequence first, and preempts newer sequences for them. Rows
+  // become shorter, or 0 tokens long, where there is nobody to preempt.
+  void Provide(std::vector<Candidate>* rows, StepPlan* plan);
+  void Preempt(Sequence* sequence, StepPlan* plan);
+  // Who gives way to the sequence: one that is held, or else is newer. Null: nobody.
+  Sequence* VictimFor(const Sequence& sequence) const;
+  // Whether there is room for the sequence's next token, or somebody who gives way.
+  bool CanGrow(const Sequence& sequence) const;
+  void AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step);
+  // Gives the sequence a slot and the cached blocks that it begins with.
+  bool Admit(Sequence* sequence, StepPlan* plan);
+  // Blocks that running sequences will take for their prompts, and one for each of them.
+  int32_t BlocksDue() const;
+  // Blocks beyond the sequence's own that n_tokens more tokens take.
+  int32_t BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const;
+  void GrantBlocks(Sequence* sequence, int32_t n_blocks, StepPlan* plan);
+  void PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, StepInFlight* step);
+  void AddNextTokens(const StepInFlight& step, StepPlan* plan) const;
+  // Makes the blocks known that the sequence's rows so far fill.
+  void Publish(Sequence* sequence);
+  // Takes slot and blocks away; the slot remains to be closed.
+  void GiveUpSlot(Sequence* sequence);
+  void JoinQueue(Sequence* sequence);
+  void LeaveQueue(Sequence* sequence);
   // Whether the tokens of the result are, one by one, those that the plan asked for.
   static absl::Status CheckResult(const StepInFlight& step, const StepResult& result);
-  bool Admit(Sequence* sequence, StepPlan* plan);
 
   SchedulerOptions options_;
-  BlockManager blocks_;
+  BlockPool blocks_;
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  // Names removed sequences too, which are skipped when met; never many more than there are others.
-  std::deque<uint64_t> waiting_;
-  std::vector<Sequence*> running_;  // in order of admission
-  int32_t n_waiting_ = 0;
+  absl::btree_map<uint64_t, Sequence*> waiting_;  // by order; not those that are held
+  std::vector<Sequence*> running_;                // by order
+  uint64_t next_order_ = 0;
+  // The sequence that was last refused a slot for want of blocks, how many it needed then, and for
+  // how many plans that is believed: looking for its prefix again takes as long as it is.
+  absl::optional<uint64_t> blocked_order_;
+  int32_t n_blocked_needs_ = 0;
+  int32_t n_blocked_plans_ = 0;
   int64_t n_waiting_prompt_tokens_ = 0;
+  int64_t n_preemptions_ = 0;
   std::vector<int32_t> to_close_;  // slots
   std::deque<StepInFlight> in_flight_;
-  std::vector<uint64_t> newly_admitted_;
+  std::vector<Admission> newly_admitted_;
   size_t next_decode_ =
       0;  // where in running_ the next plan's decode rows begin, so that lanes take turns
   int64_t next_step_id_ = 0;

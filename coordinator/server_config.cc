@@ -182,6 +182,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
+  config.engine.prefix_cache = flags.enable_prefix_caching;
   config.model_facts = MakeModelFacts(flags, config.model, cluster.load);
   config.server_facts = MakeServerFacts(flags, cluster.limits);
   return config;

@@ -32,6 +32,7 @@ struct ServerFlags {
   int32_t max_num_batched_tokens = 128;
   int32_t max_num_queued_reqs = 1024;
   int64_t kv_cache_memory_bytes = int64_t{1} << 30;
+  bool enable_prefix_caching = true;
   uint64_t seed = 0;
   std::string worker_credential;
 };

@@ -34,12 +34,14 @@ struct LoadSnapshot {
   int64_t n_waiting_prompt_tokens = 0;
   int32_t n_blocks = 0;
   int32_t n_blocks_used = 0;
-  int32_t n_blocks_reserved = 0;
+  int32_t n_blocks_cached = 0;
   int32_t n_steps_in_flight = 0;
   int64_t n_output_tokens_total = 0;
   int64_t n_prompt_tokens_total = 0;
   int64_t n_finished_requests_total = 0;
   int64_t n_steps_total = 0;
+  int64_t n_cached_prompt_tokens_total = 0;
+  int64_t n_preemptions_total = 0;
 };
 
 struct ServerSnapshot {

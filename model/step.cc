@@ -101,6 +101,12 @@ absl::Status ValidateSlotLists(const StepPlan& plan, const GroupLimits& limits) 
                                int64_t{limits.max_model_len} + 1));
     RETURN_IF_ERROR(CheckRange({"opened", i, "n_generated_tokens"}, open.n_generated_tokens, 0,
                                int64_t{limits.max_model_len} - open.n_prompt_tokens + 1));
+    RETURN_IF_ERROR(CheckRange({"opened", i, "n_cached_tokens"}, open.n_cached_tokens, 0,
+                               int64_t{limits.max_model_len}));
+    if (open.n_cached_tokens % limits.block_size != 0) {
+      return Bad({"opened", i, "n_cached_tokens"}, open.n_cached_tokens,
+                 absl::StrCat("is not a multiple of block_size ", limits.block_size));
+    }
     RETURN_IF_ERROR(ValidateSampling(open.sampling, i, limits));
   }
   return absl::OkStatus();
@@ -108,20 +114,14 @@ absl::Status ValidateSlotLists(const StepPlan& plan, const GroupLimits& limits) 
 
 absl::Status ValidateGrants(const StepPlan& plan, const GroupLimits& limits) {
   const int64_t max_blocks_per_slot = CeilDiv(limits.max_model_len, limits.block_size);
-  std::vector<int32_t> block_ids;
-  block_ids.reserve(plan.grants.size());
   for (size_t i = 0; i < plan.grants.size(); ++i) {
     const BlockGrant& grant = plan.grants[i];
     RETURN_IF_ERROR(CheckRange({"grants", i, "slot"}, grant.slot, 0, limits.max_num_seqs));
     RETURN_IF_ERROR(
         CheckRange({"grants", i, "block_idx"}, grant.block_idx, 0, max_blocks_per_slot));
     RETURN_IF_ERROR(CheckRange({"grants", i, "block_id"}, grant.block_id, 0, limits.n_blocks));
-    block_ids.push_back(grant.block_id);
   }
-  std::sort(block_ids.begin(), block_ids.end());
-  const auto twice = std::adjacent_find(block_ids.begin(), block_ids.end());
-  if (twice == block_ids.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("plan grants: block ", *twice, " occurs twice"));
+  return absl::OkStatus();
 }
 
 absl::Status ValidateRow(const StepRow& row, size_t i, const GroupLimits& limits) {
@@ -224,7 +224,7 @@ absl::Status ValidatePlan(const StepPlan& plan, const GroupLimits& limits) {
 SlotTracker::SlotTracker(const GroupLimits& limits) : limits_(limits) {
   CHECK_OK(ValidateLimits(limits));
   slots_.resize(limits.max_num_seqs);
-  block_owner_.assign(limits.n_blocks, -1);
+  blocks_.resize(limits.n_blocks);
 }
 
 absl::Status SlotTracker::Apply(const StepPlan& plan) {
@@ -256,7 +256,7 @@ absl::Status SlotTracker::Close(int32_t slot_id) {
   if (!slot.open) {
     return absl::InvalidArgumentError(absl::StrCat("plan closes slot ", slot_id, ": not open"));
   }
-  for (const int32_t block_id : slot.block_ids) block_owner_[block_id] = -1;
+  for (const int32_t block_id : slot.block_ids) --blocks_[block_id].n_slots;
   slot.block_ids.clear();
   slot.open = false;
   return absl::OkStatus();
@@ -268,7 +268,8 @@ absl::Status SlotTracker::Open(const SlotOpen& open) {
     return absl::InvalidArgumentError(absl::StrCat("plan opens slot ", open.slot, ": is open"));
   }
   slot.open = true;
-  slot.n_tokens = 0;
+  slot.n_tokens = open.n_cached_tokens;
+  slot.n_cached_tokens = open.n_cached_tokens;
   slot.n_prompt_tokens = open.n_prompt_tokens;
   slot.wants_prompt_logprobs = open.sampling.n_prompt_logprobs >= 0;
   slot.has_sampled = false;
@@ -286,12 +287,20 @@ absl::Status SlotTracker::Grant(const BlockGrant& grant) {
                                                    grant.block_idx, ", expected ",
                                                    slot.block_ids.size()));
   }
-  if (block_owner_[grant.block_id] >= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("plan grants block ", grant.block_id,
-                                                   " to slot ", grant.slot, ": slot ",
-                                                   block_owner_[grant.block_id], " has it"));
+  Block& block = blocks_[grant.block_id];
+  const auto bad = [&grant](const auto&... what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan grants block ", grant.block_id, " to slot ", grant.slot, ": ", what...));
+  };
+  if (grant.block_idx < slot.n_cached_tokens / limits_.block_size) {
+    if (block.n_tokens < limits_.block_size) {
+      return bad("it holds ", block.n_tokens, " of ", limits_.block_size, " cached tokens");
+    }
+  } else {
+    if (block.n_slots > 0) return bad("another slot has it");
+    block.n_tokens = 0;
   }
-  block_owner_[grant.block_id] = grant.slot;
+  ++block.n_slots;
   slot.block_ids.push_back(grant.block_id);
   return absl::OkStatus();
 }
@@ -318,6 +327,10 @@ absl::Status SlotTracker::ApplyRow(const StepRow& row) {
   }
   if (row.prompt_logprobs && !slot.wants_prompt_logprobs) {
     return bad("prompt_logprobs, but the slot was opened with n_prompt_logprobs -1");
+  }
+  for (int32_t idx = row.position / limits_.block_size; idx * limits_.block_size < end; ++idx) {
+    blocks_[slot.block_ids[idx]].n_tokens =
+        std::min(limits_.block_size, end - idx * limits_.block_size);
   }
   slot.n_tokens = end;
   slot.has_sampled = row.sample;

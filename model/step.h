@@ -30,16 +30,20 @@ struct SlotOpen {
   int32_t slot = 0;
   // Prompt tokens; the first generated token has this position. > 0
   int32_t n_prompt_tokens = 0;
-  // Tokens generated before this slot was opened (a sequence that is replayed after a failure
-  // passes them as rows like a prompt): they count for min_tokens.
+  // Tokens generated before this slot was opened (a sequence that is replayed after a failure or a
+  // preemption passes them as rows like a prompt): they count for min_tokens.
   int32_t n_generated_tokens = 0;
+  // Tokens whose keys and values are in the cache already: a multiple of block_size. The slot's
+  // first blocks, which hold them, are shared and only read; its first row begins behind them.
+  int32_t n_cached_tokens = 0;
   SamplingParams sampling;
 
   bool operator==(const SlotOpen&) const = default;
 };
 
 // Appends one KV block to a slot's table: the blocks of a slot are granted in ascending order
-// without gaps.
+// without gaps. Blocks of a slot's cached tokens may be in other slots' tables too and must have
+// been filled since they were last granted for writing; all others must be in no table.
 struct BlockGrant {
   int32_t slot = 0;
   int32_t block_idx = 0;  // position in the slot's table: tokens [block_idx*16, block_idx*16+16)
@@ -137,9 +141,9 @@ absl::Status ValidateLimits(const GroupLimits& limits);
 absl::Status ValidatePlan(const StepPlan& plan, const GroupLimits& limits);
 
 // The state of the slots that plans refer to, as both sides know it; catches what ValidatePlan
-// cannot: rows that leave gaps, blocks that are missing or granted twice, slots opened twice or
-// used when closed, a last sampled token that does not exist. A block belongs to one slot until
-// that slot is closed. Owned by one thread.
+// cannot: rows that leave gaps, blocks that are missing, granted for writing while another slot has
+// them or shared before they are full, slots opened twice or used when closed, a last sampled token
+// that does not exist. Owned by one thread.
 class SlotTracker {
  public:
   // `limits` must have passed ValidateLimits (CHECK).
@@ -157,7 +161,8 @@ class SlotTracker {
  private:
   struct Slot {
     bool open = false;
-    int32_t n_tokens = 0;  // tokens that have passed through the model
+    int32_t n_tokens = 0;  // tokens that have passed through the model, cached ones included
+    int32_t n_cached_tokens = 0;
     int32_t n_prompt_tokens = 0;
     bool wants_prompt_logprobs = false;
     bool has_sampled = false;  // by its latest row: the token has position n_tokens
@@ -172,7 +177,11 @@ class SlotTracker {
   GroupLimits limits_;
   int64_t next_step_id_ = 0;
   std::vector<Slot> slots_;
-  std::vector<int32_t> block_owner_;  // slot, or -1
+  struct Block {
+    int32_t n_slots = 0;   // open slots that have it
+    int32_t n_tokens = 0;  // written since it was granted for writing
+  };
+  std::vector<Block> blocks_;  // [n_blocks]
 };
 
 }  // namespace bora

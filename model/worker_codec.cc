@@ -130,6 +130,7 @@ void Write(const StepPlan& plan, pb::StepPlan* proto) {
     item->set_slot(open.slot);
     item->set_n_prompt_tokens(open.n_prompt_tokens);
     item->set_n_generated_tokens(open.n_generated_tokens);
+    item->set_n_cached_tokens(open.n_cached_tokens);
     Write(open.sampling, item->mutable_sampling());
   }
   for (const BlockGrant& grant : plan.grants) {
@@ -160,8 +161,8 @@ absl::StatusOr<StepPlan> Read(const pb::StepPlan& proto) {
   plan.closed.assign(proto.closed().begin(), proto.closed().end());
   plan.opened.reserve(proto.opened_size());
   for (const pb::SlotOpen& item : proto.opened()) {
-    plan.opened.push_back(
-        {item.slot(), item.n_prompt_tokens(), item.n_generated_tokens(), Read(item.sampling())});
+    plan.opened.push_back({item.slot(), item.n_prompt_tokens(), item.n_generated_tokens(),
+                           item.n_cached_tokens(), Read(item.sampling())});
   }
   plan.grants.reserve(proto.grants_size() / 3);
   for (int i = 0; i < proto.grants_size(); i += 3) {

@@ -329,7 +329,7 @@ class EngineTest : public testing::Test {
       if (predicate(snapshot)) return snapshot;
       CHECK(absl::Now() < deadline)
           << "running " << snapshot.load.n_running << ", waiting " << snapshot.load.n_waiting
-          << ", blocks reserved " << snapshot.load.n_blocks_reserved;
+          << ", blocks used " << snapshot.load.n_blocks_used;
       absl::SleepFor(absl::Milliseconds(5));
     }
   }
@@ -340,7 +340,6 @@ class EngineTest : public testing::Test {
     });
     EXPECT_EQ(snapshot.load.n_waiting_prompt_tokens, 0);
     EXPECT_EQ(snapshot.load.n_blocks_used, 0);
-    EXPECT_EQ(snapshot.load.n_blocks_reserved, 0);
     EXPECT_EQ(Submit(Spec(3, 2)).observer->finish().kind, FinishKind::kMaxTokens);
   }
 

@@ -32,7 +32,10 @@ class RandomLife {
         random_(seed),
         scheduler_({.limits = config.limits, .epoch = 1, .n_lanes = config.n_lanes}),
         group_(config.limits,
-               [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 0}; }) {}
+               [](const SamplingParams& sampling, int32_t position) {
+                 return SampledToken{.token_id = TokenOf(sampling.seed, position)};
+               }),
+        block_prefixes_(config.limits.n_blocks) {}
 
   void RunOperations(int n_operations) {
     for (int i = 0; i < n_operations && !testing::Test::HasFatalFailure(); ++i) {
@@ -82,8 +85,8 @@ class RandomLife {
     EXPECT_EQ(scheduler_.n_waiting(), 0);
     EXPECT_EQ(scheduler_.n_waiting_prompt_tokens(), 0);
     EXPECT_EQ(scheduler_.n_in_flight(), 0);
-    EXPECT_EQ(scheduler_.blocks().n_allocated(), 0);
-    EXPECT_EQ(scheduler_.blocks().n_reserved(), 0);
+    EXPECT_EQ(scheduler_.blocks().n_held(), 0);
+    EXPECT_EQ(scheduler_.blocks().n_available(), config_.limits.n_blocks);
     std::set<int32_t> slots;
     for (int32_t i = 0; i < config_.limits.max_num_seqs; ++i) AddSequence(1, 1);
     while (static_cast<int32_t>(slots.size()) < config_.limits.max_num_seqs) {
@@ -91,7 +94,9 @@ class RandomLife {
       ASSERT_TRUE(plan.has_value());
       for (const SlotOpen& open : plan->opened) slots.insert(open.slot);
       // They keep their slots, and have all the tokens that they asked for.
-      for (const uint64_t handle : scheduler_.newly_admitted()) scheduler_.SetHeld(handle, true);
+      for (const Admission& admission : scheduler_.newly_admitted()) {
+        scheduler_.SetHeld(admission.handle, true);
+      }
       auto result = group_.Execute(*plan);
       ASSERT_TRUE(result.ok()) << result.status();
       ASSERT_TRUE(scheduler_.CompleteStep(*std::move(result)).ok());
@@ -99,14 +104,26 @@ class RandomLife {
   }
 
   int64_t n_steps() const { return n_steps_; }
+  int64_t n_cached_tokens() const { return n_cached_tokens_; }
+  int64_t n_preemptions() const { return scheduler_.n_preemptions(); }
 
  private:
   struct Sequence {
+    uint64_t family = 0;
     int32_t n_prompt = 0;
     int32_t max_tokens = 0;
     int32_t n_sampled = 0;
+    int32_t n_prompt_logprobs = 0;
     bool held = false;
   };
+
+  // Token `position` of every sequence of a family, given or sampled, so that many begin alike and
+  // what any block must hold is known.
+  static int32_t TokenOf(uint64_t family, int32_t position) {
+    return static_cast<int32_t>((family * 2654435761u + static_cast<uint32_t>(position) * 40503u) >>
+                                7) &
+           7;
+  }
 
   int32_t Below(int32_t n) { return static_cast<int32_t>(random_() % n); }
 
@@ -117,10 +134,14 @@ class RandomLife {
   void AddSequence(int32_t n_prompt, int32_t max_tokens) {
     SequenceSpec spec;
     spec.handle = next_handle_++;
-    spec.prompt_tokens.assign(n_prompt, 1);
+    spec.sampling.seed = Below(3);
+    for (int32_t i = 0; i < n_prompt; ++i) {
+      spec.prompt_tokens.push_back(TokenOf(spec.sampling.seed, i));
+    }
     spec.max_tokens = max_tokens;
-    spec.sampling.n_prompt_logprobs = Below(3) == 0 ? 2 : -1;
-    sequences_[spec.handle] = {n_prompt, max_tokens};
+    spec.sampling.n_prompt_logprobs = Below(4) == 0 ? 2 : -1;
+    spec.prefix_cache = Below(8) != 0;
+    sequences_[spec.handle] = {spec.sampling.seed, n_prompt, max_tokens};
     scheduler_.Add(std::move(spec));
   }
 
@@ -128,7 +149,7 @@ class RandomLife {
     const int32_t max_len =
         std::min(config_.limits.max_model_len, config_.limits.n_blocks * config_.limits.block_size);
     const int32_t n_prompt = 1 + Below(Below(2) == 0 ? 4 : max_len - 1);
-    AddSequence(n_prompt, 1 + Below(std::min(8, max_len - n_prompt)));
+    AddSequence(n_prompt, 1 + Below(std::min(Below(2) == 0 ? 8 : 64, max_len - n_prompt)));
   }
 
   void Remove(uint64_t handle) {
@@ -136,10 +157,10 @@ class RandomLife {
     sequences_.erase(handle);
   }
 
-  // Only what runs can have a slow reader.
+  // Only what runs or ran can have a slow reader.
   void ToggleHold(uint64_t handle) {
     Sequence& sequence = sequences_.at(handle);
-    if (!scheduler_.IsRunning(handle)) return;
+    if (!scheduler_.IsRunning(handle) && !sequence.held && sequence.n_sampled == 0) return;
     sequence.held = !sequence.held;
     scheduler_.SetHeld(handle, sequence.held);
   }
@@ -149,11 +170,13 @@ class RandomLife {
     if (!plan.has_value()) return false;
     ++n_steps_;
     CheckOrder();
-    for (const SlotOpen& open : plan->opened) handle_of_slot_.erase(open.slot);
     size_t next_admitted = 0;
     for (const SlotOpen& open : plan->opened) {
-      handle_of_slot_[open.slot] = scheduler_.newly_admitted().at(next_admitted++);
+      const Admission& admission = scheduler_.newly_admitted().at(next_admitted++);
+      handle_of_slot_[open.slot] = admission.handle;
+      n_cached_tokens_ += admission.n_cached_tokens;
     }
+    CheckBlocks(*plan);
     for (const StepRow& row : plan->rows) {
       const auto it = sequences_.find(handle_of_slot_.at(row.slot));
       EXPECT_TRUE(it != sequences_.end() && !it->second.held) << PlanText(*plan);
@@ -166,9 +189,28 @@ class RandomLife {
 
   // Handles ascend in order of arrival, so admission must ascend too.
   void CheckOrder() {
-    for (const uint64_t handle : scheduler_.newly_admitted()) {
-      EXPECT_GT(handle, last_admitted_);
-      last_admitted_ = handle;
+    for (const Admission& admission : scheduler_.newly_admitted()) {
+      if (admission.again) continue;
+      EXPECT_GT(admission.handle, last_admitted_);
+      last_admitted_ = admission.handle;
+    }
+  }
+
+  // A shared block holds what its new reader's tokens are: a family's blocks differ from another's,
+  // and one place's from another's.
+  void CheckBlocks(const StepPlan& plan) {
+    const int32_t block_size = config_.limits.block_size;
+    std::map<int32_t, int32_t> n_cached;
+    for (const SlotOpen& open : plan.opened) n_cached[open.slot] = open.n_cached_tokens;
+    for (const BlockGrant& grant : plan.grants) {
+      const auto it = sequences_.find(handle_of_slot_.at(grant.slot));
+      ASSERT_TRUE(it != sequences_.end()) << PlanText(plan);
+      const Prefix prefix = {it->second.family, grant.block_idx};
+      if (grant.block_idx < n_cached[grant.slot] / block_size) {
+        EXPECT_EQ(block_prefixes_[grant.block_id], prefix) << PlanText(plan);
+      } else {
+        block_prefixes_[grant.block_id] = prefix;
+      }
     }
   }
 
@@ -178,8 +220,12 @@ class RandomLife {
     ASSERT_TRUE(progress.ok()) << progress.status();
     for (const SequenceProgress& item : *progress) {
       Sequence& sequence = sequences_.at(item.handle);
+      for (const SampledToken& token : item.prompt_logprobs) {
+        EXPECT_EQ(token.position, ++sequence.n_prompt_logprobs);
+      }
       if (!item.sampled.has_value()) continue;
       EXPECT_EQ(item.sampled->position, sequence.n_prompt + sequence.n_sampled);
+      EXPECT_EQ(item.sampled->token_id, TokenOf(sequence.family, item.sampled->position));
       if (++sequence.n_sampled == sequence.max_tokens) Remove(item.handle);
     }
   }
@@ -191,9 +237,13 @@ class RandomLife {
   std::map<uint64_t, Sequence> sequences_;
   std::map<int32_t, uint64_t> handle_of_slot_;
   std::deque<StepResult> in_flight_;
+  // What a block was last granted for: whose tokens, at which place.
+  using Prefix = std::pair<uint64_t, int32_t>;
+  std::vector<Prefix> block_prefixes_;  // [n_blocks]
   uint64_t next_handle_ = 1;
   uint64_t last_admitted_ = 0;
   int64_t n_steps_ = 0;
+  int64_t n_cached_tokens_ = 0;
 };
 
 class SchedulerRandomTest : public testing::TestWithParam<RandomCase> {};
@@ -205,8 +255,11 @@ TEST_P(SchedulerRandomTest, PlansAreValidAndNothingIsLost) {
     life.RunOperations(kOperations);
     life.RunToTheEnd();
     life.ExpectNothingLost();
-    std::printf("seed %d: %d operations, %lld steps\n", static_cast<int>(seed), kOperations,
-                static_cast<long long>(life.n_steps()));
+    std::printf("seed %d: %d operations, %lld steps, %lld cached tokens, %lld preemptions\n",
+                static_cast<int>(seed), kOperations, static_cast<long long>(life.n_steps()),
+                static_cast<long long>(life.n_cached_tokens()),
+                static_cast<long long>(life.n_preemptions()));
+    EXPECT_GT(life.n_cached_tokens(), 0);
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
 }

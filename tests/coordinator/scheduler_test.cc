@@ -133,6 +133,73 @@ TEST(SchedulerTest, WaitsForBlocksInOrder) {
   t.ExpectGolden("waits_for_blocks");
 }
 
+TEST(SchedulerTest, SharesWhatOthersHaveComputed) {
+  Transcript t(Limits(), 1);
+  t.Add(1, 10, 4);
+  t.Plan();
+  // While it runs: two whole blocks, of what is longer and of what is shorter.
+  t.Add(2, 13, 2, -1, 1);
+  t.Add(3, 9, 1, -1, 1);
+  t.Complete();
+  t.PlanAll();
+  t.Finish();
+  // Afterwards, as long as nobody needs the room. One token at least is computed.
+  t.Add(4, 8, 1, -1, 1);
+  // Log-probabilities of the prompt have to be computed.
+  t.Add(5, 10, 1, 0, 1);
+  t.Finish();
+  t.ExpectGolden("prefix_cache");
+}
+
+TEST(SchedulerTest, SharesNothingAcrossSaltsOrWithWhoDoesNotWantTo) {
+  Transcript t(Limits(), 1);
+  const auto add = [&t](uint64_t handle, const char* salt, bool prefix_cache) {
+    SequenceSpec spec;
+    spec.handle = handle;
+    spec.prompt_tokens = {1, 2, 3, 4, 5};
+    spec.max_tokens = 1;
+    spec.cache_salt = salt;
+    spec.prefix_cache = prefix_cache;
+    t.Add(std::move(spec));
+    t.Finish();
+  };
+  add(1, "", false);
+  add(2, "", true);   // nothing is known yet
+  add(3, "a", true);  // nor under this salt
+  add(4, "a", true);
+  add(5, "", true);
+  add(6, "", false);
+  t.ExpectGolden("prefix_cache_salt");
+}
+
+TEST(SchedulerTest, PreemptsTheNewestForOlderOnes) {
+  // Twelve blocks: two prompts of four each leave room for a third, and not for what all make.
+  Transcript t(Limits(), 1);
+  t.Add(1, 16, 10);
+  t.Add(2, 16, 10);
+  t.Plan();
+  t.Complete();
+  t.PlanAll();
+  t.Complete();
+  t.Add(3, 3, 9);
+  t.Finish();
+  EXPECT_GT(t.scheduler().n_preemptions(), 0);
+  t.ExpectGolden("preemption");
+}
+
+TEST(SchedulerTest, APreemptedSequenceReportsNothingTwice) {
+  // Sequence 2 loses its blocks in the middle of its prompt, some of which has been reported.
+  GroupLimits limits = Limits();
+  limits.max_num_batched_tokens = 3;
+  limits.n_blocks = 8;
+  Transcript t(limits, 2);
+  t.Add(1, 4, 16);
+  t.Add(2, 20, 2, 0);
+  t.Finish();
+  EXPECT_GT(t.scheduler().n_preemptions(), 0);
+  t.ExpectGolden("preemption_prompt_logprobs");
+}
+
 TEST(SchedulerTest, HeldSequencesKeepTheirPlaceAndGetNoRows) {
   GroupLimits limits = Limits();
   limits.max_num_batched_tokens = 8;
@@ -180,14 +247,14 @@ TEST(SchedulerTest, CountsWhatWaitsAndRuns) {
   EXPECT_EQ(scheduler.n_running(), 1);
   EXPECT_EQ(scheduler.n_in_flight(), 1);
   EXPECT_TRUE(scheduler.IsRunning(1));
-  EXPECT_EQ(scheduler.blocks().n_reserved(), 2);
+  EXPECT_EQ(scheduler.blocks().n_held(), 2);
   t.Remove(2);
   EXPECT_EQ(scheduler.n_waiting(), 0);
   EXPECT_EQ(scheduler.n_waiting_prompt_tokens(), 0);
   EXPECT_FALSE(scheduler.Contains(2));
   t.Finish();
   EXPECT_EQ(scheduler.n_running(), 0);
-  EXPECT_EQ(scheduler.blocks().n_reserved(), 0);
+  EXPECT_EQ(scheduler.blocks().n_held(), 0);
 }
 
 TEST(SchedulerTest, IgnoresHandlesItDoesNotKnow) {

@@ -45,7 +45,12 @@ std::string PlanText(const StepPlan& plan) {
   std::string text = absl::StrCat("step ", plan.step_id, ":");
   if (!plan.closed.empty()) absl::StrAppend(&text, " close ", absl::StrJoin(plan.closed, " "), ";");
   for (const SlotOpen& open : plan.opened) {
-    absl::StrAppend(&text, " open ", open.slot, "(", open.n_prompt_tokens, " prompt tokens);");
+    absl::StrAppend(&text, " open ", open.slot, "(", open.n_prompt_tokens, " prompt tokens");
+    if (open.n_generated_tokens > 0) {
+      absl::StrAppend(&text, ", ", open.n_generated_tokens, " generated");
+    }
+    if (open.n_cached_tokens > 0) absl::StrAppend(&text, ", ", open.n_cached_tokens, " cached");
+    absl::StrAppend(&text, ");");
   }
   if (!plan.grants.empty()) absl::StrAppend(&text, " grant");
   for (const BlockGrant& grant : plan.grants) {
@@ -62,17 +67,23 @@ Transcript::Transcript(const GroupLimits& limits, int32_t n_lanes)
       group_(limits, [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 1}; }) {}
 
 void Transcript::Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens,
-                     int32_t n_prompt_logprobs) {
+                     int32_t n_prompt_logprobs, absl::optional<uint64_t> like) {
   SequenceSpec spec;
   spec.handle = handle;
   for (int32_t i = 0; i < n_prompt; ++i) {
-    spec.prompt_tokens.push_back(static_cast<int32_t>(handle * 10 + i) % 1000);
+    spec.prompt_tokens.push_back(static_cast<int32_t>(like.value_or(handle) * 10 + i) % 1000);
   }
   spec.max_tokens = max_tokens;
   spec.sampling.n_prompt_logprobs = n_prompt_logprobs;
+  if (like.has_value()) absl::StrAppend(&text_, "like ", *like, ": ");
+  Add(std::move(spec));
+}
+
+void Transcript::Add(SequenceSpec spec) {
+  sequences_[spec.handle] = {spec.max_tokens, 0};
+  absl::StrAppend(&text_, "add ", spec.handle, ": prompt ", spec.prompt_tokens.size(),
+                  ", max_tokens ", spec.max_tokens, "\n");
   scheduler_.Add(std::move(spec));
-  sequences_[handle] = {max_tokens, 0};
-  absl::StrAppend(&text_, "add ", handle, ": prompt ", n_prompt, ", max_tokens ", max_tokens, "\n");
 }
 
 void Transcript::Remove(uint64_t handle) {
@@ -94,7 +105,10 @@ bool Transcript::Plan() {
   }
   absl::StrAppend(&text_, PlanText(*plan));
   if (!scheduler_.newly_admitted().empty()) {
-    absl::StrAppend(&text_, "; admitted ", absl::StrJoin(scheduler_.newly_admitted(), " "));
+    absl::StrAppend(&text_, "; admitted");
+    for (const Admission& admission : scheduler_.newly_admitted()) {
+      absl::StrAppend(&text_, " ", admission.handle, admission.again ? " again" : "");
+    }
   }
   absl::StrAppend(&text_, "\n");
   absl::StatusOr<StepResult> result = group_.Execute(*plan);

@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "absl/types/optional.h"
 #include "coordinator/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 
@@ -15,7 +16,7 @@ namespace bora {
 
 // One line for a plan:
 //
-//   step 3: close 1; open 2(7 prompt tokens); grant 2:0=5; rows 0[6]* 2[0,4)p 1[8,12)s
+//   step 3: close 1; open 2(7 prompt tokens, 4 cached); grant 2:0=5; rows 0[6]* 2[0,4)p 1[8,12)s
 //
 // A row is slot[first position, end), or slot[position] with the last sampled token (*); s samples,
 // p reports prompt log-probabilities, p=9 names the next token.
@@ -27,8 +28,11 @@ class Transcript {
  public:
   Transcript(const GroupLimits& limits, int32_t n_lanes);
 
-  // Prompt token i of sequence h is (h * 10 + i) modulo the vocabulary.
-  void Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens, int32_t n_prompt_logprobs = -1);
+  // Prompt token i of sequence h is (h * 10 + i) modulo the vocabulary. With `like` it has the
+  // tokens of that sequence.
+  void Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens, int32_t n_prompt_logprobs = -1,
+           absl::optional<uint64_t> like = absl::nullopt);
+  void Add(SequenceSpec spec);
   void Remove(uint64_t handle);
   void Hold(uint64_t handle, bool held);
   // Plans once; false if there was nothing to plan.

@@ -283,12 +283,12 @@ class Cluster:
         return wait_until(lambda: not self.serving(), timeout_s, "not serving")
 
     def wait_idle(self, timeout_s=10):
-        """Until nothing runs or waits and no KV block is used or reserved."""
+        """Until nothing runs or waits and no KV block is used."""
 
         def idle():
             load = self.stub.info().load
             return (load.running_count == 0 and load.waiting_count == 0 and load.kv_block_used_count == 0
-                    and load.kv_block_reserved_count == 0 and load.step_in_flight_count == 0)
+                    and load.step_in_flight_count == 0)
 
         return wait_until(idle, timeout_s, "idle")
 

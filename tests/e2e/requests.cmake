@@ -2,6 +2,7 @@
 # on two cores.
 bora_python_test(e2e_conformance SCRIPT conformance_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_cancellation SCRIPT cancellation_test.py LABEL e2e TIMEOUT 600)
+bora_python_test(e2e_prefix_cache SCRIPT prefix_cache_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_cli SCRIPT cli_test.py LABEL e2e TIMEOUT 300)
 bora_python_test(e2e_local_sh SCRIPT local_sh_test.py LABEL e2e TIMEOUT 600)
 bora_python_test(e2e_heldout SCRIPT heldout_test.py LABEL e2e TIMEOUT 600)

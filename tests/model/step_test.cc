@@ -170,10 +170,12 @@ TEST(ValidatePlanTest, RefusesGrantsOutOfRange) {
   ExpectInvalid(plan, "plan grants[1].block_id: 8 is not in [0, 8)");
 }
 
-TEST(ValidatePlanTest, RefusesABlockGrantedTwice) {
+TEST(ValidatePlanTest, RefusesCachedTokensThatAreNotWholeBlocks) {
   StepPlan plan = GoodPlan();
-  plan.grants[2].block_id = 6;
-  ExpectInvalid(plan, "block 6 occurs twice");
+  plan.opened[1].n_cached_tokens = 3;
+  ExpectInvalid(plan, "plan opened[1].n_cached_tokens: 3 is not a multiple of block_size 4");
+  plan.opened[1].n_cached_tokens = 20;
+  ExpectInvalid(plan, "plan opened[1].n_cached_tokens: 20 is not in [0, 20)");
 }
 
 TEST(ValidatePlanTest, RefusesRowsOutsideTheSequence) {
@@ -308,7 +310,60 @@ TEST(SlotTrackerTest, RefusesAGapInASlotsBlocks) {
 TEST(SlotTrackerTest, RefusesABlockThatAnotherSlotHas) {
   StepPlan plan = NextPlan();
   plan.grants = {{3, 1, 6}};
-  ExpectRefusedAfterGoodPlan(plan, "grants block 6 to slot 3: slot 1 has it");
+  ExpectRefusedAfterGoodPlan(plan, "grants block 6 to slot 3: another slot has it");
+  plan.grants = {{3, 1, 5}, {3, 2, 5}};
+  ExpectRefusedAfterGoodPlan(plan, "grants block 5 to slot 3: another slot has it");
+}
+
+// Slot 0 begins behind block 6, the first of slot 1.
+StepPlan SharingPlan() {
+  StepPlan plan;
+  plan.step_id = 1;
+  plan.opened = {Open(0, 6)};
+  plan.opened[0].n_cached_tokens = 4;
+  plan.grants = {{0, 0, 6}, {0, 1, 1}};
+  plan.rows = {{.slot = 0, .position = 4, .n_tokens = 2, .sample = true}};
+  plan.tokens = {7, 8};
+  return plan;
+}
+
+TEST(SlotTrackerTest, SharesAFullBlockWhileItsWriterLivesAndAfterwards) {
+  SlotTracker tracker(kLimits);
+  ASSERT_TRUE(tracker.Apply(GoodPlan()).ok());
+  absl::Status status = tracker.Apply(SharingPlan());
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_THAT(tracker.block_ids(0), testing::ElementsAre(6, 1));
+  // Both are gone; what is in the block is still there.
+  StepPlan plan = SharingPlan();
+  plan.step_id = 2;
+  plan.closed = {0, 1};
+  status = tracker.Apply(plan);
+  EXPECT_TRUE(status.ok()) << status;
+  // A new writer: it is not.
+  plan.step_id = 3;
+  plan.closed = {0};
+  plan.opened = {Open(1, 5), plan.opened[0]};
+  plan.grants = {{1, 0, 6}, {0, 0, 6}, {0, 1, 1}};
+  status = tracker.Apply(plan);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("grants block 6 to slot 0: it holds 0 of 4 cached tokens"));
+}
+
+TEST(SlotTrackerTest, RefusesToShareABlockThatIsNotFull) {
+  StepPlan plan = SharingPlan();
+  plan.grants[0].block_id = 2;  // one token of slot 1
+  ExpectRefusedAfterGoodPlan(plan, "grants block 2 to slot 0: it holds 1 of 4 cached tokens");
+  plan.grants[0].block_id = 7;  // never granted
+  ExpectRefusedAfterGoodPlan(plan, "grants block 7 to slot 0: it holds 0 of 4 cached tokens");
+}
+
+TEST(SlotTrackerTest, RefusesToWriteASharedBlock) {
+  StepPlan plan = SharingPlan();
+  plan.opened[0].n_cached_tokens = 0;
+  ExpectRefusedAfterGoodPlan(plan, "grants block 6 to slot 0: another slot has it");
+  plan = SharingPlan();
+  plan.rows[0].position = 3;
+  ExpectRefusedAfterGoodPlan(plan, "slot 0: position 3, the slot has 4 tokens");
 }
 
 TEST(SlotTrackerTest, RefusesARowOfAClosedSlot) {

@@ -81,6 +81,7 @@ StepPlan SomePlan() {
   open.slot = 3;
   open.n_prompt_tokens = 2;
   open.n_generated_tokens = 1;
+  open.n_cached_tokens = 16;
   open.sampling = {.temperature = 0.1f,
                    .top_p = 0.9f,
                    .top_k = 40,

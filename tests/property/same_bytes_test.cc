@@ -1,7 +1,8 @@
 // Same request, same bytes: the real scheduler drives real ranks, and every request's tokens and
 // log-probabilities are bit for bit those of the request alone, whatever else is served with it,
-// how its prompt is cut, when the others come, go or pause, which slots and blocks it gets, and
-// over how many ranks the model is divided.
+// how its prompt is cut, when the others come, go or pause, which slots and blocks it gets, whether
+// others have computed its beginning, how often it loses its blocks, and over how many ranks the
+// model is divided.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -50,6 +51,7 @@ struct MixRequest {
   int arrival_round = 0;
   int n_tokens_until_cancel = -1;  // -1: it is not cancelled; 0: as soon as it has come
   uint64_t hold_one_in = 0;        // rounds in which its reader turns slow, 0: never
+  bool prefix_cache = true;
 };
 
 // All that a mix is; printed when it fails.
@@ -68,7 +70,8 @@ std::string ToString(const Mix& mix) {
   for (const MixRequest& request : mix.requests) {
     absl::StrAppend(&text, "  request ", request.pool_idx, " in round ", request.arrival_round,
                     ", cancelled after ", request.n_tokens_until_cancel, ", held one in ",
-                    request.hold_one_in, "\n");
+                    request.hold_one_in, request.prefix_cache ? "" : ", without prefix cache",
+                    "\n");
   }
   return text;
 }
@@ -88,7 +91,12 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   int64_t n_blocks_of_all = 0;
   int round = 0;
   for (MixRequest& request : mix.requests) {
-    request.pool_idx = below(pool.size());
+    // Neighbours in the pool begin alike.
+    request.pool_idx =
+        below(2) == 0 ? below(pool.size())
+                      : mix.requests[below(&request - mix.requests.data() + 1)].pool_idx ^ below(4);
+    request.pool_idx = std::min<int>(request.pool_idx, static_cast<int>(pool.size()) - 1);
+    request.prefix_cache = below(8) != 0;
     round += below(3) == 0 ? below(10) : 0;
     request.arrival_round = round;
     if (below(5) == 0) request.n_tokens_until_cancel = below(6);
@@ -129,17 +137,22 @@ class MixRun {
       while (random_() % 8 != 0) {
         const absl::optional<StepPlan> plan = scheduler_.PlanStep();
         if (!plan.has_value()) break;
+        for (const Admission& admission : scheduler_.newly_admitted()) {
+          n_cached_tokens_ += admission.n_cached_tokens;
+        }
         group_.Submit(*plan);
         ++n_steps_;
       }
       if (scheduler_.n_in_flight() > 0) RETURN_IF_ERROR(Complete());
     }
     while (scheduler_.n_in_flight() > 0) RETURN_IF_ERROR(Complete());
-    if (scheduler_.blocks().n_reserved() != 0) return absl::InternalError("blocks are lost");
+    if (scheduler_.blocks().n_held() != 0) return absl::InternalError("blocks are lost");
     return outcomes_;
   }
 
   int64_t n_steps() const { return n_steps_; }
+  int64_t n_cached_tokens() const { return n_cached_tokens_; }
+  int64_t n_preemptions() const { return scheduler_.n_preemptions(); }
 
  private:
   void Add(size_t idx) {
@@ -149,6 +162,7 @@ class MixRun {
     spec.prompt_tokens = work.prompt;
     spec.sampling = work.sampling;
     spec.max_tokens = work.n_generate;
+    spec.prefix_cache = mix_.requests[idx].prefix_cache;
     scheduler_.Add(std::move(spec));
     ++n_open_;
     if (mix_.requests[idx].n_tokens_until_cancel == 0) Remove(idx);
@@ -162,7 +176,7 @@ class MixRun {
   void HoldSome() {
     for (size_t idx = 0; idx < next_request_; ++idx) {
       const uint64_t one_in = mix_.requests[idx].hold_one_in;
-      if (one_in == 0 || !scheduler_.IsRunning(idx + 1)) continue;
+      if (one_in == 0) continue;
       scheduler_.SetHeld(idx + 1, random_() % one_in == 0);
     }
   }
@@ -199,6 +213,7 @@ class MixRun {
   size_t next_request_ = 0;
   int n_open_ = 0;
   int64_t n_steps_ = 0;
+  int64_t n_cached_tokens_ = 0;
 };
 
 template <typename T>
@@ -244,12 +259,24 @@ LocalGroupOptions GroupOptions(const Layout& layout) {
 
 class SameBytesTest : public testing::TestWithParam<Layout> {};
 
-TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAloneOnOneRank) {
-  const Layout layout = GetParam();
+// Requests of which neighbours begin alike, for some length.
+std::vector<WorkRequest> MakePool() {
   std::vector<WorkRequest> pool = RandomRequests(TinyLimits(), kPoolRequests, kSeed);
-  for (WorkRequest& request : pool) {
-    request.prompt.resize(std::min(request.prompt.size(), kMaxPromptTokens));
+  for (size_t i = 0; i < pool.size(); ++i) {
+    std::vector<int32_t>& prompt = pool[i].prompt;
+    prompt.resize(std::min(prompt.size(), kMaxPromptTokens));
+    const std::vector<int32_t>& like = pool[i / 4 * 4].prompt;
+    const size_t n = std::min(prompt.size(), like.size()) * (i % 4) / 3;
+    std::copy_n(like.begin(), n, prompt.begin());
+    // Those that grow long under way are the ones that run out of blocks.
+    if (i % 3 == 0) pool[i].n_generate += 40;
   }
+  return pool;
+}
+
+TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank) {
+  const Layout layout = GetParam();
+  const std::vector<WorkRequest> pool = MakePool();
   const DummyWeights weights(TinyConfig(), kSeed);
   auto one_rank = LocalGroup::Start(weights, GroupOptions({1, 1, layout.format, 0}));
   ASSERT_TRUE(one_rank.ok()) << one_rank.status();
@@ -261,7 +288,7 @@ TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAloneOnOneRank) {
   const auto begin = std::chrono::steady_clock::now();
   const int n_mixes = layout.n_mixes / kMixDivisor;
   int64_t n_requests = 0;
-  int64_t n_steps = 0;
+  int64_t n_steps = 0, n_cached_tokens = 0, n_preemptions = 0;
   for (int i = 0; i < n_mixes; ++i) {
     const Mix mix = RandomMix(pool, kSeed * 1000 + i);
     const absl::Status next = group.NextEpoch(mix.limits);
@@ -273,11 +300,49 @@ TEST_P(SameBytesTest, BatchedChunkedCancelledEqualsAloneOnOneRank) {
     ASSERT_FALSE(HasFailure()) << ToString(mix);
     n_requests += static_cast<int64_t>(mix.requests.size());
     n_steps += run.n_steps();
+    n_cached_tokens += run.n_cached_tokens();
+    n_preemptions += run.n_preemptions();
   }
+  EXPECT_GT(n_cached_tokens, n_mixes);
+  EXPECT_GT(n_preemptions, n_mixes / 10);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-  std::printf("seeds %d to %d: %d mixes, %d requests, %d steps, %.1f s\n",
-              static_cast<int>(kSeed * 1000), static_cast<int>(kSeed * 1000) + n_mixes - 1, n_mixes,
-              static_cast<int>(n_requests), static_cast<int>(n_steps), elapsed.count());
+  std::printf(
+      "seeds %d to %d: %d mixes, %d requests, %d steps, %d cached tokens, %d preemptions, %.1f s\n",
+      static_cast<int>(kSeed * 1000), static_cast<int>(kSeed * 1000) + n_mixes - 1, n_mixes,
+      static_cast<int>(n_requests), static_cast<int>(n_steps), static_cast<int>(n_cached_tokens),
+      static_cast<int>(n_preemptions), elapsed.count());
+}
+
+// Sixty-four long requests in room for two of the longest: they take blocks from each other all the
+// time, and all end with the bytes that each has alone.
+TEST(PreemptionTest, ManyLongRequestsInRoomForTwoAllEndAsAlone) {
+  const Layout layout = {1, 1, WeightFormat::kBf16, 0};
+  const std::vector<WorkRequest> pool = MakePool();
+  auto group = LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), GroupOptions(layout));
+  ASSERT_TRUE(group.ok()) << group.status();
+  const auto alone = RunAlone(**group, pool);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  Mix mix;
+  mix.limits = TinyLimits();
+  mix.limits.max_num_seqs = 16;
+  int64_t n_blocks = 0;
+  for (int i = 0; i < 64; ++i) {
+    MixRequest& request = mix.requests.emplace_back();
+    request.pool_idx = i;
+    request.prefix_cache = i % 2 == 0;
+    n_blocks =
+        std::max(n_blocks, CeilDiv(static_cast<int64_t>(pool[i].prompt.size()) + pool[i].n_generate,
+                                   mix.limits.block_size));
+  }
+  mix.limits.n_blocks = static_cast<int32_t>(2 * n_blocks);
+  ASSERT_TRUE((*group)->NextEpoch(mix.limits).ok());
+  MixRun run(**group, mix, pool);
+  const auto outcomes = run.Run();
+  ASSERT_TRUE(outcomes.ok()) << outcomes.status();
+  ExpectSameBytes(mix, *outcomes, *alone);
+  EXPECT_GT(run.n_preemptions(), 0);
+  std::printf("%d preemptions, %d steps\n", static_cast<int>(run.n_preemptions()),
+              static_cast<int>(run.n_steps()));
 }
 
 INSTANTIATE_TEST_SUITE_P(

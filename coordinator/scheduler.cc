@@ -14,6 +14,11 @@ namespace {
 // A sequence that waits for blocks learns so much later that others have computed its prefix.
 constexpr int32_t kPlansBetweenLooks = 16;
 
+// What a preemption adds to the expected growth, and what is left of it after each plan: half
+// after 138.
+constexpr double kGrowthOfPreemption = 0.125;
+constexpr double kGrowthKept = 0.995;
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
@@ -121,6 +126,7 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   AddNextTokens(step, &plan);
   // Later plans are executed after this one, so from now on they may share what it fills.
   for (const RowInFlight& row : step.rows) Publish(sequences_.at(row.handle).get());
+  growth_ratio_ *= kGrowthKept;
   plan.step_id = next_step_id_++;
   step.step_id = plan.step_id;
   in_flight_.push_back(std::move(step));
@@ -207,6 +213,7 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   GiveUpSlot(sequence);
   JoinQueue(sequence);
   ++n_preemptions_;
+  growth_ratio_ = std::min(1.0, growth_ratio_ + kGrowthOfPreemption);
 }
 
 int32_t Scheduler::BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const {
@@ -219,9 +226,20 @@ int32_t Scheduler::BlocksNeeded(const Sequence& sequence, int32_t n_tokens) cons
 int32_t Scheduler::BlocksDue() const {
   int32_t n_blocks = 0;
   for (const Sequence* sequence : running_) {
-    n_blocks += 1 + BlocksNeeded(*sequence, sequence->prefill_end - sequence->n_planned);
+    const int32_t n_prefill =
+        BlocksNeeded(*sequence, std::max(0, sequence->prefill_end - sequence->n_planned));
+    n_blocks += n_prefill +
+                std::max(1, GrowthExpected(*sequence,
+                                           static_cast<int64_t>(n_prefill) +
+                                               static_cast<int64_t>(sequence->block_ids.size())));
   }
   return n_blocks;
+}
+
+int32_t Scheduler::GrowthExpected(const Sequence& sequence, int64_t n_blocks) const {
+  const int64_t n_blocks_max =
+      CeilDiv(int64_t{sequence.n_prompt} + sequence.spec.max_tokens, options_.limits.block_size);
+  return static_cast<int32_t>(growth_ratio_ * static_cast<double>(n_blocks_max - n_blocks));
 }
 
 void Scheduler::GrantBlocks(Sequence* sequence, int32_t n_blocks, StepPlan* plan) {
@@ -314,11 +332,11 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
                                absl::MakeConstSpan(sequence->tokens).subspan(0, n_known - 1));
   }
   const int32_t n_cached = static_cast<int32_t>(match.block_ids.size());
-  const int32_t n_taken = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size)) -
-                          n_cached +
-                          static_cast<int32_t>(std::count_if(
-                              match.block_ids.begin(), match.block_ids.end(),
-                              [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
+  const int32_t n_blocks = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size));
+  const int32_t n_unheld = static_cast<int32_t>(
+      std::count_if(match.block_ids.begin(), match.block_ids.end(),
+                    [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
+  const int32_t n_taken = n_blocks - n_cached + n_unheld + GrowthExpected(*sequence, n_blocks);
   if (n_taken > n_free) {
     blocked_order_ = sequence->order;
     n_blocked_needs_ = n_taken;

@@ -12,11 +12,13 @@
 // it; a sequence that begins with known blocks shares them and computes the rest, one token at
 // least. Blocks outlive their sequences until others need the room (coordinator/block_pool.h).
 //
-// Preemption. Blocks for the completion are not set aside. When none is left for a sequence, the
+// Preemption. Blocks for the completion are not set aside at first: most completions end before
+// max_tokens. When none is left for a sequence, the
 // newest running one gives up its slot and blocks and goes back to its place in the queue, which
 // is by age; later it passes its prompt and what it has generated again, as far as its blocks were
 // given away. Only a held sequence or a newer one is preempted for another, so the oldest always
-// gets on and all end.
+// gets on and all end. Each preemption makes admission leave room for a larger part of what those
+// who run may still generate; without preemptions it forgets that again.
 #pragma once
 
 #include <cstdint>
@@ -166,8 +168,11 @@ class Scheduler {
   void AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step);
   // Gives the sequence a slot and the cached blocks that it begins with.
   bool Admit(Sequence* sequence, StepPlan* plan);
-  // Blocks that running sequences will take for their prompts, and one for each of them.
+  // Blocks to leave for running sequences: for the rest of their prompts, and for a part of their
+  // completions, one at least.
   int32_t BlocksDue() const;
+  // The part of the sequence's completion that admission leaves room for, once it has n_blocks.
+  int32_t GrowthExpected(const Sequence& sequence, int64_t n_blocks) const;
   // Blocks beyond the sequence's own that n_tokens more tokens take.
   int32_t BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const;
   void GrantBlocks(Sequence* sequence, int32_t n_blocks, StepPlan* plan);
@@ -196,6 +201,7 @@ class Scheduler {
   int32_t n_blocked_plans_ = 0;
   int64_t n_waiting_prompt_tokens_ = 0;
   int64_t n_preemptions_ = 0;
+  double growth_ratio_ = 0;        // of what completions may still take that is expected, [0, 1]
   std::vector<int32_t> to_close_;  // slots
   std::deque<StepInFlight> in_flight_;
   std::vector<Admission> newly_admitted_;

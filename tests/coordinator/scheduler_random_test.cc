@@ -270,6 +270,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, SchedulerRandomTest,
                              RandomCase{1, {8, 6, 64, 4, 256, 10}},
                              // Blocks are short: three of the longest.
                              RandomCase{2, {8, 32, 64, 4, 48, 10}},
+                             // Blocks are very short: somebody is preempted all the time.
+                             RandomCase{5, {12, 24, 64, 4, 24, 10}},
                              // Slots are short, one block is two tokens.
                              RandomCase{4, {3, 16, 32, 2, 48, 10}},
                              // Plenty of everything.

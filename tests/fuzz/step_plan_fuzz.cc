@@ -6,6 +6,7 @@
 // the instructions spoil, so that long lives of many slots are reached.
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -68,32 +69,37 @@ class Receiver {
   }
 
  private:
-  // No block has two owners, and every row has blocks for all of its tokens.
+  // No block is written by two slots or behind what a slot found cached, and every row has blocks
+  // for all of its tokens.
   void CheckState(const bora::StepPlan& plan) {
     for (const int32_t slot : plan.closed) open_.erase(slot);
-    for (const bora::SlotOpen& open : plan.opened) open_.insert(open.slot);
-    std::set<int32_t> blocks;
-    for (const int32_t slot : open_) {
-      for (const int32_t block_id : tracker_.block_ids(slot)) {
-        CHECK(block_id >= 0 && block_id < kLimits.n_blocks);
-        CHECK(blocks.insert(block_id).second);
+    for (const bora::SlotOpen& open : plan.opened) open_[open.slot] = open.n_cached_tokens;
+    std::set<int32_t> written;
+    for (const auto& [slot, n_cached] : open_) {
+      const auto block_ids = tracker_.block_ids(slot);
+      for (size_t i = 0; i < block_ids.size(); ++i) {
+        CHECK(block_ids[i] >= 0 && block_ids[i] < kLimits.n_blocks);
+        const bool is_cached = static_cast<int32_t>(i) * kLimits.block_size < n_cached;
+        CHECK(is_cached || written.insert(block_ids[i]).second);
       }
     }
     for (const bora::StepRow& row : plan.rows) {
       CHECK(open_.count(row.slot) == 1);
+      CHECK_GE(row.position, open_.at(row.slot));
       CHECK_LE(row.position + row.n_tokens,
                static_cast<int32_t>(tracker_.block_ids(row.slot).size()) * kLimits.block_size);
     }
   }
 
   bora::SlotTracker tracker_;
-  std::set<int32_t> open_;
+  std::map<int32_t, int32_t> open_;  // slots and their cached tokens
 };
 
 // The sending side: knows enough of the slots to make plans that are right.
 class Sender {
  public:
-  explicit Sender(Input* input) : input_(*input), slots_(kLimits.max_num_seqs) {
+  explicit Sender(Input* input)
+      : input_(*input), slots_(kLimits.max_num_seqs), n_holders_(kLimits.n_blocks) {
     for (int32_t id = 0; id < kLimits.n_blocks; ++id) free_blocks_.push_back(id);
   }
 
@@ -102,6 +108,7 @@ class Sender {
     plan_ = message.mutable_step_plan();
     plan_->set_step_id(Spoil(step_id_++));
     n_tokens_ = 0;
+    for (Slot& slot : slots_) slot.n_tokens_before = slot.n_tokens;
     std::vector<int32_t> targets;
     for (int32_t slot = 0; slot < kLimits.max_num_seqs; ++slot) {
       const int32_t what = input_.Below(8);
@@ -120,6 +127,7 @@ class Sender {
   struct Slot {
     bool open = false;
     int32_t n_tokens = 0;
+    int32_t n_tokens_before = 0;  // the plan
     int32_t n_prompt = 0;
     bool wants_prompt_logprobs = false;
     bool has_sampled = false;
@@ -146,8 +154,18 @@ class Sender {
 
   void Close(int32_t slot) {
     plan_->add_closed(Spoil(slot));
-    for (const int32_t id : slots_[slot].blocks) free_blocks_.push_back(id);
+    for (const int32_t id : slots_[slot].blocks) {
+      if (--n_holders_[id] == 0) free_blocks_.push_back(id);
+    }
     slots_[slot] = Slot();
+  }
+
+  void Grant(int32_t slot, int32_t block_id) {
+    plan_->add_grants(Spoil(slot));
+    plan_->add_grants(Spoil(static_cast<int32_t>(slots_[slot].blocks.size())));
+    plan_->add_grants(Spoil(block_id));
+    slots_[slot].blocks.push_back(block_id);
+    ++n_holders_[block_id];
   }
 
   void Open(int32_t slot) {
@@ -159,6 +177,11 @@ class Sender {
     open->set_slot(Spoil(slot));
     open->set_n_prompt_tokens(Spoil(state.n_prompt));
     open->set_n_generated_tokens(Spoil(0));
+    const Slot& other = slots_[input_.Below(kLimits.max_num_seqs)];
+    const int32_t n_shared = input_.Below(other.n_tokens_before / kLimits.block_size + 1);
+    open->set_n_cached_tokens(Spoil(n_shared * kLimits.block_size));
+    state.n_tokens = n_shared * kLimits.block_size;
+    for (int32_t i = 0; i < n_shared; ++i) Grant(slot, other.blocks[i]);
     pb::SamplingParams* sampling = open->mutable_sampling();
     sampling->set_temperature(static_cast<float>(Spoil(1)));
     sampling->set_top_p(static_cast<float>(Spoil(1)));
@@ -179,11 +202,9 @@ class Sender {
     if (n <= 0 || end >= kLimits.max_model_len) return;
     while (static_cast<int32_t>(state.blocks.size()) * kLimits.block_size < end) {
       if (free_blocks_.empty()) return;
-      plan_->add_grants(Spoil(slot));
-      plan_->add_grants(Spoil(static_cast<int32_t>(state.blocks.size())));
-      plan_->add_grants(Spoil(free_blocks_.back()));
-      state.blocks.push_back(free_blocks_.back());
+      const int32_t block_id = free_blocks_.back();
       free_blocks_.pop_back();
+      Grant(slot, block_id);
     }
     const bool sample = end >= state.n_prompt && input_.Below(4) != 0;
     const bool prompt_logprobs = state.wants_prompt_logprobs && !use_last;
@@ -202,6 +223,7 @@ class Sender {
   Input& input_;
   std::vector<Slot> slots_;
   std::vector<int32_t> free_blocks_;
+  std::vector<int32_t> n_holders_;  // of each block
   pb::StepPlan* plan_ = nullptr;
   int32_t step_id_ = 0;
   int32_t n_tokens_ = 0;  // of this plan

@@ -410,6 +410,7 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   options.epoch = epoch;
   options.n_lanes = cluster_.pp_size();
   options.prefix_cache = options_.prefix_cache;
+  options.step_time_budget_us = absl::ToDoubleMicroseconds(options_.step_time_budget);
   scheduler_ = std::make_unique<Scheduler>(options);
   UpdateServing();
 }
@@ -449,6 +450,7 @@ void Engine::UpdateSnapshot() {
     snapshot.load.n_blocks_used = scheduler_->blocks().n_held();
     snapshot.load.n_blocks_cached = scheduler_->blocks().n_cached();
     snapshot.load.n_preemptions_total += scheduler_->n_preemptions();
+    snapshot.load.step_time_error_p90 = scheduler_->cost_model().RelativeErrorP90();
   }
   absl::MutexLock lock(&snapshot_mutex_);
   snapshot_ = std::move(snapshot);

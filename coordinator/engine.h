@@ -36,6 +36,7 @@ struct EngineOptions {
   ClusterOptions cluster;
   int32_t max_num_queued_reqs = 1024;
   bool prefix_cache = true;
+  absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
 };
 
 // Thread-safe: Start once, Stop once; everything else from any thread in between.

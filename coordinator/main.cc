@@ -62,6 +62,10 @@ ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refu
 ABSL_FLAG(int64_t, kv_cache_memory_bytes, int64_t{1} << 30, "KV cache of each worker, at most.");
 ABSL_FLAG(bool, enable_prefix_caching, true,
           "Share the KV blocks of prompts that begin alike; answers are the same without.");
+ABSL_FLAG(
+    int32_t, step_time_budget_ms, 100,
+    "While requests decode, prompts are cut so that a step takes about this long; 16 tokens a "
+    "step at least. 0: no limit but --max-num-batched-tokens.");
 ABSL_FLAG(uint64_t, seed, 0, "Seed of dummy weights.");
 ABSL_FLAG(absl::Duration, shutdown_timeout, absl::Seconds(30),
           "After SIGTERM, time for requests to end.");
@@ -91,6 +95,7 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.max_num_queued_reqs = absl::GetFlag(FLAGS_max_num_queued_reqs);
   flags.kv_cache_memory_bytes = absl::GetFlag(FLAGS_kv_cache_memory_bytes);
   flags.enable_prefix_caching = absl::GetFlag(FLAGS_enable_prefix_caching);
+  flags.step_time_budget_ms = absl::GetFlag(FLAGS_step_time_budget_ms);
   flags.seed = absl::GetFlag(FLAGS_seed);
   ASSIGN_OR_RETURN(
       flags.worker_credential,

@@ -83,6 +83,7 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   SetDuration(CpuDuration(), out->mutable_cpu_duration());
   out->set_cached_prompt_token_total(load.n_cached_prompt_tokens_total);
   out->set_preemption_total(load.n_preemptions_total);
+  out->set_step_time_error_p90(load.step_time_error_p90);
 }
 
 }  // namespace

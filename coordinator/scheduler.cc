@@ -14,6 +14,10 @@ namespace {
 // A sequence that waits for blocks learns so much later that others have computed its prefix.
 constexpr int32_t kPlansBetweenLooks = 16;
 
+// Prompt tokens of a step whatever its time: a step reads all weights, and this many tokens cost
+// little more than that.
+constexpr int32_t kMinChunk = 16;
+
 // What a preemption adds to the expected growth, and what is left of it after each plan: half
 // after 138.
 constexpr double kGrowthOfPreemption = 0.125;
@@ -22,7 +26,9 @@ constexpr double kGrowthKept = 0.995;
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
-    : options_(options), blocks_(options.limits.n_blocks, options.limits.block_size) {
+    : options_(options),
+      blocks_(options.limits.n_blocks, options.limits.block_size),
+      cost_model_(options.limits.max_num_batched_tokens) {
   CHECK_GT(options.n_lanes, 0);
   CHECK_GT(options.limits.max_num_seqs, 0);
   CHECK_GT(options.limits.max_num_batched_tokens, 0);
@@ -136,12 +142,12 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
 std::vector<Scheduler::Candidate> Scheduler::ChooseRows() {
   // Each lane takes its share of all sequences that decode, in flight or not, so that no lane takes
   // everything.
-  int64_t n_decoding = 0;
+  n_decoding_ = 0;
   for (const Sequence* sequence : running_) {
-    if (!sequence->InPrefill() && !sequence->held) ++n_decoding;
+    if (!sequence->InPrefill() && !sequence->held) ++n_decoding_;
   }
   const size_t n_rows_max = static_cast<size_t>(std::min<int64_t>(
-      CeilDiv(n_decoding, options_.n_lanes), options_.limits.max_num_batched_tokens));
+      CeilDiv(n_decoding_, options_.n_lanes), options_.limits.max_num_batched_tokens));
   std::vector<Candidate> rows;
   rows.reserve(n_rows_max);
   const size_t n = running_.size();
@@ -152,15 +158,42 @@ std::vector<Scheduler::Candidate> Scheduler::ChooseRows() {
     rows.push_back({sequence, 1});
     if (rows.size() == n_rows_max) next_decode_ = (next_decode_ + i + 1) % n;
   }
+  StepWork work;
+  for (const Candidate& row : rows) work.Add(row.sequence->n_planned, 1);
   int32_t budget = options_.limits.max_num_batched_tokens - static_cast<int32_t>(rows.size());
+  bool has_chunk = false;
   for (Sequence* sequence : running_) {
     if (budget == 0) break;
     if (!sequence->InPrefill() || sequence->held || !CanGrow(*sequence)) continue;
-    const int32_t n_tokens = std::min(budget, sequence->prefill_end - sequence->n_planned);
+    const int32_t n_tokens =
+        FitTokens(work, sequence->n_planned,
+                  std::min(budget, sequence->prefill_end - sequence->n_planned), has_chunk);
+    if (n_tokens == 0) break;
+    has_chunk = true;
     rows.push_back({sequence, n_tokens});
+    work.Add(sequence->n_planned, n_tokens);
     budget -= n_tokens;
   }
   return rows;
+}
+
+int32_t Scheduler::FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const {
+  if (options_.step_time_budget_us <= 0 || n_decoding_ == 0) return n_max;
+  const auto fits = [&](int32_t n_tokens) {
+    StepWork with = work;
+    with.Add(position, n_tokens);
+    return cost_model_.Predict(with) <= options_.step_time_budget_us;
+  };
+  int32_t low = 0, high = n_max;  // low fits, what is above high does not
+  while (low < high) {
+    const int32_t middle = low + (high - low + 1) / 2;
+    if (fits(middle)) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return has_chunk ? low : std::max(low, std::min(n_max, kMinChunk));
 }
 
 void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
@@ -275,6 +308,7 @@ void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, St
   sequence->n_planned = end;
   ++sequence->n_rows_in_flight;
   plan->rows.push_back(row);
+  step->work.Add(row.position, row.n_tokens);
   step->rows.push_back(
       {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
 }
@@ -309,8 +343,12 @@ void Scheduler::Publish(Sequence* sequence) {
 void Scheduler::AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step) {
   while (budget > 0 && !waiting_.empty()) {
     Sequence* sequence = waiting_.begin()->second;
+    const bool has_chunk = !plan->tokens.empty();
+    if (FitTokens(step->work, 0, 1, has_chunk) == 0) return;
     if (!Admit(sequence, plan)) return;
-    const int32_t n_tokens = std::min(budget, sequence->prefill_end - sequence->n_planned);
+    const int32_t n_tokens = std::max(
+        1, FitTokens(step->work, sequence->n_planned,
+                     std::min(budget, sequence->prefill_end - sequence->n_planned), has_chunk));
     GrantBlocks(sequence, BlocksNeeded(*sequence, n_tokens), plan);
     PlanRow(sequence, n_tokens, plan, step);
     budget -= n_tokens;
@@ -414,6 +452,7 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
   const StepInFlight step = std::move(in_flight_.front());
   in_flight_.pop_front();
   RETURN_IF_ERROR(CheckResult(step, result));
+  cost_model_.Observe(step.work, static_cast<double>(result.compute_us));
   std::vector<SequenceProgress> progress;
   progress.reserve(step.rows.size());
   auto sampled = result.sampled.begin();

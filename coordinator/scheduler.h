@@ -8,6 +8,10 @@
 // together: they pass through the stages in order. A sequence decodes its next token only when its
 // last one is back.
 //
+// Step time. While anybody decodes, prompts get only what fits the step's time budget beside the
+// decode rows, by a cost model that learns from every result; kMinChunk tokens at least, so that
+// they get on where decoding alone takes as long. max_num_batched_tokens bounds a plan in any case.
+//
 // Prefix cache. Every block is known by its tokens and those before them as soon as a plan fills
 // it; a sequence that begins with known blocks shares them and computes the rest, one token at
 // least. Blocks outlive their sequences until others need the room (coordinator/block_pool.h).
@@ -33,6 +37,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "coordinator/block_pool.h"
+#include "coordinator/step_cost_model.h"
 #include "model/step.h"
 
 namespace bora {
@@ -43,6 +48,8 @@ struct SchedulerOptions {
   // Plans that may be in flight: at least the number of pipeline stages keeps all of them busy.
   int32_t n_lanes = 1;
   bool prefix_cache = true;
+  // Microseconds that a step with decode rows should take at most; 0: no limit.
+  double step_time_budget_us = 0;
 };
 
 // What the scheduler must know of a request.
@@ -107,6 +114,7 @@ class Scheduler {
   const BlockPool& blocks() const { return blocks_; }
   // By the last plan, in order of its SlotOpens.
   const std::vector<Admission>& newly_admitted() const { return newly_admitted_; }
+  const StepCostModel& cost_model() const { return cost_model_; }
   // Since construction.
   int64_t n_preemptions() const { return n_preemptions_; }
 
@@ -153,10 +161,14 @@ class Scheduler {
   struct StepInFlight {
     int64_t step_id;
     std::vector<RowInFlight> rows;
+    StepWork work;
   };
 
   // One row for each sequence whose turn it is to decode, then chunks of those in their prompts.
   std::vector<Candidate> ChooseRows();
+  // How many of n_max prompt tokens from `position` on a plan takes that does `work` already: 0
+  // only if it has a prompt chunk.
+  int32_t FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const;
   // Grants blocks to the rows, oldest sequence first, and preempts newer sequences for them. Rows
   // become shorter, or 0 tokens long, where there is nobody to preempt.
   void Provide(std::vector<Candidate>* rows, StepPlan* plan);
@@ -189,6 +201,8 @@ class Scheduler {
 
   SchedulerOptions options_;
   BlockPool blocks_;
+  StepCostModel cost_model_;
+  int32_t n_decoding_ = 0;  // sequences that decode, in flight or not, as of the plan being made
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   absl::btree_map<uint64_t, Sequence*> waiting_;  // by order; not those that are held

@@ -101,6 +101,7 @@ absl::Status CheckFlags(const ServerFlags& flags) {
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", flags.max_num_seqs, 1, kMaxNumSeqsLimit));
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", flags.max_num_batched_tokens, 1,
                              kMaxBatchedTokensLimit));
+  RETURN_IF_ERROR(CheckRange("--step-time-budget-ms", flags.step_time_budget_ms, 0, 60000));
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", flags.max_num_queued_reqs, 1, 1000000));
   return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 1,
                              int64_t{1} << 50);
@@ -183,6 +184,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   config.engine.prefix_cache = flags.enable_prefix_caching;
+  config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
   config.model_facts = MakeModelFacts(flags, config.model, cluster.load);
   config.server_facts = MakeServerFacts(flags, cluster.limits);
   return config;

@@ -42,6 +42,7 @@ struct LoadSnapshot {
   int64_t n_steps_total = 0;
   int64_t n_cached_prompt_tokens_total = 0;
   int64_t n_preemptions_total = 0;
+  double step_time_error_p90 = 0;  // |predicted - measured| / measured
 };
 
 struct ServerSnapshot {

@@ -89,7 +89,9 @@ class ConformanceTest(unittest.TestCase):
         prompt_logprobs = [entry for message in messages for entry in message.prompt_logprobs]
         self.assertEqual(bits(prompt_logprobs), bits(whole.prompt_logprobs))
         self.assertEqual(messages[-1].finish, whole.finish)
-        self.assertEqual(messages[-1].usage, whole.usage)
+        # How much of the prompt was found depends on what was asked before.
+        counts = lambda usage: (usage.prompt_token_count, usage.output_token_count)
+        self.assertEqual(counts(messages[-1].usage), counts(whole.usage))
         n_tokens = sum(message.token_count for message in messages)
         self.assertEqual(n_tokens, whole.usage.output_token_count)
         self.assertEqual(len(logprobs), n_tokens if request.output.HasField("logprobs") else 0)

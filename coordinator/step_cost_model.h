@@ -1,0 +1,75 @@
+// How long a step takes, learnt from the steps that have been run.
+//
+//   us = base(n_tokens) + per_context_token * context_tokens + per_pair * pairs
+//
+// base is what does not depend on contexts: products with the weights, bound by memory for few
+// tokens and by arithmetic for many, and what a step costs in any case. It is interpolated between
+// knots at powers of two. context_tokens is the cache that rows read, pairs the products of
+// attention. All parts are positive and scaled by their share of the error (a multiplicative
+// gradient step), so that the model follows its workers at any speed, from any beginning.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace bora {
+
+// What a step does, as far as its time depends on it.
+struct StepWork {
+  int64_t n_tokens = 0;
+  int64_t context_tokens = 0;  // sum over rows: tokens of the sequence up to the row's last
+  int64_t pairs = 0;           // sum over rows: n_tokens * context of the row's middle
+
+  // One row of n_tokens > 0 from `position` on.
+  void Add(int64_t position, int64_t row_tokens) {
+    n_tokens += row_tokens;
+    context_tokens += position + row_tokens;
+    pairs += row_tokens * (position + (row_tokens + 1) / 2);
+  }
+};
+
+// Pure: no clock, I/O or thread. Owned by the engine thread.
+class StepCostModel {
+ public:
+  // For steps of up to max_tokens tokens.
+  explicit StepCostModel(int32_t max_tokens);
+
+  // Microseconds; 0 before the first observation.
+  double Predict(const StepWork& work) const;
+  // A step took `us` microseconds, > 0; others are ignored.
+  void Observe(const StepWork& work, double us);
+
+  // The 90th percentile of |predicted - measured| / measured over the last observations, each
+  // predicted just before it was made; 0 before the second.
+  double RelativeErrorP90() const;
+  int64_t n_observations() const { return n_observations_; }
+
+ private:
+  struct Knot {
+    double us = 0;
+    bool seen = false;  // an observation lay next to it
+  };
+  // The place of n_tokens between knots: knot i and i + 1 with weights 1 - part and part.
+  struct Place {
+    size_t i;
+    double part;
+  };
+
+  static int64_t KnotTokens(size_t i) { return int64_t{1} << i; }
+  Place PlaceOf(int64_t n_tokens) const;
+  double Base(int64_t n_tokens) const;
+  void Learn(const StepWork& work, double us, double predicted);
+  // Knots that no step has been near: between those of both sides; above all that were seen as the
+  // highest of those, in proportion to the tokens, which is too much rather than too little; below
+  // all, as the lowest.
+  void FillUnseenKnots();
+
+  std::vector<Knot> knots_;
+  double per_context_token_ = 0;
+  double per_pair_ = 0;
+  int64_t n_observations_ = 0;
+  std::vector<float> errors_;  // a ring
+};
+
+}  // namespace bora

@@ -6,6 +6,7 @@ all processes are printed then. Binaries come from $BORA_BINARY_DIR/bin, generat
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -187,11 +188,11 @@ class Process:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu_s(self):
-        fields = open(f"/proc/{self.pid}/stat").read().rsplit(")", 1)[1].split()
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def rss_bytes(self):
-        match = re.search(r"VmRSS:\s+(\d+) kB", open(f"/proc/{self.pid}/status").read())
+        match = re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{self.pid}/status").read_text())
         return int(match.group(1)) * 1024
 
 

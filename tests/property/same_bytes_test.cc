@@ -304,7 +304,9 @@ TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank
     n_preemptions += run.n_preemptions();
   }
   EXPECT_GT(n_cached_tokens, n_mixes);
-  EXPECT_GT(n_preemptions, n_mixes / 10);
+  if (n_mixes >= 15) {  // A sanitizer's few mixes may need no preemption.
+    EXPECT_GT(n_preemptions, n_mixes / 10);
+  }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   std::printf(
       "seeds %d to %d: %d mixes, %d requests, %d steps, %d cached tokens, %d preemptions, %.1f s\n",

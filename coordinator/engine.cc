@@ -17,6 +17,11 @@ namespace {
 // while there are none.
 constexpr absl::Duration kBusyTick = absl::Milliseconds(50);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(125);
+// How long before the workers are through with their plans they get the next: a part of the
+// predicted time, which it may be wrong by, and what a plan needs to be made and sent. Who arrives
+// until then is in it.
+constexpr double kPlanAheadShare = 0.25;
+constexpr absl::Duration kPlanAheadMin = absl::Milliseconds(1);
 constexpr absl::Duration kRetryDelayMin = absl::Milliseconds(50);
 constexpr absl::Duration kRetryDelayMax = absl::Seconds(10);
 
@@ -168,7 +173,7 @@ ApiError Engine::RefusalWhileNotServing() const {
 
 void Engine::Run() {
   while (!stopping_) {
-    std::vector<Event> events = mailbox_.DrainUntil(next_tick_);
+    std::vector<Event> events = mailbox_.DrainUntil(std::min(next_tick_, next_plan_));
     now_ = absl::Now();
     for (Event& event : events) Handle(std::move(event));
     if (now_ >= next_tick_) {
@@ -239,7 +244,17 @@ void Engine::HandleDrain(DrainEvent event) {
 }
 
 void Engine::PlanSteps() {
+  next_plan_ = absl::InfiniteFuture();
   while (scheduler_ != nullptr && cluster_.serving()) {
+    if (scheduler_->stages_full()) {
+      const absl::Duration predicted = absl::Microseconds(scheduler_->oldest_plan_us());
+      const absl::Time due = oldest_plan_begin_ + (1 - kPlanAheadShare) * predicted - kPlanAheadMin;
+      if (now_ < due) {
+        next_plan_ = due;
+        return;
+      }
+    }
+    if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now_;
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
     for (const Admission& admission : scheduler_->newly_admitted()) {
@@ -285,6 +300,7 @@ void Engine::ExpireDeadlines() {
 }
 
 void Engine::OnStepResult(StepResult result) {
+  oldest_plan_begin_ = now_;
   auto progress = scheduler_->CompleteStep(std::move(result));
   if (!progress.ok()) {
     cluster_.BreakGroup(std::string(progress.status().message()), now_);
@@ -408,7 +424,8 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   SchedulerOptions options;
   options.limits = limits;
   options.epoch = epoch;
-  options.n_lanes = cluster_.pp_size();
+  options.n_stages = cluster_.pp_size();
+  options.run_ahead = options_.run_ahead;
   options.prefix_cache = options_.prefix_cache;
   options.step_time_budget_us = absl::ToDoubleMicroseconds(options_.step_time_budget);
   scheduler_ = std::make_unique<Scheduler>(options);

@@ -36,6 +36,7 @@ struct EngineOptions {
   ClusterOptions cluster;
   int32_t max_num_queued_reqs = 1024;
   bool prefix_cache = true;
+  bool run_ahead = true;            // plan before the last result is back
   absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
 };
 
@@ -163,6 +164,8 @@ class Engine final : public RequestEngine, private ClusterObserver {
   std::function<void()> on_drained_;
   absl::Time now_;
   absl::Time next_tick_ = absl::InfinitePast();
+  absl::Time next_plan_ = absl::InfiniteFuture();  // not before, unless something happens
+  absl::Time oldest_plan_begin_;  // when the oldest plan in flight was sent, or became the oldest
   absl::Time last_finish_;
   LoadSnapshot totals_;
 

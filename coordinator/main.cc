@@ -63,6 +63,10 @@ ABSL_FLAG(int64_t, kv_cache_memory_bytes, int64_t{1} << 30, "KV cache of each wo
 ABSL_FLAG(bool, enable_prefix_caching, true,
           "Share the KV blocks of prompts that begin alike; answers are the same without.");
 ABSL_FLAG(
+    bool, async_scheduling, true,
+    "Plan the next step before the last one's result is back, so that no worker waits for the "
+    "coordinator; answers are the same without.");
+ABSL_FLAG(
     int32_t, step_time_budget_ms, 100,
     "While requests decode, prompts are cut so that a step takes about this long; 16 tokens a "
     "step at least. 0: no limit but --max-num-batched-tokens.");
@@ -95,6 +99,7 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.max_num_queued_reqs = absl::GetFlag(FLAGS_max_num_queued_reqs);
   flags.kv_cache_memory_bytes = absl::GetFlag(FLAGS_kv_cache_memory_bytes);
   flags.enable_prefix_caching = absl::GetFlag(FLAGS_enable_prefix_caching);
+  flags.async_scheduling = absl::GetFlag(FLAGS_async_scheduling);
   flags.step_time_budget_ms = absl::GetFlag(FLAGS_step_time_budget_ms);
   flags.seed = absl::GetFlag(FLAGS_seed);
   ASSIGN_OR_RETURN(

@@ -70,7 +70,7 @@ class RequestObserver {
   virtual ~RequestObserver() = default;
 
   // Takes the delta. False: the reader is slow and its buffer full: the engine plans no further
-  // step for this request until Engine::Resume.
+  // step for this request until Engine::Resume. What is under way still comes: one token at most.
   virtual bool OnDelta(OutputDelta delta) = 0;
   virtual void OnError(ApiError error) = 0;
 };

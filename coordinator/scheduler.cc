@@ -1,6 +1,7 @@
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,7 +30,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
       blocks_(options.limits.n_blocks, options.limits.block_size),
       cost_model_(options.limits.max_num_batched_tokens) {
-  CHECK_GT(options.n_lanes, 0);
+  CHECK_GT(options.n_stages, 0);
   CHECK_GT(options.limits.max_num_seqs, 0);
   CHECK_GT(options.limits.max_num_batched_tokens, 0);
   for (int32_t slot = options.limits.max_num_seqs - 1; slot >= 0; --slot) {
@@ -94,10 +95,14 @@ void Scheduler::GiveUpSlot(Sequence* sequence) {
   sequence->block_ids.clear();
   free_slots_.push_back(sequence->slot);
   sequence->slot = -1;
-  const auto position = std::find(running_.begin(), running_.end(), sequence);
-  const size_t index = position - running_.begin();
-  running_.erase(position);
-  if (next_decode_ > index) --next_decode_;
+  running_.erase(std::find(running_.begin(), running_.end(), sequence));
+  if (!sequence->InPrefill()) {
+    decoding_.erase(std::find(decoding_.begin(), decoding_.end(), sequence));
+  }
+}
+
+double Scheduler::oldest_plan_us() const {
+  return in_flight_.empty() ? 0 : in_flight_.front().predicted_us;
 }
 
 bool Scheduler::IsRunning(uint64_t handle) const {
@@ -107,7 +112,7 @@ bool Scheduler::IsRunning(uint64_t handle) const {
 
 absl::optional<StepPlan> Scheduler::PlanStep() {
   newly_admitted_.clear();
-  if (n_in_flight() >= options_.n_lanes) return absl::nullopt;
+  if (n_in_flight() >= options_.n_stages + (options_.run_ahead ? 1 : 0)) return absl::nullopt;
   StepPlan plan;
   StepInFlight step;
   plan.epoch = options_.epoch;
@@ -115,16 +120,22 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   plan.closed = std::move(to_close_);
   to_close_.clear();
   const int64_t n_preempted_before = n_preemptions_;
-  std::vector<Candidate> rows = ChooseRows();
-  Provide(&rows, &plan);
-  int32_t budget = options_.limits.max_num_batched_tokens;
-  for (const Candidate& row : rows) {
-    if (row.n_tokens == 0) continue;
-    PlanRow(row.sequence, row.n_tokens, &plan, &step);
-    budget -= row.n_tokens;
-  }
+  n_decoding_ =
+      static_cast<int32_t>(std::count_if(decoding_.begin(), decoding_.end(),
+                                         [](const Sequence* sequence) { return !sequence->held; }));
+  int32_t budget = PipelineChunk();
+  std::vector<Candidate> rows;
+  ChooseDecodeRows(/*any_distance=*/false, &rows);
+  ChooseChunks(budget, &rows);
+  budget -= ProvideAndPlan(&rows, &plan, &step);
   // Blocks that were taken from somebody are not for newcomers.
   if (n_preemptions_ == n_preempted_before) AdmitAndPlan(budget, &plan, &step);
+  if (plan.rows.empty()) {
+    // Rather than nothing, rows that wait inside the pipeline for the tokens they go on from.
+    rows.clear();
+    ChooseDecodeRows(/*any_distance=*/true, &rows);
+    ProvideAndPlan(&rows, &plan, &step);
+  }
   if (plan.rows.empty()) {
     to_close_ = std::move(plan.closed);
     return absl::nullopt;
@@ -132,49 +143,94 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   AddNextTokens(step, &plan);
   // Later plans are executed after this one, so from now on they may share what it fills.
   for (const RowInFlight& row : step.rows) Publish(sequences_.at(row.handle).get());
+  // The longest ago planned stay in front.
+  std::stable_partition(decoding_.begin(), decoding_.end(), [this](const Sequence* sequence) {
+    return sequence->last_step < next_step_id_;
+  });
   growth_ratio_ *= kGrowthKept;
   plan.step_id = next_step_id_++;
   step.step_id = plan.step_id;
+  step.predicted_us = cost_model_.Predict(step.work);
   in_flight_.push_back(std::move(step));
   return plan;
 }
 
-std::vector<Scheduler::Candidate> Scheduler::ChooseRows() {
-  // Each lane takes its share of all sequences that decode, in flight or not, so that no lane takes
-  // everything.
-  n_decoding_ = 0;
-  for (const Sequence* sequence : running_) {
-    if (!sequence->InPrefill() && !sequence->held) ++n_decoding_;
+bool Scheduler::IsThrough(const Sequence& sequence, bool any_distance) const {
+  if (sequence.n_samples_in_flight == 0) return true;
+  return options_.run_ahead && sequence.n_samples_in_flight == 1 &&
+         (any_distance || next_step_id_ - sequence.last_step >= options_.n_stages);
+}
+
+void Scheduler::ChooseDecodeRows(bool any_distance, std::vector<Candidate>* rows) {
+  const int32_t n_stages = options_.n_stages;
+  const int32_t n_share = static_cast<int32_t>(CeilDiv(n_decoding_, n_stages));
+  const auto weight = [&](const Sequence& sequence) {
+    return cost_model_.PredictDecodeRow(sequence.n_planned, n_share);
+  };
+  double share = 0;
+  if (n_stages > 1) {
+    for (const Sequence* sequence : decoding_) {
+      if (!sequence->held) share += weight(*sequence) / n_stages;
+    }
   }
-  const size_t n_rows_max = static_cast<size_t>(std::min<int64_t>(
-      CeilDiv(n_decoding_, options_.n_lanes), options_.limits.max_num_batched_tokens));
-  std::vector<Candidate> rows;
-  rows.reserve(n_rows_max);
-  const size_t n = running_.size();
-  for (size_t i = 0; i < n && rows.size() < n_rows_max; ++i) {
-    Sequence* sequence = running_[(next_decode_ + i) % n];
+  double credit = decode_credit_ + share;
+  for (Sequence* sequence : decoding_) {
+    if (static_cast<int32_t>(rows->size()) == options_.limits.max_num_batched_tokens) break;
+    // Those behind it were planned later still.
+    if (!IsThrough(*sequence, any_distance)) break;
     // Who cannot grow must not take the place of one that can.
-    if (!sequence->ReadyToDecode() || !CanGrow(*sequence)) continue;
-    rows.push_back({sequence, 1});
-    if (rows.size() == n_rows_max) next_decode_ = (next_decode_ + i + 1) % n;
+    if (sequence->held || !sequence->WantsToken() || !CanGrow(*sequence)) continue;
+    if (n_stages > 1) {
+      const double row_weight = weight(*sequence);
+      if (!rows->empty() && credit < row_weight / 2) break;
+      credit -= row_weight;
+    }
+    rows->push_back({sequence, 1});
   }
+  if (!rows->empty()) decode_credit_ = std::clamp(credit, -share, share);
+}
+
+void Scheduler::ChooseChunks(int32_t budget, std::vector<Candidate>* rows) {
   StepWork work;
-  for (const Candidate& row : rows) work.Add(row.sequence->n_planned, 1);
-  int32_t budget = options_.limits.max_num_batched_tokens - static_cast<int32_t>(rows.size());
+  for (const Candidate& row : *rows) work.Add(row.sequence->n_planned, 1);
+  budget -= static_cast<int32_t>(rows->size());
   bool has_chunk = false;
   for (Sequence* sequence : running_) {
-    if (budget == 0) break;
+    if (budget <= 0) break;
     if (!sequence->InPrefill() || sequence->held || !CanGrow(*sequence)) continue;
     const int32_t n_tokens =
         FitTokens(work, sequence->n_planned,
                   std::min(budget, sequence->prefill_end - sequence->n_planned), has_chunk);
     if (n_tokens == 0) break;
     has_chunk = true;
-    rows.push_back({sequence, n_tokens});
+    rows->push_back({sequence, n_tokens});
     work.Add(sequence->n_planned, n_tokens);
     budget -= n_tokens;
   }
-  return rows;
+}
+
+int32_t Scheduler::PipelineChunk() const {
+  const int32_t n_stages = options_.n_stages;
+  const int32_t n_max = options_.limits.max_num_batched_tokens;
+  if (n_stages == 1 || n_decoding_ > 0) return n_max;
+  int64_t n_tokens = n_waiting_prompt_tokens_;
+  for (const Sequence* sequence : running_) {
+    n_tokens += std::max(0, sequence->prefill_end - sequence->n_planned);
+  }
+  // All are through when the last chunk has followed the first through the stages.
+  int32_t best = n_max;
+  double best_us = std::numeric_limits<double>::infinity();
+  for (int32_t n_chunk = n_max;; n_chunk = std::max(n_chunk / 2, kMinChunk)) {
+    StepWork work;
+    work.Add(0, std::min<int64_t>(n_chunk, std::max<int64_t>(n_tokens, 1)));
+    const double us =
+        static_cast<double>(CeilDiv(n_tokens, n_chunk) + n_stages - 1) * cost_model_.Predict(work);
+    if (us < best_us) {
+      best = n_chunk;
+      best_us = us;
+    }
+    if (n_chunk <= kMinChunk) return best;
+  }
 }
 
 int32_t Scheduler::FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const {
@@ -182,7 +238,7 @@ int32_t Scheduler::FitTokens(StepWork work, int32_t position, int32_t n_max, boo
   const auto fits = [&](int32_t n_tokens) {
     StepWork with = work;
     with.Add(position, n_tokens);
-    return cost_model_.Predict(with) <= options_.step_time_budget_us;
+    return cost_model_.Predict(with) * options_.n_stages <= options_.step_time_budget_us;
   };
   int32_t low = 0, high = n_max;  // low fits, what is above high does not
   while (low < high) {
@@ -226,6 +282,18 @@ void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
   for (Candidate& row : *rows) {
     if (row.sequence->slot < 0) row.n_tokens = 0;
   }
+}
+
+int32_t Scheduler::ProvideAndPlan(std::vector<Candidate>* rows, StepPlan* plan,
+                                  StepInFlight* step) {
+  Provide(rows, plan);
+  int32_t n_tokens = 0;
+  for (const Candidate& row : *rows) {
+    if (row.n_tokens == 0) continue;
+    PlanRow(row.sequence, row.n_tokens, plan, step);
+    n_tokens += row.n_tokens;
+  }
+  return n_tokens;
 }
 
 Scheduler::Sequence* Scheduler::VictimFor(const Sequence& sequence) const {
@@ -305,8 +373,12 @@ void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, St
     row.use_last_sampled = true;
     row.sample = true;
   }
+  const bool was_in_prefill = sequence->InPrefill();
   sequence->n_planned = end;
+  if (was_in_prefill && row.sample) decoding_.push_back(sequence);
   ++sequence->n_rows_in_flight;
+  if (row.sample) ++sequence->n_samples_in_flight;
+  sequence->last_step = next_step_id_;
   plan->rows.push_back(row);
   step->work.Add(row.position, row.n_tokens);
   step->rows.push_back(
@@ -384,11 +456,10 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   LeaveQueue(sequence);
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
-  const auto newer =
+  running_.insert(
       std::upper_bound(running_.begin(), running_.end(), sequence,
-                       [](const Sequence* a, const Sequence* b) { return a->order < b->order; });
-  if (next_decode_ > static_cast<size_t>(newer - running_.begin())) ++next_decode_;
-  running_.insert(newer, sequence);
+                       [](const Sequence* a, const Sequence* b) { return a->order < b->order; }),
+      sequence);
   sequence->n_planned = n_cached * options_.limits.block_size;
   sequence->prefill_end = n_known;
   sequence->n_published = n_cached;
@@ -471,6 +542,7 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
         item.prompt_logprobs.push_back(std::move(*prompt_logprob));
       }
       if (row.sample) {
+        --sequence->n_samples_in_flight;
         sequence->tokens.push_back(sampled->token_id);
         if (sequence->slot < 0) ++n_waiting_prompt_tokens_;
         item.sampled = std::move(*sampled);

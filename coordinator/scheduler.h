@@ -1,16 +1,24 @@
 // Continuous batching as a pure function of what happened: sequences come and go at any step, long
 // prompts are cut into chunks, and every plan stays within the group's limits.
 //
-// Policy. A plan holds, first, one row for every sequence that is ready to decode (divided over the
-// lanes so that a pipeline always has a micro-batch for each stage); then prompt chunks of admitted
-// sequences, oldest first; then newly admitted ones, first come first served, as long as slots,
-// token budget, and KV blocks for the whole prompt last. A sequence's chunks may be in flight
-// together: they pass through the stages in order. A sequence decodes its next token only when its
-// last one is back.
+// Policy. A plan holds, first, one row for every sequence that is ready to decode; then prompt
+// chunks of admitted sequences, oldest first; then newly admitted ones, first come first served, as
+// long as slots, token budget, and KV blocks for the whole prompt last.
+//
+// Pipelines. The sequences that decode are divided into as many micro-batches as there are stages,
+// of the same predicted time, and those that were planned least recently come first: so every stage
+// has one to work on. A sequence's prompt chunks may be in flight together, as they pass through
+// the stages in order; while nobody decodes they are as long as lets the stages overlap best.
+//
+// Run-ahead. A plan may be made before the result of the one that it follows is back: its rows go
+// on from tokens that only the workers know. A sequence has one such row at most, and one plan more
+// than there are stages is in flight, so that no stage waits for the coordinator. Who turns out to
+// have ended has one token more computed, which is dropped.
 //
 // Step time. While anybody decodes, prompts get only what fits the step's time budget beside the
 // decode rows, by a cost model that learns from every result; kMinChunk tokens at least, so that
-// they get on where decoding alone takes as long. max_num_batched_tokens bounds a plan in any case.
+// they get on where decoding alone takes as long. A step is as long as its way through all stages.
+// max_num_batched_tokens bounds a plan in any case.
 //
 // Prefix cache. Every block is known by its tokens and those before them as soon as a plan fills
 // it; a sequence that begins with known blocks shares them and computes the rest, one token at
@@ -45,8 +53,8 @@ namespace bora {
 struct SchedulerOptions {
   GroupLimits limits;
   int64_t epoch = 0;
-  // Plans that may be in flight: at least the number of pipeline stages keeps all of them busy.
-  int32_t n_lanes = 1;
+  int32_t n_stages = 1;  // of the pipeline
+  bool run_ahead = true;
   bool prefix_cache = true;
   // Microseconds that a step with decode rows should take at most; 0: no limit.
   double step_time_budget_us = 0;
@@ -92,7 +100,7 @@ class Scheduler {
   // without a slot it keeps its place in the queue and gets none. Unknown handles are ignored.
   void SetHeld(uint64_t handle, bool held);
 
-  // The next plan, or nothing when all lanes are taken or there is nothing to do. The plan counts
+  // The next plan, or nothing when enough are in flight or there is nothing to do. The plan counts
   // as in flight until CompleteStep. Cost grows with the rows of the plan and the running
   // sequences, not with their length.
   absl::optional<StepPlan> PlanStep();
@@ -111,6 +119,10 @@ class Scheduler {
   // Tokens that those who wait must pass through the model before they generate the next.
   int64_t n_waiting_prompt_tokens() const { return n_waiting_prompt_tokens_; }
   int32_t n_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
+  // Whether the workers have a plan for each stage: the next one may wait until a stage is free.
+  bool stages_full() const { return n_in_flight() >= options_.n_stages; }
+  // Predicted time of the oldest plan in flight in its slowest stage, microseconds; 0 for none.
+  double oldest_plan_us() const;
   const BlockPool& blocks() const { return blocks_; }
   // By the last plan, in order of its SlotOpens.
   const std::vector<Admission>& newly_admitted() const { return newly_admitted_; }
@@ -126,6 +138,8 @@ class Scheduler {
     int32_t n_prompt = 0;
     int32_t n_prompt_logprobs = 0;  // reported
     int32_t n_rows_in_flight = 0;
+    int32_t n_samples_in_flight = 0;  // of those, rows that sample
+    int64_t last_step = -1;           // that had a row of it
     bool held = false;
     bool was_admitted = false;
     // While it has a slot.
@@ -138,7 +152,8 @@ class Scheduler {
 
     int32_t n_known() const { return static_cast<int32_t>(tokens.size()); }
     bool InPrefill() const { return n_planned < prefill_end; }
-    bool ReadyToDecode() const { return !InPrefill() && !held && n_planned < n_known(); }
+    // Whether the row at n_planned would sample a token that was asked for.
+    bool WantsToken() const { return n_planned <= n_prompt + spec.max_tokens - 2; }
     bool WantsPromptLogprobs() const {
       return spec.sampling.n_prompt_logprobs >= 0 && n_prompt_logprobs < n_prompt - 1;
     }
@@ -162,16 +177,27 @@ class Scheduler {
     int64_t step_id;
     std::vector<RowInFlight> rows;
     StepWork work;
+    double predicted_us = 0;
   };
 
-  // One row for each sequence whose turn it is to decode, then chunks of those in their prompts.
-  std::vector<Candidate> ChooseRows();
+  // Appends a row for each sequence whose turn it is to decode; with `any_distance` also for those
+  // whose last token will not be through the stages by then.
+  void ChooseDecodeRows(bool any_distance, std::vector<Candidate>* rows);
+  // Appends prompt chunks of admitted sequences, so that the rows have `budget` tokens at most.
+  void ChooseChunks(int32_t budget, std::vector<Candidate>* rows);
+  // Whether the token that the sequence goes on from is known, or will be in the first stage when
+  // the plan gets there.
+  bool IsThrough(const Sequence& sequence, bool any_distance) const;
+  // Tokens of a plan: fewer than may be while nobody decodes and stages would wait for each other.
+  int32_t PipelineChunk() const;
   // How many of n_max prompt tokens from `position` on a plan takes that does `work` already: 0
   // only if it has a prompt chunk.
   int32_t FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const;
   // Grants blocks to the rows, oldest sequence first, and preempts newer sequences for them. Rows
   // become shorter, or 0 tokens long, where there is nobody to preempt.
   void Provide(std::vector<Candidate>* rows, StepPlan* plan);
+  // Returns how many tokens the rows have that it could plan.
+  int32_t ProvideAndPlan(std::vector<Candidate>* rows, StepPlan* plan, StepInFlight* step);
   void Preempt(Sequence* sequence, StepPlan* plan);
   // Who gives way to the sequence: one that is held, or else is newer. Null: nobody.
   Sequence* VictimFor(const Sequence& sequence) const;
@@ -202,11 +228,12 @@ class Scheduler {
   SchedulerOptions options_;
   BlockPool blocks_;
   StepCostModel cost_model_;
-  int32_t n_decoding_ = 0;  // sequences that decode, in flight or not, as of the plan being made
+  int32_t n_decoding_ = 0;  // sequences that decode and are not held, as of the plan being made
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   absl::btree_map<uint64_t, Sequence*> waiting_;  // by order; not those that are held
   std::vector<Sequence*> running_;                // by order
+  std::vector<Sequence*> decoding_;  // those of them behind their prompts, by last_step
   uint64_t next_order_ = 0;
   // The sequence that was last refused a slot for want of blocks, how many it needed then, and for
   // how many plans that is believed: looking for its prefix again takes as long as it is.
@@ -219,8 +246,8 @@ class Scheduler {
   std::vector<int32_t> to_close_;  // slots
   std::deque<StepInFlight> in_flight_;
   std::vector<Admission> newly_admitted_;
-  size_t next_decode_ =
-      0;  // where in running_ the next plan's decode rows begin, so that lanes take turns
+  // What the last micro-batch had less than its share.
+  double decode_credit_ = 0;
   int64_t next_step_id_ = 0;
 };
 

@@ -184,6 +184,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   config.engine.prefix_cache = flags.enable_prefix_caching;
+  config.engine.run_ahead = flags.async_scheduling;
   config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
   config.model_facts = MakeModelFacts(flags, config.model, cluster.load);
   config.server_facts = MakeServerFacts(flags, cluster.limits);

@@ -33,6 +33,7 @@ struct ServerFlags {
   int32_t max_num_queued_reqs = 1024;
   int64_t kv_cache_memory_bytes = int64_t{1} << 30;
   bool enable_prefix_caching = true;
+  bool async_scheduling = true;
   int32_t step_time_budget_ms = 100;
   uint64_t seed = 0;
   std::string worker_credential;

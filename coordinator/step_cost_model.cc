@@ -17,6 +17,8 @@ constexpr double kMaxRatio = 4;
 // of 128 and 32 layers a pair is 2^-13 of a 7B token's work.
 constexpr double kFirstPairShare = 1.0 / 8192;
 constexpr size_t kErrors = 256;
+// As many tokens again add this part of a step's time at least.
+constexpr double kMinAddedShare = 0.01;
 
 }  // namespace
 
@@ -46,6 +48,14 @@ double StepCostModel::Predict(const StepWork& work) const {
          per_pair_ * static_cast<double>(work.pairs);
 }
 
+double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const {
+  if (n_observations_ == 0) return 1;
+  const double base = Base(n_tokens);
+  const double added = std::max(Base(2 * n_tokens) - base, base * kMinAddedShare);
+  return added / static_cast<double>(n_tokens) +
+         (per_context_token_ + per_pair_) * static_cast<double>(position + 1);
+}
+
 void StepCostModel::Observe(const StepWork& work, double us) {
   if (!(us > 0) || work.n_tokens <= 0) return;
   const auto [i, part] = PlaceOf(work.n_tokens);
@@ -65,6 +75,7 @@ void StepCostModel::Observe(const StepWork& work, double us) {
   if (part < 1) knots_[i].seen = true;
   if (part > 0) knots_[i + 1].seen = true;
   FillUnseenKnots();
+  OrderKnots();
 }
 
 void StepCostModel::Learn(const StepWork& work, double us, double predicted) {
@@ -109,6 +120,23 @@ void StepCostModel::FillUnseenKnots() {
       const double part =
           (tokens - lower_tokens) / (static_cast<double>(KnotTokens(upper)) - lower_tokens);
       knots_[i].us = (1 - part) * knots_[lower].us + part * knots_[upper].us;
+    }
+  }
+}
+
+void StepCostModel::OrderKnots() {
+  // Twice, as a knot that was moved may have got out of order with the one before.
+  for (int round = 0; round < 2; ++round) {
+    for (size_t i = 0; i + 1 < knots_.size(); ++i) {
+      double& low = knots_[i].us;
+      double& high = knots_[i + 1].us;
+      if (low > high) {
+        low = high = (low + high) / 2;
+      } else if (high > 2 * low) {
+        const double excess = (high - 2 * low) / 4;
+        low += excess;
+        high = 2 * low;
+      }
     }
   }
 }

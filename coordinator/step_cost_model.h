@@ -37,6 +37,9 @@ class StepCostModel {
 
   // Microseconds; 0 before the first observation.
   double Predict(const StepWork& work) const;
+  // What one more token at `position` adds to a step of n_tokens > 0, > 0; 1 before the first
+  // observation.
+  double PredictDecodeRow(int64_t position, int64_t n_tokens) const;
   // A step took `us` microseconds, > 0; others are ignored.
   void Observe(const StepWork& work, double us);
 
@@ -64,6 +67,9 @@ class StepCostModel {
   // highest of those, in proportion to the tokens, which is too much rather than too little; below
   // all, as the lowest.
   void FillUnseenKnots();
+  // More tokens take no less time, and twice as many at most twice as long: what contradicts that
+  // is the contexts' doing.
+  void OrderKnots();
 
   std::vector<Knot> knots_;
   double per_context_token_ = 0;

@@ -100,17 +100,18 @@ TEST_F(EngineTest, NonFiniteLogitsFailTheirRequestOnly) {
   ExpectIdle();
 }
 
-TEST_F(EngineTest, ASlowReaderGetsNothingUntilItResumes) {
+TEST_F(EngineTest, ASlowReaderGetsWhatIsUnderWayAndNothingMoreUntilItResumes) {
   const auto worker = Serve();
   const Submitted slow = Submit(Spec(0, 6), /*slow=*/true);
-  slow.observer->AwaitTokens(1);
+  // The second token is computed when the first comes.
+  slow.observer->AwaitTokens(2);
   // Steps for others pass.
   EXPECT_EQ(Submit(Spec(1, 20)).observer->finish().n_output_tokens, 20);
-  EXPECT_EQ(slow.observer->token_ids().size(), 1u);
-  engine_->Resume(slow.handle);
-  slow.observer->AwaitTokens(2);
-  EXPECT_EQ(Submit(Spec(1, 20)).observer->finish().n_output_tokens, 20);
   EXPECT_EQ(slow.observer->token_ids().size(), 2u);
+  engine_->Resume(slow.handle);
+  slow.observer->AwaitTokens(4);
+  EXPECT_EQ(Submit(Spec(1, 20)).observer->finish().n_output_tokens, 20);
+  EXPECT_EQ(slow.observer->token_ids().size(), 4u);
   slow.observer->set_slow(false);
   engine_->Resume(slow.handle);
   EXPECT_EQ(slow.observer->finish().n_output_tokens, 6);

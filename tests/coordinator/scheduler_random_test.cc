@@ -20,8 +20,9 @@ namespace bora {
 namespace {
 
 struct RandomCase {
-  int32_t n_lanes;
+  int32_t n_stages;
   GroupLimits limits;
+  bool run_ahead = true;
 };
 
 // Applies random operations and checks everything that a plan or a result may break.
@@ -30,7 +31,10 @@ class RandomLife {
   RandomLife(const RandomCase& config, uint64_t seed)
       : config_(config),
         random_(seed),
-        scheduler_({.limits = config.limits, .epoch = 1, .n_lanes = config.n_lanes}),
+        scheduler_({.limits = config.limits,
+                    .epoch = 1,
+                    .n_stages = config.n_stages,
+                    .run_ahead = config.run_ahead}),
         group_(config.limits,
                [](const SamplingParams& sampling, int32_t position) {
                  return SampledToken{.token_id = TokenOf(sampling.seed, position)};
@@ -70,7 +74,7 @@ class RandomLife {
     for (const auto& [handle, sequence] : sequences_) {
       n_steps_max += sequence.n_prompt + sequence.max_tokens;
     }
-    for (int64_t step = 0; step < n_steps_max * config_.n_lanes; ++step) {
+    for (int64_t step = 0; step < n_steps_max * (config_.n_stages + 1); ++step) {
       while (Plan()) {
       }
       if (in_flight_.empty()) break;
@@ -274,10 +278,12 @@ INSTANTIATE_TEST_SUITE_P(Shapes, SchedulerRandomTest,
                              RandomCase{5, {12, 24, 64, 4, 24, 10}},
                              // Slots are short, one block is two tokens.
                              RandomCase{4, {3, 16, 32, 2, 48, 10}},
+                             // Every row goes on from a known token.
+                             RandomCase{6, {8, 24, 64, 4, 40, 10}, false},
                              // Plenty of everything.
                              RandomCase{3, {16, 64, 128, 16, 128, 10}}),
                          [](const auto& info) {
-                           return "Lanes" + std::to_string(info.param.n_lanes);
+                           return "Stages" + std::to_string(info.param.n_stages);
                          });
 
 // Mean time of a decode step's plan with 256 sequences of this many tokens.
@@ -293,7 +299,7 @@ double PlanMicroseconds(int32_t n_prompt) {
   limits.block_size = 16;
   limits.n_blocks = kSequences * (limits.max_model_len / 16 + 1);
   limits.vocab_size = 1000;
-  Scheduler scheduler({.limits = limits, .epoch = 1, .n_lanes = 1});
+  Scheduler scheduler({.limits = limits, .epoch = 1, .n_stages = 1});
   ScriptedGroup group(limits,
                       [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 0}; });
   for (uint64_t handle = 1; handle <= kSequences; ++handle) {

@@ -51,24 +51,47 @@ TEST(SchedulerTest, MixesChunksOfAPromptWithDecodeRows) {
   t.ExpectGolden("chunks_with_decode");
 }
 
-TEST(SchedulerTest, DividesDecodeRowsOverTwoLanes) {
+TEST(SchedulerTest, DividesDecodeRowsOverTwoStages) {
   Transcript t(Limits(), 2);
   for (const uint64_t handle : {1, 2, 3}) t.Add(handle, 2, 4);
   t.Finish();
-  t.ExpectGolden("two_lanes");
+  t.ExpectGolden("two_stages");
 }
 
-TEST(SchedulerTest, DividesDecodeRowsOverFourLanes) {
+TEST(SchedulerTest, DividesDecodeRowsOverFourStages) {
   GroupLimits limits = Limits();
   limits.max_num_seqs = 6;
   limits.max_num_batched_tokens = 4;
   Transcript t(limits, 4);
   for (const uint64_t handle : {1, 2, 3, 4, 5, 6}) t.Add(handle, 2, 3);
   t.Finish();
-  t.ExpectGolden("four_lanes");
+  t.ExpectGolden("four_stages");
 }
 
-TEST(SchedulerTest, LanesTakeTurnsWhenTheBatchChanges) {
+TEST(SchedulerTest, WithoutRunAheadEveryRowGoesOnFromAKnownToken) {
+  Transcript t(Limits(), 2, /*run_ahead=*/false);
+  for (const uint64_t handle : {1, 2, 3}) t.Add(handle, 2, 4);
+  t.Finish();
+  t.ExpectGolden("no_run_ahead");
+}
+
+TEST(SchedulerTest, WhoEndsHasARowTooManyInFlight) {
+  // Sequence 1 is ended by a token that nobody foresaw: its slot and blocks are given away while
+  // its last row is in flight, whose result is nobody's.
+  GroupLimits limits = Limits();
+  limits.max_num_seqs = 1;
+  Transcript t(limits, 1);
+  t.Add(1, 3, 20);
+  t.Add(2, 3, 2);
+  t.PlanAll();
+  t.Complete();
+  t.PlanAll();
+  t.Remove(1);
+  t.Finish();
+  t.ExpectGolden("ended_while_ahead");
+}
+
+TEST(SchedulerTest, StagesTakeTurnsWhenTheBatchChanges) {
   GroupLimits limits = Limits();
   limits.max_num_seqs = 6;
   Transcript t(limits, 2);
@@ -96,7 +119,8 @@ TEST(SchedulerTest, KeepsSeveralChunksOfOnePromptInFlight) {
   Transcript t(limits, 4);
   t.Add(1, 14, 2);
   t.PlanAll();
-  EXPECT_EQ(t.scheduler().n_in_flight(), 4);
+  // And the first token that is decoded from what follows them.
+  EXPECT_EQ(t.scheduler().n_in_flight(), 5);
   t.Finish();
   t.ExpectGolden("chunks_in_flight");
 }
@@ -268,7 +292,7 @@ TEST(SchedulerTest, IgnoresHandlesItDoesNotKnow) {
 // changes in it must be found.
 class SchedulerResultTest : public testing::Test {
  protected:
-  SchedulerResultTest() : scheduler_({.limits = Limits(), .epoch = 5, .n_lanes = 2}) {
+  SchedulerResultTest() : scheduler_({.limits = Limits(), .epoch = 5, .n_stages = 2}) {
     for (const uint64_t handle : {1, 2}) {
       SequenceSpec spec;
       spec.handle = handle;

@@ -14,11 +14,12 @@
 namespace bora {
 namespace {
 
-SchedulerOptions Options(const GroupLimits& limits, int32_t n_lanes) {
+SchedulerOptions Options(const GroupLimits& limits, int32_t n_stages, bool run_ahead) {
   SchedulerOptions options;
   options.limits = limits;
   options.epoch = 1;
-  options.n_lanes = n_lanes;
+  options.n_stages = n_stages;
+  options.run_ahead = run_ahead;
   return options;
 }
 
@@ -62,8 +63,8 @@ std::string PlanText(const StepPlan& plan) {
   return text;
 }
 
-Transcript::Transcript(const GroupLimits& limits, int32_t n_lanes)
-    : scheduler_(Options(limits, n_lanes)),
+Transcript::Transcript(const GroupLimits& limits, int32_t n_stages, bool run_ahead)
+    : scheduler_(Options(limits, n_stages, run_ahead)),
       group_(limits, [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 1}; }) {}
 
 void Transcript::Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens,

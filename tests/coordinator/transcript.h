@@ -26,7 +26,7 @@ std::string PlanText(const StepPlan& plan);
 // removed when it has max_tokens.
 class Transcript {
  public:
-  Transcript(const GroupLimits& limits, int32_t n_lanes);
+  Transcript(const GroupLimits& limits, int32_t n_stages, bool run_ahead = true);
 
   // Prompt token i of sequence h is (h * 10 + i) modulo the vocabulary. With `like` it has the
   // tokens of that sequence.

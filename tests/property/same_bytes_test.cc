@@ -58,7 +58,8 @@ struct MixRequest {
 struct Mix {
   uint64_t seed = 0;
   GroupLimits limits;
-  int32_t n_lanes = 1;
+  int32_t n_stages = 1;  // that the plans are made for
+  bool run_ahead = true;
   std::vector<MixRequest> requests;  // in order of arrival
 };
 
@@ -66,7 +67,8 @@ std::string ToString(const Mix& mix) {
   std::string text =
       absl::StrCat("mix of seed ", mix.seed, ": ", mix.limits.max_num_seqs, " slots, ",
                    mix.limits.max_num_batched_tokens, " tokens a plan, ", mix.limits.n_blocks,
-                   " blocks of ", mix.limits.block_size, ", ", mix.n_lanes, " lanes\n");
+                   " blocks of ", mix.limits.block_size, ", ", mix.n_stages, " stages",
+                   mix.run_ahead ? ", run ahead" : "", "\n");
   for (const MixRequest& request : mix.requests) {
     absl::StrAppend(&text, "  request ", request.pool_idx, " in round ", request.arrival_round,
                     ", cancelled after ", request.n_tokens_until_cancel, ", held one in ",
@@ -85,7 +87,8 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   mix.limits.max_num_seqs = 1 + below(12);
   mix.limits.max_num_batched_tokens = 1 + below(below(2) == 0 ? 8 : 64);
   mix.limits.block_size = 2 << below(4);
-  mix.n_lanes = 1 + below(4);
+  mix.n_stages = 1 + below(4);
+  mix.run_ahead = below(4) != 0;
   mix.requests.resize(1 + below(12));
   int64_t n_blocks_min = 1;
   int64_t n_blocks_of_all = 0;
@@ -121,7 +124,10 @@ class MixRun {
         mix_(mix),
         pool_(pool),
         random_(mix.seed + 1),
-        scheduler_({.limits = mix.limits, .epoch = group.epoch(), .n_lanes = mix.n_lanes}),
+        scheduler_({.limits = mix.limits,
+                    .epoch = group.epoch(),
+                    .n_stages = mix.n_stages,
+                    .run_ahead = mix.run_ahead}),
         outcomes_(mix.requests.size()) {}
 
   // What each request had when it ended or was cancelled.
@@ -351,7 +357,8 @@ INSTANTIATE_TEST_SUITE_P(
     Layouts, SameBytesTest,
     testing::Values(Layout{1, 1, WeightFormat::kF32, 500}, Layout{1, 1, WeightFormat::kBf16, 300},
                     Layout{1, 1, WeightFormat::kInt8, 100}, Layout{2, 2, WeightFormat::kBf16, 150},
-                    Layout{2, 1, WeightFormat::kInt8, 60}, Layout{4, 1, WeightFormat::kF32, 60}),
+                    Layout{2, 1, WeightFormat::kInt8, 60}, Layout{4, 1, WeightFormat::kF32, 60},
+                    Layout{1, 2, WeightFormat::kF32, 60}, Layout{1, 4, WeightFormat::kBf16, 60}),
     [](const auto& info) {
       return absl::StrCat("Tp", info.param.tp_size, "Pp", info.param.pp_size,
                           FormatName(info.param.format));

@@ -523,7 +523,11 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
   const StepInFlight step = std::move(in_flight_.front());
   in_flight_.pop_front();
   RETURN_IF_ERROR(CheckResult(step, result));
-  cost_model_.Observe(step.work, static_cast<double>(result.compute_us));
+  // A pipeline's pace is that of its slowest stage.
+  if (!result.stage_us.empty()) {
+    const int64_t us = *std::max_element(result.stage_us.begin(), result.stage_us.end());
+    cost_model_.Observe(step.work, static_cast<double>(us));
+  }
   std::vector<SequenceProgress> progress;
   progress.reserve(step.rows.size());
   auto sampled = result.sampled.begin();

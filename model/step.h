@@ -118,7 +118,9 @@ struct StepResult {
   int64_t step_id = 0;
   std::vector<SampledToken> sampled;          // one for each row with sample, in row order
   std::vector<SampledToken> prompt_logprobs;  // in row order, then ascending position
-  int64_t compute_us = 0;  // on the answering rank, from the start of its compute to the result
+  // Microseconds that each stage's tensor rank 0 computed, without waiting for other stages or for
+  // sampled tokens; all 0 without tokens. [pp_size]
+  std::vector<int64_t> stage_us;
 
   bool operator==(const StepResult&) const = default;
 };

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/config.h"
 
 namespace bora {
 namespace {
@@ -302,7 +303,7 @@ struct WorkerWriter {
     if (!result.prompt_logprobs.empty()) {
       Write(result.prompt_logprobs, out->mutable_prompt_logprobs());
     }
-    out->set_compute_us(result.compute_us);
+    for (const int64_t us : result.stage_us) out->add_stage_us(us);
   }
   void operator()(const StepFailed& failed) const {
     pb::StepFailed* out = proto->mutable_step_failed();
@@ -367,7 +368,15 @@ absl::StatusOr<StepResult> Read(const pb::StepResult& proto) {
   result.step_id = proto.step_id();
   ASSIGN_OR_RETURN(result.sampled, Read(proto.sampled()));
   ASSIGN_OR_RETURN(result.prompt_logprobs, Read(proto.prompt_logprobs()));
-  result.compute_us = proto.compute_us();
+  // Every stage has a layer.
+  if (proto.stage_us_size() > kMaxLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("step result: times of ", proto.stage_us_size(),
+                                                   " stages, at most ", kMaxLayers));
+  }
+  for (const int64_t us : proto.stage_us()) {
+    if (us < 0) return absl::InvalidArgumentError(absl::StrCat("step result: stage time ", us));
+  }
+  result.stage_us.assign(proto.stage_us().begin(), proto.stage_us().end());
   return result;
 }
 

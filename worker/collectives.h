@@ -34,8 +34,8 @@ struct RankPlace {
 std::vector<int> TensorGroup(const RankPlace& place);
 
 // What MeshOptions::peers must be, ascending: the tensor group; the same tensor rank of the stages
-// before and after, for activations; and between the sampler and every rank of the first stage, for
-// sampled tokens. Symmetric: if A names B, B names A.
+// before and after, for activations and step times; and between the sampler and every rank of the
+// first stage, for sampled tokens. Symmetric: if A names B, B names A.
 std::vector<int> MeshPeers(const RankPlace& place);
 
 // Collectives of the tensor-parallel group of one rank; with one rank they do nothing or copy.

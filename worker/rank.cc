@@ -3,10 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/stage_boundary.h"
 
 namespace bora {
 namespace {
@@ -35,11 +34,11 @@ struct Rank::Epoch {
   Epoch(const EpochOptions& options, const RankPlace& place, int64_t feedback_window)
       : epoch(options.epoch),
         place(place),
-        mesh(options.mesh),
         slots(options.limits),
         sampling(options.limits.max_num_seqs),
         inputs(options.limits),
         collectives(place, options.mesh),
+        boundary(place, options.mesh),
         feedback(place, options.limits, options.mesh, feedback_window) {
     head_token_idx.reserve(kHeadTileRows);
     sample_rows.reserve(kHeadTileRows);
@@ -48,11 +47,11 @@ struct Rank::Epoch {
 
   const int64_t epoch;
   const RankPlace place;
-  Mesh* const mesh;
   SlotTracker slots;
   std::vector<SamplingParams> sampling;  // [max_num_seqs] of the open slots
   StepInputs inputs;
   Collectives collectives;
+  StageBoundary boundary;
   TokenFeedback feedback;
   absl::Status failure;  // of the plan that ended the epoch
 
@@ -140,39 +139,20 @@ absl::StatusOr<std::optional<StepResult>> Rank::ExecuteInEpoch(const StepPlan& p
   epoch.inputs.Build(plan, epoch.slots, epoch.feedback.last_tokens());
 
   StepResult result{.epoch = plan.epoch, .step_id = plan.step_id};
-  absl::Time start = absl::Now();
-  if (epoch.inputs.n_tokens() > 0) {
-    RETURN_IF_ERROR(EnterStage());
-    if (!epoch.place.is_first_stage()) start = absl::Now();
+  const int64_t n_tokens = epoch.inputs.n_tokens();
+  const absl::Span<float> residual = stage_.residual(n_tokens);
+  RETURN_IF_ERROR(epoch.boundary.Enter(residual));
+  if (n_tokens > 0) {
+    if (epoch.place.is_first_stage()) stage_.EmbedTokens(epoch.inputs.token_ids());
     RETURN_IF_ERROR(stage_.RunLayers(epoch.inputs.view(), *rope_, epoch.collectives));
-    RETURN_IF_ERROR(LeaveStage());
   }
   if (epoch.place.is_last_stage()) RETURN_IF_ERROR(RunHead(&result));
-  result.compute_us = absl::ToInt64Microseconds(absl::Now() - start);
+  RETURN_IF_ERROR(epoch.boundary.Leave(residual));
   RETURN_IF_ERROR(epoch.feedback.Finish(plan, result.sampled));
   if (!epoch.place.is_sampler()) return std::nullopt;
+  const absl::Span<const int64_t> stage_us = epoch.boundary.stage_us();
+  result.stage_us.assign(stage_us.begin(), stage_us.end());
   return result;
-}
-
-absl::Status Rank::EnterStage() {
-  Epoch& epoch = *epoch_;
-  if (epoch.place.is_first_stage()) {
-    stage_.EmbedTokens(epoch.inputs.token_ids());
-    return absl::OkStatus();
-  }
-  const absl::Span<float> residual = stage_.residual(epoch.inputs.n_tokens());
-  return epoch.mesh->Recv(
-      epoch.place.RankOf(epoch.place.stage - 1, epoch.place.tp_rank),
-      absl::MakeSpan(reinterpret_cast<uint8_t*>(residual.data()), residual.size() * sizeof(float)));
-}
-
-absl::Status Rank::LeaveStage() {
-  Epoch& epoch = *epoch_;
-  if (epoch.place.is_last_stage()) return absl::OkStatus();
-  const absl::Span<const float> residual = stage_.residual(epoch.inputs.n_tokens());
-  return epoch.mesh->Send(epoch.place.RankOf(epoch.place.stage + 1, epoch.place.tp_rank),
-                          absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(residual.data()),
-                                              residual.size() * sizeof(float)));
 }
 
 absl::Status Rank::RunHead(StepResult* result) {

@@ -81,8 +81,6 @@ class Rank {
 
   absl::Status CheckEpoch(const EpochOptions& options) const;
   absl::StatusOr<std::optional<StepResult>> ExecuteInEpoch(const StepPlan& plan);
-  absl::Status EnterStage();
-  absl::Status LeaveStage();
   absl::Status RunHead(StepResult* result);
   void SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
                   StepResult* result);

@@ -12,9 +12,9 @@
 //   from the last stage to the first carries nothing else.
 //
 // No deadlock: a rank of the first stage that waits for the feedback of plan j has already sent the
-// activations of every plan up to j, so the stages after it can finish j without it, provided that
-// the sampler's own sends do not block. They do not: at most `window` messages are unreceived, and
-// window is what the link's buffer holds.
+// activations and stage times of every plan up to j, so the stages after it can finish j without
+// it, provided that the sampler's own sends do not block. They do not: at most `window` messages
+// are unreceived, and window is what the link's buffer holds.
 #pragma once
 
 #include <cstdint>

@@ -378,10 +378,10 @@ TEST_F(ClusterTest, SendsPlansToEveryRankAndResultsToTheObserver) {
   for (const auto& link : links) EXPECT_EQ(link->Count<StepPlan>(), 1);
   StepResult result;
   result.epoch = cluster_->epoch();
-  result.compute_us = 17;
+  result.stage_us = {17, 4};
   Say(links[2], result);
   ASSERT_EQ(observer_.results.size(), 1u);
-  EXPECT_EQ(observer_.results[0].compute_us, 17);
+  EXPECT_EQ(observer_.results[0].stage_us, result.stage_us);
 }
 
 TEST_F(ClusterTest, DropsResultsAndFailuresOfEarlierEpochs) {

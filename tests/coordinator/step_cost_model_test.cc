@@ -124,7 +124,8 @@ class StepBudgetTest : public testing::Test {
       auto result = group.Execute(*plan);
       ASSERT_TRUE(result.ok()) << result.status();
       const double us = WorkerMicroseconds(work, slowdown);
-      result->compute_us = static_cast<int64_t>(us);
+      // The slowest stage counts.
+      result->stage_us = {1, static_cast<int64_t>(us), 2};
       if (decodes && step > 20) times_.push_back(us);
       if (!decodes) n_tokens_alone_ = std::max<int64_t>(n_tokens_alone_, work.n_tokens);
       auto progress = scheduler.CompleteStep(*std::move(result));

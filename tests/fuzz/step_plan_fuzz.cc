@@ -1,5 +1,6 @@
 // A worker takes any plans that a coordinator may send: each is refused or applied, and what is
-// applied leaves slots and blocks consistent.
+// applied leaves slots and blocks consistent. A coordinator takes any message that a worker may
+// send: it is refused or survives being sent on.
 //
 // The input's first byte chooses how the rest becomes plans. Even: messages as they travel, each
 // after a byte with its length. Odd: instructions that make plans which are right in all but what
@@ -94,6 +95,19 @@ class Receiver {
   bora::SlotTracker tracker_;
   std::map<int32_t, int32_t> open_;  // slots and their cached tokens
 };
+
+// What a coordinator does with the bytes, were they a worker's.
+void ReadWorkerMessage(const std::string& bytes) {
+  pb::WorkerMessage proto;
+  if (!proto.ParseFromString(bytes)) return;
+  const auto message = bora::FromProto(proto);
+  if (!message.ok()) return;
+  if (const auto* result = std::get_if<bora::StepResult>(&*message)) {
+    for (const int64_t us : result->stage_us) CHECK_GE(us, 0);
+  }
+  bora::ToProto(*message, &proto);
+  CHECK(bora::FromProto(proto).ok());
+}
 
 // The sending side: knows enough of the slots to make plans that are right.
 class Sender {
@@ -238,7 +252,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t n_bytes) {
   if (input.Byte() % 2 == 0) {
     while (!input.empty()) {
       const size_t n = input.Byte();
-      if (!receiver.Take(input.Bytes(n))) break;
+      const std::string bytes = input.Bytes(n);
+      ReadWorkerMessage(bytes);
+      if (!receiver.Take(bytes)) break;
     }
     return 0;
   }

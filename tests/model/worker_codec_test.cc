@@ -119,7 +119,7 @@ StepResult SomeResult() {
                      .rank = 32000,
                      .top = {{1, -0.0f}}}};
   result.prompt_logprobs = {{.slot = 3, .position = 1, .token_id = 4, .logprob = -3, .rank = 1}};
-  result.compute_us = 1234;
+  result.stage_us = {1234, 0, int64_t{1} << 40};
   return result;
 }
 
@@ -311,6 +311,19 @@ TEST_F(ResultCodecTest, RefusesMoreAlternativesThanThereAre) {
 TEST_F(ResultCodecTest, RefusesAlternativesThatBelongToNobody) {
   sampled()->set_top_count(2, 0);
   ExpectRefused(proto_, "1 alternatives that belong to no token");
+}
+
+TEST_F(ResultCodecTest, RefusesNegativeTimes) {
+  proto_.mutable_step_result()->set_stage_us(1, -1);
+  ExpectRefused(proto_, "stage time -1");
+}
+
+TEST_F(ResultCodecTest, RefusesTimesOfMoreStagesThanAModelHasLayers) {
+  pb::StepResult* result = proto_.mutable_step_result();
+  while (result->stage_us_size() < 1024) result->add_stage_us(1);
+  EXPECT_TRUE(FromProto(proto_).ok());
+  result->add_stage_us(1);
+  ExpectRefused(proto_, "times of 1025 stages, at most 1024");
 }
 
 TEST_F(ResultCodecTest, RefusesNegativeTokens) {

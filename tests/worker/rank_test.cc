@@ -258,6 +258,24 @@ TEST(RankGroupTest, TheFirstStageDoesNotWaitForTokensItDoesNotNeed) {
   }
 }
 
+TEST(RankGroupTest, AResultHasTheTimeOfEveryStage) {
+  for (const auto& [tp_size, pp_size] : {std::pair(1, 1), {1, 2}, {1, 4}, {2, 2}}) {
+    const auto group = StartGroup(tp_size, pp_size);
+    PlanBuilder builder(TinyLimits(), group->epoch());
+    builder.Open(0, 3, {});
+    builder.AddRow(0, {1, 2, 3}, {.sample = true});
+    const StepPlan works = builder.Take();
+    const StepPlan empty = builder.Take();
+    builder.AddLastSampledRow(0, true);
+    for (const StepPlan& plan : {works, empty, builder.Take()}) {
+      const auto result = group->RunStep(plan);
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_EQ(result->stage_us.size(), static_cast<size_t>(pp_size));
+      for (const int64_t us : result->stage_us) EXPECT_EQ(us > 0, !plan.rows.empty()) << us;
+    }
+  }
+}
+
 // Weights whose embedding of token 7 is not a number.
 class PoisonedSource final : public WeightSource {
  public:

@@ -174,7 +174,9 @@ ApiError Engine::RefusalWhileNotServing() const {
 void Engine::Run() {
   while (!stopping_) {
     std::vector<Event> events = mailbox_.DrainUntil(std::min(next_tick_, next_plan_));
-    now_ = absl::Now();
+    const absl::Time last = std::exchange(now_, absl::Now());
+    // Also while the coordinator itself was at work between a result and the next plan.
+    if (scheduler_ != nullptr && scheduler_->n_in_flight() > 0) totals_.busy_total += now_ - last;
     for (Event& event : events) Handle(std::move(event));
     if (now_ >= next_tick_) {
       next_tick_ = now_ + (requests_.empty() ? kIdleTick : kBusyTick);
@@ -301,6 +303,12 @@ void Engine::ExpireDeadlines() {
 
 void Engine::OnStepResult(StepResult result) {
   oldest_plan_begin_ = now_;
+  if (totals_.stage_compute_total.size() < result.stage_us.size()) {
+    totals_.stage_compute_total.resize(result.stage_us.size());
+  }
+  for (size_t stage = 0; stage < result.stage_us.size(); ++stage) {
+    totals_.stage_compute_total[stage] += absl::Microseconds(result.stage_us[stage]);
+  }
   auto progress = scheduler_->CompleteStep(std::move(result));
   if (!progress.ok()) {
     cluster_.BreakGroup(std::string(progress.status().message()), now_);

@@ -84,6 +84,10 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   out->set_cached_prompt_token_total(load.n_cached_prompt_tokens_total);
   out->set_preemption_total(load.n_preemptions_total);
   out->set_step_time_error_p90(load.step_time_error_p90);
+  SetDuration(load.busy_total, out->mutable_busy_duration());
+  for (const absl::Duration compute : load.stage_compute_total) {
+    SetDuration(compute, out->add_stage_compute_durations());
+  }
 }
 
 }  // namespace

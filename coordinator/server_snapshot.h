@@ -42,7 +42,9 @@ struct LoadSnapshot {
   int64_t n_steps_total = 0;
   int64_t n_cached_prompt_tokens_total = 0;
   int64_t n_preemptions_total = 0;
-  double step_time_error_p90 = 0;  // |predicted - measured| / measured
+  absl::Duration busy_total;                        // steps were in flight
+  std::vector<absl::Duration> stage_compute_total;  // [n_stages] of that, while each computed
+  double step_time_error_p90 = 0;                   // |predicted - measured| / measured
 };
 
 struct ServerSnapshot {

@@ -120,7 +120,7 @@ class PipelineSimulation {
     auto result = group_.Execute(plan);
     ASSERT_TRUE(result.ok()) << result.status();
     for (const SampledToken& token : result->sampled) token_us_[token.slot] = ready_us;
-    result->compute_us = static_cast<int64_t>(step_us);
+    result->stage_us.assign(config_.n_stages, static_cast<int64_t>(step_us));
     in_flight_.push_back({*std::move(result), ready_us + config_.coordinator_us});
   }
 

@@ -1,7 +1,6 @@
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,10 +14,6 @@ namespace {
 // A sequence that waits for blocks learns so much later that others have computed its prefix.
 constexpr int32_t kPlansBetweenLooks = 16;
 
-// Prompt tokens of a step whatever its time: a step reads all weights, and this many tokens cost
-// little more than that.
-constexpr int32_t kMinChunk = 16;
-
 // What a preemption adds to the expected growth, and what is left of it after each plan: half
 // after 138.
 constexpr double kGrowthOfPreemption = 0.125;
@@ -29,7 +24,8 @@ constexpr double kGrowthKept = 0.995;
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
       blocks_(options.limits.n_blocks, options.limits.block_size),
-      cost_model_(options.limits.max_num_batched_tokens) {
+      cost_model_(options.limits.max_num_batched_tokens),
+      queue_(options.tenant_weights) {
   CHECK_GT(options.n_stages, 0);
   CHECK_GT(options.limits.max_num_seqs, 0);
   CHECK_GT(options.limits.max_num_batched_tokens, 0);
@@ -47,7 +43,9 @@ void Scheduler::Add(SequenceSpec spec) {
   CHECK_LE(CeilDiv(n_tokens, options_.limits.block_size), options_.limits.n_blocks);
   const uint64_t handle = spec.handle;
   auto sequence = std::make_unique<Sequence>();
-  sequence->order = next_order_++;
+  sequence->priority = spec.priority;
+  sequence->age = AgeOf(spec.arrival_us, spec.priority, next_order_++);
+  sequence->tenant = queue_.Open(spec.tenant);
   sequence->tokens = std::move(spec.prompt_tokens);
   sequence->n_prompt = sequence->n_known();
   sequence->spec = std::move(spec);
@@ -67,6 +65,7 @@ void Scheduler::Remove(uint64_t handle) {
     to_close_.push_back(sequence->slot);
     GiveUpSlot(sequence);
   }
+  queue_.Close(sequence->tenant);
   sequences_.erase(it);
 }
 
@@ -82,12 +81,12 @@ void Scheduler::SetHeld(uint64_t handle, bool held) {
 
 void Scheduler::JoinQueue(Sequence* sequence) {
   n_waiting_prompt_tokens_ += sequence->n_known();
-  if (!sequence->held) waiting_.emplace(sequence->order, sequence);
+  if (!sequence->held) queue_.Push(sequence);
 }
 
 void Scheduler::LeaveQueue(Sequence* sequence) {
   n_waiting_prompt_tokens_ -= sequence->n_known();
-  waiting_.erase(sequence->order);
+  queue_.Remove(sequence);
 }
 
 void Scheduler::GiveUpSlot(Sequence* sequence) {
@@ -96,6 +95,7 @@ void Scheduler::GiveUpSlot(Sequence* sequence) {
   free_slots_.push_back(sequence->slot);
   sequence->slot = -1;
   running_.erase(std::find(running_.begin(), running_.end(), sequence));
+  --sequence->tenant->n_running;
   if (!sequence->InPrefill()) {
     decoding_.erase(std::find(decoding_.begin(), decoding_.end(), sequence));
   }
@@ -119,6 +119,7 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   // Slots are closed first in a plan, so they are free for this plan's own admissions.
   plan.closed = std::move(to_close_);
   to_close_.clear();
+  MakeRoomForNext(&plan);
   const int64_t n_preempted_before = n_preemptions_;
   n_decoding_ =
       static_cast<int32_t>(std::count_if(decoding_.begin(), decoding_.end(),
@@ -155,101 +156,40 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   return plan;
 }
 
-bool Scheduler::IsThrough(const Sequence& sequence, bool any_distance) const {
-  if (sequence.n_samples_in_flight == 0) return true;
-  return options_.run_ahead && sequence.n_samples_in_flight == 1 &&
-         (any_distance || next_step_id_ - sequence.last_step >= options_.n_stages);
-}
-
-void Scheduler::ChooseDecodeRows(bool any_distance, std::vector<Candidate>* rows) {
-  const int32_t n_stages = options_.n_stages;
-  const int32_t n_share = static_cast<int32_t>(CeilDiv(n_decoding_, n_stages));
-  const auto weight = [&](const Sequence& sequence) {
-    return cost_model_.PredictDecodeRow(sequence.n_planned, n_share);
+bool Scheduler::MayDisplace(const Sequence& next, const Sequence& running, int32_t n_taken) const {
+  if (next.priority != running.priority) {
+    return next.priority < running.priority && next.age < running.age;
+  }
+  const Tenant& taker = *next.tenant;
+  const Tenant& giver = *running.tenant;
+  if (&taker == &giver || taker.virtual_tokens >= giver.virtual_tokens) return false;
+  const auto share = [this](const Tenant& tenant) {
+    return std::max(1.0, queue_.Share(tenant) * n_running());
   };
-  double share = 0;
-  if (n_stages > 1) {
-    for (const Sequence* sequence : decoding_) {
-      if (!sequence->held) share += weight(*sequence) / n_stages;
-    }
-  }
-  double credit = decode_credit_ + share;
-  for (Sequence* sequence : decoding_) {
-    if (static_cast<int32_t>(rows->size()) == options_.limits.max_num_batched_tokens) break;
-    // Those behind it were planned later still.
-    if (!IsThrough(*sequence, any_distance)) break;
-    // Who cannot grow must not take the place of one that can.
-    if (sequence->held || !sequence->WantsToken() || !CanGrow(*sequence)) continue;
-    if (n_stages > 1) {
-      const double row_weight = weight(*sequence);
-      if (!rows->empty() && credit < row_weight / 2) break;
-      credit -= row_weight;
-    }
-    rows->push_back({sequence, 1});
-  }
-  if (!rows->empty()) decode_credit_ = std::clamp(credit, -share, share);
+  return taker.n_running + 1 <= share(taker) && giver.n_running - n_taken - 1 >= share(giver);
 }
 
-void Scheduler::ChooseChunks(int32_t budget, std::vector<Candidate>* rows) {
-  StepWork work;
-  for (const Candidate& row : *rows) work.Add(row.sequence->n_planned, 1);
-  budget -= static_cast<int32_t>(rows->size());
-  bool has_chunk = false;
-  for (Sequence* sequence : running_) {
-    if (budget <= 0) break;
-    if (!sequence->InPrefill() || sequence->held || !CanGrow(*sequence)) continue;
-    const int32_t n_tokens =
-        FitTokens(work, sequence->n_planned,
-                  std::min(budget, sequence->prefill_end - sequence->n_planned), has_chunk);
-    if (n_tokens == 0) break;
-    has_chunk = true;
-    rows->push_back({sequence, n_tokens});
-    work.Add(sequence->n_planned, n_tokens);
-    budget -= n_tokens;
+void Scheduler::MakeRoomForNext(StepPlan* plan) {
+  if (queue_.empty()) return;
+  const Sequence& next = *NextInQueue();
+  bool needs_slot = free_slots_.empty();
+  int64_t n_needed = blocked_handle_ == next.spec.handle
+                         ? n_blocked_needs_ - (blocks_.n_available() - BlocksDue())
+                         : 0;
+  if (next.n_rows_in_flight > 0 || (!needs_slot && n_needed <= 0)) return;
+  std::vector<Sequence*> givers;
+  absl::flat_hash_map<const Tenant*, int32_t> n_taken;
+  // The oldest stays.
+  for (size_t i = running_.size(); i-- > 1 && (needs_slot || n_needed > 0);) {
+    Sequence* running = running_[i];
+    if (!MayDisplace(next, *running, n_taken[running->tenant])) continue;
+    givers.push_back(running);
+    ++n_taken[running->tenant];
+    needs_slot = false;
+    n_needed -= static_cast<int64_t>(running->block_ids.size());
   }
-}
-
-int32_t Scheduler::PipelineChunk() const {
-  const int32_t n_stages = options_.n_stages;
-  const int32_t n_max = options_.limits.max_num_batched_tokens;
-  if (n_stages == 1 || n_decoding_ > 0) return n_max;
-  int64_t n_tokens = n_waiting_prompt_tokens_;
-  for (const Sequence* sequence : running_) {
-    n_tokens += std::max(0, sequence->prefill_end - sequence->n_planned);
-  }
-  // All are through when the last chunk has followed the first through the stages.
-  int32_t best = n_max;
-  double best_us = std::numeric_limits<double>::infinity();
-  for (int32_t n_chunk = n_max;; n_chunk = std::max(n_chunk / 2, kMinChunk)) {
-    StepWork work;
-    work.Add(0, std::min<int64_t>(n_chunk, std::max<int64_t>(n_tokens, 1)));
-    const double us =
-        static_cast<double>(CeilDiv(n_tokens, n_chunk) + n_stages - 1) * cost_model_.Predict(work);
-    if (us < best_us) {
-      best = n_chunk;
-      best_us = us;
-    }
-    if (n_chunk <= kMinChunk) return best;
-  }
-}
-
-int32_t Scheduler::FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const {
-  if (options_.step_time_budget_us <= 0 || n_decoding_ == 0) return n_max;
-  const auto fits = [&](int32_t n_tokens) {
-    StepWork with = work;
-    with.Add(position, n_tokens);
-    return cost_model_.Predict(with) * options_.n_stages <= options_.step_time_budget_us;
-  };
-  int32_t low = 0, high = n_max;  // low fits, what is above high does not
-  while (low < high) {
-    const int32_t middle = low + (high - low + 1) / 2;
-    if (fits(middle)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return has_chunk ? low : std::max(low, std::min(n_max, kMinChunk));
+  if (needs_slot || n_needed > 0) return;  // it would be in vain
+  for (Sequence* giver : givers) Preempt(giver, plan);
 }
 
 void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
@@ -259,7 +199,7 @@ void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
     if (BlocksNeeded(*row.sequence, row.n_tokens) > 0) by_age.push_back(&row);
   }
   std::sort(by_age.begin(), by_age.end(), [](const Candidate* a, const Candidate* b) {
-    return a->sequence->order < b->sequence->order;
+    return a->sequence->age < b->sequence->age;
   });
   for (Candidate* row : by_age) {
     Sequence* sequence = row->sequence;
@@ -269,6 +209,7 @@ void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
       Sequence* const victim = VictimFor(*sequence);
       if (victim == nullptr) break;
       Preempt(victim, plan);
+      growth_ratio_ = std::min(1.0, growth_ratio_ + kGrowthOfPreemption);
     }
     if (n_blocks > blocks_.n_available()) {
       n_blocks = blocks_.n_available();
@@ -314,7 +255,6 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   GiveUpSlot(sequence);
   JoinQueue(sequence);
   ++n_preemptions_;
-  growth_ratio_ = std::min(1.0, growth_ratio_ + kGrowthOfPreemption);
 }
 
 int32_t Scheduler::BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const {
@@ -379,10 +319,22 @@ void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, St
   ++sequence->n_rows_in_flight;
   if (row.sample) ++sequence->n_samples_in_flight;
   sequence->last_step = next_step_id_;
+  Charge(sequence);
   plan->rows.push_back(row);
   step->work.Add(row.position, row.n_tokens);
   step->rows.push_back(
       {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
+}
+
+void Scheduler::Charge(Sequence* sequence) {
+  const auto cost = [&](int32_t n_tokens) {
+    const int32_t n_prompt = std::min(n_tokens, sequence->n_prompt);
+    return n_prompt + kOutputTokenCost * (n_tokens - n_prompt);
+  };
+  // What is passed again after a preemption is charged once.
+  const int32_t n_tokens = std::max(sequence->n_charged, sequence->n_planned);
+  FairQueue::Charge(sequence->tenant, cost(n_tokens) - cost(sequence->n_charged));
+  sequence->n_charged = n_tokens;
 }
 
 void Scheduler::AddNextTokens(const StepInFlight& step, StepPlan* plan) const {
@@ -413,8 +365,8 @@ void Scheduler::Publish(Sequence* sequence) {
 }
 
 void Scheduler::AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step) {
-  while (budget > 0 && !waiting_.empty()) {
-    Sequence* sequence = waiting_.begin()->second;
+  while (budget > 0 && !queue_.empty()) {
+    Sequence* sequence = NextInQueue();
     const bool has_chunk = !plan->tokens.empty();
     if (FitTokens(step->work, 0, 1, has_chunk) == 0) return;
     if (!Admit(sequence, plan)) return;
@@ -431,10 +383,11 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   // What a preempted sequence still had in flight may be a token that it must pass again.
   if (free_slots_.empty() || sequence->n_rows_in_flight > 0) return false;
   const int32_t n_free = blocks_.n_available() - BlocksDue();
-  if (blocked_order_ == sequence->order && n_blocked_needs_ > n_free && n_blocked_plans_-- > 0) {
+  if (blocked_handle_ == sequence->spec.handle && n_blocked_needs_ > n_free &&
+      n_blocked_plans_-- > 0) {
     return false;
   }
-  blocked_order_.reset();
+  blocked_handle_.reset();
   const int32_t n_known = sequence->n_known();
   BlockPool::Match match;
   if (options_.prefix_cache && sequence->spec.prefix_cache && !sequence->WantsPromptLogprobs()) {
@@ -448,7 +401,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
                     [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
   const int32_t n_taken = n_blocks - n_cached + n_unheld + GrowthExpected(*sequence, n_blocks);
   if (n_taken > n_free) {
-    blocked_order_ = sequence->order;
+    blocked_handle_ = sequence->spec.handle;
     n_blocked_needs_ = n_taken;
     n_blocked_plans_ = kPlansBetweenLooks;
     return false;
@@ -458,9 +411,11 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   free_slots_.pop_back();
   running_.insert(
       std::upper_bound(running_.begin(), running_.end(), sequence,
-                       [](const Sequence* a, const Sequence* b) { return a->order < b->order; }),
+                       [](const Sequence* a, const Sequence* b) { return a->age < b->age; }),
       sequence);
+  ++sequence->tenant->n_running;
   sequence->n_planned = n_cached * options_.limits.block_size;
+  sequence->n_charged = std::max(sequence->n_charged, sequence->n_planned);
   sequence->prefill_end = n_known;
   sequence->n_published = n_cached;
   sequence->content = match.content;

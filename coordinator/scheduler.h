@@ -2,8 +2,14 @@
 // prompts are cut into chunks, and every plan stays within the group's limits.
 //
 // Policy. A plan holds, first, one row for every sequence that is ready to decode; then prompt
-// chunks of admitted sequences, oldest first; then newly admitted ones, first come first served, as
-// long as slots, token budget, and KV blocks for the whole prompt last.
+// chunks of admitted sequences; then newly admitted ones, as long as slots, token budget, and KV
+// blocks for the whole prompt last. Who goes first among these is a matter of priority classes and
+// of fair shares of tenants (coordinator/fair_queue.h). Age means arrival, later by a handicap for
+// lower classes.
+//
+// Fair shares. Who is next in the queue and finds no slot or blocks takes them from the newest
+// sequence of a lower class, or of a tenant that has more than its share while his has less. Nor
+// does he wait until a long prompt is through: it leaves him half of a plan.
 //
 // Pipelines. The sequences that decode are divided into as many micro-batches as there are stages,
 // of the same predicted time, and those that were planned least recently come first: so every stage
@@ -26,11 +32,11 @@
 //
 // Preemption. Blocks for the completion are not set aside at first: most completions end before
 // max_tokens. When none is left for a sequence, the
-// newest running one gives up its slot and blocks and goes back to its place in the queue, which
-// is by age; later it passes its prompt and what it has generated again, as far as its blocks were
-// given away. Only a held sequence or a newer one is preempted for another, so the oldest always
-// gets on and all end. Each preemption makes admission leave room for a larger part of what those
-// who run may still generate; without preemptions it forgets that again.
+// newest running one gives up its slot and blocks and goes back into the queue; later it passes its
+// prompt and what it has generated again, as far as its blocks were given away. Only a held
+// sequence or a newer one is preempted for another's blocks, and nobody takes the oldest one's
+// slot, so the oldest always gets on and all end. Each preemption makes admission leave room for a
+// larger part of what those who run may still generate; without preemptions it forgets that again.
 #pragma once
 
 #include <cstdint>
@@ -39,12 +45,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "coordinator/block_pool.h"
+#include "coordinator/fair_queue.h"
 #include "coordinator/step_cost_model.h"
 #include "model/step.h"
 
@@ -58,6 +64,8 @@ struct SchedulerOptions {
   bool prefix_cache = true;
   // Microseconds that a step with decode rows should take at most; 0: no limit.
   double step_time_budget_us = 0;
+  // > 0, by name; tenants that are not named have 1.
+  absl::flat_hash_map<std::string, double> tenant_weights;
 };
 
 // What the scheduler must know of a request.
@@ -70,6 +78,9 @@ struct SequenceSpec {
   // compute their whole prompt, but others may share theirs.
   bool prefix_cache = true;
   std::string cache_salt;  // shares only with sequences of the same salt
+  Priority priority = Priority::kStandard;
+  std::string tenant;
+  int64_t arrival_us = 0;  // on any clock, the same for all
 };
 
 // A sequence that was given a slot.
@@ -131,12 +142,12 @@ class Scheduler {
   int64_t n_preemptions() const { return n_preemptions_; }
 
  private:
-  struct Sequence {
+  struct Sequence : Ticket {
     SequenceSpec spec;            // prompt_tokens is moved to tokens
-    uint64_t order = 0;           // of arrival: the smaller, the older
     std::vector<int32_t> tokens;  // the prompt and what has been sampled
     int32_t n_prompt = 0;
     int32_t n_prompt_logprobs = 0;  // reported
+    int32_t n_charged = 0;          // tokens that its tenant was charged
     int32_t n_rows_in_flight = 0;
     int32_t n_samples_in_flight = 0;  // of those, rows that sample
     int64_t last_step = -1;           // that had a row of it
@@ -183,6 +194,13 @@ class Scheduler {
   // Appends a row for each sequence whose turn it is to decode; with `any_distance` also for those
   // whose last token will not be through the stages by then.
   void ChooseDecodeRows(bool any_distance, std::vector<Candidate>* rows);
+  // Preempts those whose slots and blocks the next in the queue is entitled to.
+  void MakeRoomForNext(StepPlan* plan);
+  // Whether `next` may have the place of one that runs, when n_taken of its tenant's are taken.
+  bool MayDisplace(const Sequence& next, const Sequence& running, int32_t n_taken) const;
+  Sequence* NextInQueue() const { return static_cast<Sequence*>(queue_.Front()); }
+  // Running sequences in their prompts that may go on, who goes first in front.
+  std::vector<Sequence*> InPrefillByTurn() const;
   // Appends prompt chunks of admitted sequences, so that the rows have `budget` tokens at most.
   void ChooseChunks(int32_t budget, std::vector<Candidate>* rows);
   // Whether the token that the sequence goes on from is known, or will be in the first stage when
@@ -220,6 +238,7 @@ class Scheduler {
   void Publish(Sequence* sequence);
   // Takes slot and blocks away; the slot remains to be closed.
   void GiveUpSlot(Sequence* sequence);
+  void Charge(Sequence* sequence);
   void JoinQueue(Sequence* sequence);
   void LeaveQueue(Sequence* sequence);
   // Whether the tokens of the result are, one by one, those that the plan asked for.
@@ -231,13 +250,13 @@ class Scheduler {
   int32_t n_decoding_ = 0;  // sequences that decode and are not held, as of the plan being made
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  absl::btree_map<uint64_t, Sequence*> waiting_;  // by order; not those that are held
-  std::vector<Sequence*> running_;                // by order
+  FairQueue queue_;                  // not of those that are held
+  std::vector<Sequence*> running_;   // by age
   std::vector<Sequence*> decoding_;  // those of them behind their prompts, by last_step
   uint64_t next_order_ = 0;
   // The sequence that was last refused a slot for want of blocks, how many it needed then, and for
   // how many plans that is believed: looking for its prefix again takes as long as it is.
-  absl::optional<uint64_t> blocked_order_;
+  absl::optional<uint64_t> blocked_handle_;
   int32_t n_blocked_needs_ = 0;
   int32_t n_blocked_plans_ = 0;
   int64_t n_waiting_prompt_tokens_ = 0;

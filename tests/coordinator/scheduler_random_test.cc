@@ -9,6 +9,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -145,6 +146,9 @@ class RandomLife {
     spec.max_tokens = max_tokens;
     spec.sampling.n_prompt_logprobs = Below(4) == 0 ? 2 : -1;
     spec.prefix_cache = Below(8) != 0;
+    spec.priority = static_cast<Priority>(Below(3));
+    spec.tenant = std::string(1, static_cast<char>('a' + Below(3)));
+    spec.arrival_us = now_us_ += Below(2'000'000);
     sequences_[spec.handle] = {spec.sampling.seed, n_prompt, max_tokens};
     scheduler_.Add(std::move(spec));
   }
@@ -173,7 +177,6 @@ class RandomLife {
     const absl::optional<StepPlan> plan = scheduler_.PlanStep();
     if (!plan.has_value()) return false;
     ++n_steps_;
-    CheckOrder();
     size_t next_admitted = 0;
     for (const SlotOpen& open : plan->opened) {
       const Admission& admission = scheduler_.newly_admitted().at(next_admitted++);
@@ -189,15 +192,6 @@ class RandomLife {
     EXPECT_TRUE(result.ok()) << result.status() << ": " << PlanText(*plan);
     in_flight_.push_back(result.ok() ? *std::move(result) : StepResult());
     return result.ok();
-  }
-
-  // Handles ascend in order of arrival, so admission must ascend too.
-  void CheckOrder() {
-    for (const Admission& admission : scheduler_.newly_admitted()) {
-      if (admission.again) continue;
-      EXPECT_GT(admission.handle, last_admitted_);
-      last_admitted_ = admission.handle;
-    }
   }
 
   // A shared block holds what its new reader's tokens are: a family's blocks differ from another's,
@@ -245,7 +239,7 @@ class RandomLife {
   using Prefix = std::pair<uint64_t, int32_t>;
   std::vector<Prefix> block_prefixes_;  // [n_blocks]
   uint64_t next_handle_ = 1;
-  uint64_t last_admitted_ = 0;
+  int64_t now_us_ = 0;
   int64_t n_steps_ = 0;
   int64_t n_cached_tokens_ = 0;
 };

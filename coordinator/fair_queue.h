@@ -1,0 +1,109 @@
+// Who is served next: by priority class, with ageing, and inside a class by fair shares of tenants.
+//
+// Age. A lower class counts as if it had come later by its handicap; sequences are compared by that
+// time. A sequence of a lower class is overtaken by those of higher classes only as long as they
+// come before its handicap is over: nobody waits for ever.
+//
+// Fairness. Each tenant has a counter of tokens that were computed for it, divided by its weight;
+// an output token counts as kOutputTokenCost prompt tokens. The tenant with the lowest counter is
+// served next. Who has not been there for a while begins at the lowest counter of those who are:
+// what it did not use before is lost, and it does not lock them out. (The virtual token counter of
+// Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024.)
+#pragma once
+
+#include <array>
+#include <compare>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "coordinator/priority.h"
+
+namespace bora {
+
+inline constexpr double kOutputTokenCost = 2;
+
+// The smaller, the older.
+struct Age {
+  int64_t us = 0;      // of arrival, the class's handicap included
+  uint64_t order = 0;  // of arrival among equals
+
+  auto operator<=>(const Age&) const = default;
+};
+
+// Of a sequence that comes at arrival_us.
+Age AgeOf(int64_t arrival_us, Priority priority, uint64_t order);
+
+// Somebody whose sequences share. Valid while a sequence of its own is open.
+struct Tenant {
+  std::string name;
+  double weight = 1;
+  double virtual_tokens = 0;  // computed for it, by weight
+  int32_t n_open = 0;         // sequences, waiting or not
+  int32_t n_running = 0;      // kept by the scheduler
+};
+
+// What the queue orders. The tenant is from FairQueue::Open.
+struct Ticket {
+  Priority priority = Priority::kStandard;
+  Age age;
+  Tenant* tenant = nullptr;
+};
+
+// Pure. Owned by the engine thread.
+class FairQueue {
+ public:
+  // Weights > 0 of tenants by name; those that are not named have 1.
+  explicit FairQueue(absl::flat_hash_map<std::string, double> weights)
+      : weights_(std::move(weights)) {}
+
+  // A sequence of the tenant comes to be, or ends.
+  Tenant* Open(absl::string_view tenant_name);
+  void Close(Tenant* tenant);
+
+  // Into and out of the queue. A ticket is in it once (CHECK); removing one that is not is fine.
+  void Push(Ticket* ticket);
+  void Remove(Ticket* ticket);
+  bool empty() const { return n_waiting_ == 0; }
+  // Whose turn it is. Not empty (CHECK).
+  Ticket* Front() const;
+
+  // Whether a goes before b: by class and tenant, unless one is aged.
+  static bool Before(const Ticket& a, const Ticket& b);
+
+  // So many tokens were computed for the tenant.
+  static void Charge(Tenant* tenant, double tokens) {
+    tenant->virtual_tokens += tokens / tenant->weight;
+  }
+  // Those with open sequences and those that are remembered.
+  int64_t n_tenants() const { return static_cast<int64_t>(tenants_.size()); }
+  // Of all tenants with open sequences, this one's part by weight, (0, 1].
+  double Share(const Tenant& tenant) const;
+
+ private:
+  struct OlderFirst {
+    bool operator()(const Ticket* a, const Ticket* b) const { return a->age < b->age; }
+  };
+  using Tickets = absl::btree_set<Ticket*, OlderFirst>;
+  // One priority class.
+  struct Class {
+    Tickets by_age;
+    absl::flat_hash_map<Tenant*, Tickets> by_tenant;  // those that wait
+  };
+
+  // Of tenants with open sequences; 0 without.
+  double LowestCounter() const;
+
+  const absl::flat_hash_map<std::string, double> weights_;
+  absl::flat_hash_map<std::string, std::unique_ptr<Tenant>> tenants_;
+  double sum_of_weights_ = 0;  // of tenants with open sequences
+  int32_t n_idle_ = 0;         // tenants without
+  std::array<Class, kNumPriorities> classes_;
+  int32_t n_waiting_ = 0;
+};
+
+}  // namespace bora

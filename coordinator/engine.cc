@@ -54,6 +54,19 @@ ApiError DeadlineError(bool running, int32_t n_output_tokens) {
   return error;
 }
 
+ApiError PredictedDeadlineError(absl::Duration left, double first_token_us) {
+  const int64_t left_ms = absl::ToInt64Milliseconds(left);
+  const int64_t wait_ms = absl::ToInt64Milliseconds(absl::Microseconds(first_token_us));
+  ApiError error;
+  error.code = absl::StatusCode::kDeadlineExceeded;
+  error.reason = reason::kDeadlineInQueue;
+  error.message = absl::StrCat("the deadline is in ", left_ms,
+                               " ms, the first token would come in about ", wait_ms, " ms");
+  error.metadata["remainingMs"] = absl::StrCat(left_ms);
+  error.metadata["predictedWaitMs"] = absl::StrCat(wait_ms);
+  return error;
+}
+
 }  // namespace
 
 // A request from its submission to its end. Owned by the engine thread.
@@ -84,6 +97,7 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
       // What is pushed is bounded elsewhere: requests by max_num_queued_reqs and slots, worker
       // messages by workers and steps in flight.
       mailbox_(std::numeric_limits<size_t>::max()),
+      places_(options_.max_num_queued_reqs),
       retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
       cluster_(options_.cluster, this, RandomSecret),
       now_(absl::Now()),
@@ -108,21 +122,21 @@ void Engine::Stop() {
 std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
                                                 std::shared_ptr<RequestObserver> observer) {
   if (!accepting_) return RefusalWhileNotServing();
-  const int32_t n_ahead = n_queued_.fetch_add(1);
-  if (n_ahead >= options_.max_num_queued_reqs) {
-    n_queued_.fetch_sub(1);
+  const QueuePlaces::Answer place = places_.Take(spec.tenant);
+  if (!place.taken) {
     ApiError error =
         Unavailable(reason::kQueueFull,
-                    absl::StrCat("the queue holds ", n_ahead, " requests, its limit is ",
+                    absl::StrCat("the queue holds ", place.n_waiting, " requests, its limit is ",
                                  options_.max_num_queued_reqs),
                     absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed)));
-    error.metadata["queueDepth"] = absl::StrCat(n_ahead);
+    error.metadata["queueDepth"] = absl::StrCat(place.n_waiting);
     error.metadata["limit"] = absl::StrCat(options_.max_num_queued_reqs);
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(1);
+  const std::string tenant = spec.tenant;
   if (!mailbox_.PushUnbounded(SubmitEvent{handle, std::move(spec), std::move(observer)})) {
-    n_queued_.fetch_sub(1);
+    places_.Give(tenant);
     return Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1));
   }
   return handle;
@@ -182,6 +196,7 @@ void Engine::Run() {
       next_tick_ = now_ + (requests_.empty() ? kIdleTick : kBusyTick);
       cluster_.Tick(now_);
       ExpireDeadlines();
+      UpdateRetryDelay();
       UpdateSnapshot();
     }
     PlanSteps();
@@ -223,7 +238,7 @@ void Engine::Handle(Event event) {
 
 void Engine::HandleSubmit(SubmitEvent event) {
   if (scheduler_ == nullptr) {
-    n_queued_.fetch_sub(1);
+    places_.Give(event.spec.tenant);
     event.observer->OnError(RefusalWhileNotServing());
     return;
   }
@@ -234,6 +249,19 @@ void Engine::HandleSubmit(SubmitEvent event) {
   sequence.max_tokens = event.spec.max_tokens;
   sequence.prefix_cache = event.spec.prefix_cache;
   sequence.cache_salt = event.spec.cache_salt;
+  sequence.priority = event.spec.priority;
+  sequence.tenant = event.spec.tenant;
+  sequence.arrival_us = absl::ToUnixMicros(event.spec.arrival);
+  if (event.spec.deadline != absl::InfiniteFuture()) {
+    const double too_late_us = TooLateUs(event.spec);
+    const double first_token_us = scheduler_->PredictFirstTokenUs(sequence, too_late_us);
+    if (first_token_us > too_late_us) {
+      places_.Give(event.spec.tenant);
+      event.observer->OnError(PredictedDeadlineError(event.spec.deadline - now_, first_token_us));
+      ++totals_.n_finished_requests_total;
+      return;
+    }
+  }
   scheduler_->Add(std::move(sequence));
   requests_.emplace(event.handle, std::make_unique<Request>(std::move(event.spec),
                                                             std::move(event.observer), tokenizer_));
@@ -266,7 +294,7 @@ void Engine::PlanSteps() {
       request->first_step = now_;
       request->n_cached_prompt_tokens = admission.n_cached_tokens;
       totals_.n_cached_prompt_tokens_total += admission.n_cached_tokens;
-      n_queued_.fetch_sub(1);
+      places_.Give(request->spec.tenant);
     }
     for (const StepRow& row : plan->rows) {
       if (!row.use_last_sampled) totals_.n_prompt_tokens_total += row.n_tokens;
@@ -278,16 +306,30 @@ void Engine::PlanSteps() {
 void Engine::ExpireDeadlines() {
   std::vector<uint64_t> late;
   std::vector<uint64_t> out_of_time;
+  std::vector<std::pair<uint64_t, double>> hopeless;  // and when its first token would come
+  if (requests_.empty()) return;                      // there is a scheduler as long as there are
+  const double prompt_token_us = scheduler_->PromptTokenUs();
   for (const auto& [handle, request] : requests_) {
     if (now_ >= request->spec.deadline) {
       late.push_back(handle);
-    } else if (now_ >= request->spec.time_limit) {
-      out_of_time.push_back(handle);
+      continue;
     }
+    if (now_ >= request->spec.time_limit) {
+      out_of_time.push_back(handle);
+      continue;
+    }
+    if (request->running || request->spec.deadline == absl::InfiniteFuture()) continue;
+    // Even if it were its turn now.
+    const double too_late_us = TooLateUs(request->spec);
+    const double us = scheduler_->PredictPromptUs(handle, prompt_token_us, too_late_us);
+    if (us > too_late_us) hopeless.emplace_back(handle, us);
   }
   for (const uint64_t handle : late) {
     const Request& request = *requests_.at(handle);
     Fail(handle, DeadlineError(request.running, request.n_output_tokens));
+  }
+  for (const auto& [handle, us] : hopeless) {
+    Fail(handle, PredictedDeadlineError(requests_.at(handle)->spec.deadline - now_, us));
   }
   for (const uint64_t handle : out_of_time) {
     Request& request = *requests_.at(handle);
@@ -299,6 +341,11 @@ void Engine::ExpireDeadlines() {
     request.observer->OnDelta(std::move(delta));
     Forget(handle);
   }
+}
+
+double Engine::TooLateUs(const RequestSpec& spec) const {
+  const double error = scheduler_->cost_model().RelativeErrorP90();
+  return absl::ToDoubleMicroseconds(spec.deadline - now_) * (1 + error);
 }
 
 void Engine::OnStepResult(StepResult result) {
@@ -398,11 +445,12 @@ void Engine::FillFinish(const Request& request, FinishInfo* finish) const {
 void Engine::Forget(uint64_t handle) {
   const auto it = requests_.find(handle);
   if (it == requests_.end()) return;
-  if (!it->second->running) n_queued_.fetch_sub(1);
+  if (!it->second->running) places_.Give(it->second->spec.tenant);
   if (scheduler_ != nullptr) scheduler_->Remove(handle);
   requests_.erase(it);
   ++totals_.n_finished_requests_total;
-  // A moving average of the time between ends tells when a place in the queue will be free.
+  // As long as nothing can be predicted, a moving average of the time between ends tells when a
+  // place in the queue will be free.
   const int64_t interval_us =
       absl::ToInt64Microseconds(std::clamp(now_ - last_finish_, kRetryDelayMin, kRetryDelayMax));
   last_finish_ = now_;
@@ -435,6 +483,7 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   options.n_stages = cluster_.pp_size();
   options.run_ahead = options_.run_ahead;
   options.prefix_cache = options_.prefix_cache;
+  options.tenant_weights = options_.tenant_weights;
   options.step_time_budget_us = absl::ToDoubleMicroseconds(options_.step_time_budget);
   scheduler_ = std::make_unique<Scheduler>(options);
   UpdateServing();
@@ -459,6 +508,14 @@ void Engine::UpdateServing() {
     on_serving_changed_(serving);
   }
   UpdateSnapshot();
+}
+
+void Engine::UpdateRetryDelay() {
+  if (scheduler_ == nullptr) return;
+  const double us = scheduler_->PredictPlaceUs();
+  if (us <= 0) return;
+  const absl::Duration delay = std::clamp(absl::Microseconds(us), kRetryDelayMin, kRetryDelayMax);
+  retry_delay_us_.store(absl::ToInt64Microseconds(delay), std::memory_order_relaxed);
 }
 
 void Engine::UpdateSnapshot() {

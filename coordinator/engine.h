@@ -23,6 +23,7 @@
 #include "coordinator/api_error.h"
 #include "coordinator/cluster.h"
 #include "coordinator/completion_text.h"
+#include "coordinator/queue_places.h"
 #include "coordinator/request.h"
 #include "coordinator/request_engine.h"
 #include "coordinator/scheduler.h"
@@ -35,6 +36,8 @@ namespace bora {
 struct EngineOptions {
   ClusterOptions cluster;
   int32_t max_num_queued_reqs = 1024;
+  // > 0, by name; tenants that are not named have 1.
+  absl::flat_hash_map<std::string, double> tenant_weights;
   bool prefix_cache = true;
   bool run_ahead = true;            // plan before the last result is back
   absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
@@ -56,7 +59,8 @@ class Engine final : public RequestEngine, private ClusterObserver {
 
   // Admits a request to the queue and returns its handle, > 0; from then on `observer` hears from
   // it until it ends. Refused at once, and the observer never called: UNAVAILABLE with QUEUE_FULL,
-  // NOT_READY or DRAINING.
+  // NOT_READY or DRAINING. DEADLINE_EXCEEDED with DEADLINE_IN_QUEUE comes through the observer as
+  // soon as the cost model says that there will be no token in time.
   std::variant<uint64_t, ApiError> Submit(RequestSpec spec,
                                           std::shared_ptr<RequestObserver> observer) override;
   // The client is gone: frees slot and blocks at the next step. The observer hears nothing more
@@ -123,6 +127,9 @@ class Engine final : public RequestEngine, private ClusterObserver {
   void HandleDrain(DrainEvent event);
   void PlanSteps();
   void ExpireDeadlines();
+  // The time until the first token that is too late for the request, microseconds: what the
+  // predictions are usually wrong by is in its favour.
+  double TooLateUs(const RequestSpec& spec) const;
   void CheckDrained();
   // Takes one step's outcome for one request to its observer.
   void Deliver(SequenceProgress progress);
@@ -135,6 +142,7 @@ class Engine final : public RequestEngine, private ClusterObserver {
   void FailAll(const ApiError& error);
   void UpdateServing();
   void UpdateSnapshot();
+  void UpdateRetryDelay();
   ApiError RefusalWhileNotServing() const;
 
   // ClusterObserver, on the engine thread.
@@ -147,12 +155,12 @@ class Engine final : public RequestEngine, private ClusterObserver {
   const std::function<void(bool)> on_serving_changed_;
   Mailbox<Event> mailbox_;
   std::thread thread_;
+  QueuePlaces places_;  // of those that are submitted and have no slot
 
   std::atomic<uint64_t> next_handle_{1};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> accepting_{false};  // serving and not draining
   std::atomic<bool> drain_asked_{false};
-  std::atomic<int32_t> n_queued_{0};     // submitted and without a slot
   std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about when a place is free
 
   // Owned by the engine thread.

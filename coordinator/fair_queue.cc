@@ -66,6 +66,9 @@ void FairQueue::Push(Ticket* ticket) {
   Class& of = classes_[static_cast<int>(ticket->priority)];
   CHECK(of.by_age.insert(ticket).second);
   of.by_tenant[ticket->tenant].insert(ticket);
+  of.n_tokens += ticket->n_waiting_tokens;
+  ticket->tenant->n_waiting_tokens += ticket->n_waiting_tokens;
+  ++ticket->tenant->n_waiting;
   ++n_waiting_;
 }
 
@@ -75,6 +78,9 @@ void FairQueue::Remove(Ticket* ticket) {
   const auto it = of.by_tenant.find(ticket->tenant);
   it->second.erase(ticket);
   if (it->second.empty()) of.by_tenant.erase(it);
+  of.n_tokens -= ticket->n_waiting_tokens;
+  ticket->tenant->n_waiting_tokens -= ticket->n_waiting_tokens;
+  --ticket->tenant->n_waiting;
   --n_waiting_;
 }
 
@@ -104,6 +110,25 @@ Ticket* FairQueue::Front() const {
 bool FairQueue::Before(const Ticket& a, const Ticket& b) {
   if (a.priority != b.priority) return a.age < b.age;
   return std::tie(a.tenant->virtual_tokens, a.age) < std::tie(b.tenant->virtual_tokens, b.age);
+}
+
+FairQueue::Ahead FairQueue::AheadOf(absl::string_view tenant_name, Priority priority) const {
+  Ahead ahead;
+  for (int i = 0; i <= static_cast<int>(priority); ++i) {
+    ahead.n_sequences += static_cast<int32_t>(classes_[i].by_age.size());
+    ahead.n_tokens += classes_[i].n_tokens;
+  }
+  const auto it = tenants_.find(tenant_name);
+  if (it != tenants_.end() && it->second->n_open > 0) {
+    ahead.own_n_sequences = it->second->n_waiting;
+    ahead.own_n_tokens = it->second->n_waiting_tokens;
+    ahead.share = Share(*it->second);
+  } else {
+    const auto named = weights_.find(tenant_name);
+    const double weight = named == weights_.end() ? 1 : named->second;
+    ahead.share = weight / (sum_of_weights_ + weight);
+  }
+  return ahead;
 }
 
 double FairQueue::Share(const Tenant& tenant) const { return tenant.weight / sum_of_weights_; }

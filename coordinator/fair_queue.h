@@ -45,6 +45,8 @@ struct Tenant {
   double virtual_tokens = 0;  // computed for it, by weight
   int32_t n_open = 0;         // sequences, waiting or not
   int32_t n_running = 0;      // kept by the scheduler
+  int32_t n_waiting = 0;
+  int64_t n_waiting_tokens = 0;
 };
 
 // What the queue orders. The tenant is from FairQueue::Open.
@@ -52,6 +54,7 @@ struct Ticket {
   Priority priority = Priority::kStandard;
   Age age;
   Tenant* tenant = nullptr;
+  int32_t n_waiting_tokens = 0;  // to compute before its next token; not changed in the queue
 };
 
 // Pure. Owned by the engine thread.
@@ -75,6 +78,16 @@ class FairQueue {
   // Whether a goes before b: by class and tenant, unless one is aged.
   static bool Before(const Ticket& a, const Ticket& b);
 
+  // What waits before a sequence that comes now.
+  struct Ahead {
+    int32_t n_sequences = 0;  // of its class and higher ones
+    int64_t n_tokens = 0;
+    int32_t own_n_sequences = 0;  // of its tenant
+    int64_t own_n_tokens = 0;
+    double share = 1;  // its tenant's
+  };
+  Ahead AheadOf(absl::string_view tenant_name, Priority priority) const;
+
   // So many tokens were computed for the tenant.
   static void Charge(Tenant* tenant, double tokens) {
     tenant->virtual_tokens += tokens / tenant->weight;
@@ -93,6 +106,7 @@ class FairQueue {
   struct Class {
     Tickets by_age;
     absl::flat_hash_map<Tenant*, Tickets> by_tenant;  // those that wait
+    int64_t n_tokens = 0;
   };
 
   // Of tenants with open sequences; 0 without.

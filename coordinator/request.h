@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "coordinator/api_error.h"
+#include "coordinator/priority.h"
 #include "model/sampling_params.h"
 #include "model/step.h"
 
@@ -28,6 +29,8 @@ struct RequestSpec {
   bool include_stop_in_output = false;
   bool prefix_cache = true;  // share computed blocks with others of the same salt
   std::string cache_salt;
+  Priority priority = Priority::kStandard;
+  std::string tenant;  // who shares with whom, see coordinator/fair_queue.h
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();    // the call's
   absl::Time time_limit = absl::InfiniteFuture();  // a success when it passes

@@ -225,14 +225,25 @@ void CheckBatch(const std::string& field, int n_inputs, Violations* violations) 
   }
 }
 
-}  // namespace
-
-bool IsValidRequestId(absl::string_view request_id) {
-  return !request_id.empty() && request_id.size() <= kMaxRequestIdBytes &&
-         std::all_of(request_id.begin(), request_id.end(), [](char c) {
+bool IsName(absl::string_view name, size_t max_bytes) {
+  return !name.empty() && name.size() <= max_bytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
            return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
                   absl::string_view("._:-").find(c) != absl::string_view::npos;
          });
+}
+
+// `priority` is valid.
+Priority ToPriority(v1::Priority priority) {
+  if (priority == v1::PRIORITY_INTERACTIVE) return Priority::kInteractive;
+  if (priority == v1::PRIORITY_BATCH) return Priority::kBatch;
+  return Priority::kStandard;
+}
+
+}  // namespace
+
+bool IsValidRequestId(absl::string_view request_id) {
+  return IsName(request_id, kMaxRequestIdBytes);
 }
 
 uint64_t RandomSeed() {
@@ -299,6 +310,14 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
         "request_id", absl::StrCat("\"", Excerpt(request.request_id()), "\""),
         absl::StrCat("1 to ", kMaxRequestIdBytes, " characters of [A-Za-z0-9._:-]"));
   }
+  if (!request.tenant().empty() && !IsName(request.tenant(), kMaxTenantBytes)) {
+    violations.AddInvalid("tenant", absl::StrCat("\"", Excerpt(request.tenant()), "\""),
+                          absl::StrCat("1 to ", kMaxTenantBytes, " characters of [A-Za-z0-9._:-]"));
+  }
+  if (!v1::Priority_IsValid(request.priority())) {
+    violations.AddInvalid("priority", absl::StrCat(static_cast<int>(request.priority())),
+                          "a value of Priority");
+  }
   std::vector<int32_t> stop_token_ids = StopTokenIds(stopping, model_);
   if (stop_token_ids.size() > kMaxStopTokenIds) {
     violations.AddLimit("stopping.stop_token_ids",
@@ -316,6 +335,8 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   spec.stop.assign(stopping.stop().begin(), stopping.stop().end());
   spec.prefix_cache = !request.prefix_cache().bypass();
   spec.cache_salt = request.prefix_cache().salt();
+  spec.priority = ToPriority(request.priority());
+  spec.tenant = request.tenant();
   spec.include_stop_in_output = stopping.include_stop_str_in_output();
   spec.sampling = MakeSampling(request.sampling(), request.output(), stopping.min_tokens(),
                                std::move(stop_token_ids));

@@ -14,6 +14,9 @@ namespace {
 // A sequence that waits for blocks learns so much later that others have computed its prefix.
 constexpr int32_t kPlansBetweenLooks = 16;
 
+// What a completion adds to the mean length of completions.
+constexpr double kMeanShare = 1.0 / 16;
+
 // What a preemption adds to the expected growth, and what is left of it after each plan: half
 // after 138.
 constexpr double kGrowthOfPreemption = 0.125;
@@ -65,6 +68,11 @@ void Scheduler::Remove(uint64_t handle) {
     to_close_.push_back(sequence->slot);
     GiveUpSlot(sequence);
   }
+  if (const int32_t n_output = sequence->n_known() - sequence->n_prompt; n_output > 0) {
+    mean_output_tokens_ = mean_output_tokens_ == 0
+                              ? n_output
+                              : mean_output_tokens_ + kMeanShare * (n_output - mean_output_tokens_);
+  }
   queue_.Close(sequence->tenant);
   sequences_.erase(it);
 }
@@ -80,6 +88,7 @@ void Scheduler::SetHeld(uint64_t handle, bool held) {
 }
 
 void Scheduler::JoinQueue(Sequence* sequence) {
+  sequence->n_waiting_tokens = sequence->n_known();
   n_waiting_prompt_tokens_ += sequence->n_known();
   if (!sequence->held) queue_.Push(sequence);
 }

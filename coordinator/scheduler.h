@@ -132,6 +132,18 @@ class Scheduler {
   int32_t n_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   // Whether the workers have a plan for each stage: the next one may wait until a stage is free.
   bool stages_full() const { return n_in_flight() >= options_.n_stages; }
+  // What follows is by the cost model, in microseconds: 0 while nothing is known, and too early
+  // rather than too late: nobody is taken to run out of blocks.
+  //
+  // What one more prompt token takes beside those who decode.
+  double PromptTokenUs() const;
+  // Until a sequence that came now would have its first token; exact when that is above enough_us:
+  // looking for its prefix takes as long as it is.
+  double PredictFirstTokenUs(const SequenceSpec& spec, double enough_us) const;
+  // The same for a waiting sequence whose prompt is begun now; 0 for others.
+  double PredictPromptUs(uint64_t handle, double prompt_token_us, double enough_us) const;
+  // Until one of those who wait runs; 0 when nobody waits.
+  double PredictPlaceUs() const;
   // Predicted time of the oldest plan in flight in its slowest stage, microseconds; 0 for none.
   double oldest_plan_us() const;
   const BlockPool& blocks() const { return blocks_; }
@@ -239,6 +251,10 @@ class Scheduler {
   // Takes slot and blocks away; the slot remains to be closed.
   void GiveUpSlot(Sequence* sequence);
   void Charge(Sequence* sequence);
+  double PromptUs(const SequenceSpec& spec, absl::Span<const int32_t> tokens,
+                  double prompt_token_us, double enough_us) const;
+  // Between the ends of those who run.
+  double FinishUs() const;
   void JoinQueue(Sequence* sequence);
   void LeaveQueue(Sequence* sequence);
   // Whether the tokens of the result are, one by one, those that the plan asked for.
@@ -261,6 +277,7 @@ class Scheduler {
   int32_t n_blocked_plans_ = 0;
   int64_t n_waiting_prompt_tokens_ = 0;
   int64_t n_preemptions_ = 0;
+  double mean_output_tokens_ = 0;  // of those that have ended, the last ones above all; 0: none
   double growth_ratio_ = 0;        // of what completions may still take that is expected, [0, 1]
   std::vector<int32_t> to_close_;  // slots
   std::deque<StepInFlight> in_flight_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/build_info.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -21,6 +22,8 @@ namespace {
 // Most of what one machine's descriptors and a step's arrays can hold.
 constexpr int32_t kMaxNumSeqsLimit = 4096;
 constexpr int32_t kMaxBatchedTokensLimit = 65536;
+constexpr double kMinTenantWeight = 0.001;
+constexpr double kMaxTenantWeight = 1000;
 
 template <typename T>
 absl::Status CheckRange(const char* flag, T value, T low, T high) {
@@ -40,6 +43,26 @@ absl::StatusOr<std::vector<int64_t>> ParseLayers(const std::vector<std::string>&
     layers.push_back(n);
   }
   return layers;
+}
+
+absl::StatusOr<absl::flat_hash_map<std::string, double>> ParseTenantWeights(
+    const std::vector<std::string>& words) {
+  absl::flat_hash_map<std::string, double> weights;
+  for (const std::string& word : words) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(word, absl::MaxSplits('=', 1));
+    double weight = 0;
+    if (!absl::SimpleAtod(parts.second, &weight) ||
+        !(weight >= kMinTenantWeight && weight <= kMaxTenantWeight)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tenant-weights: '", word, "' is not TENANT=WEIGHT with a weight in [",
+                       kMinTenantWeight, ", ", kMaxTenantWeight, "]"));
+    }
+    if (!weights.emplace(parts.first, weight).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tenant-weights: '", parts.first, "' is named twice"));
+    }
+  }
+  return weights;
 }
 
 // What the weights on disk are, as far as the coordinator must know.
@@ -183,6 +206,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
+  ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));
   config.engine.prefix_cache = flags.enable_prefix_caching;
   config.engine.run_ahead = flags.async_scheduling;
   config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);

@@ -34,6 +34,7 @@ struct ServerFlags {
   int64_t kv_cache_memory_bytes = int64_t{1} << 30;
   bool enable_prefix_caching = true;
   bool async_scheduling = true;
+  std::vector<std::string> tenant_weights;  // name=weight
   int32_t step_time_budget_ms = 100;
   uint64_t seed = 0;
   std::string worker_credential;

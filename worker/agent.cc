@@ -3,21 +3,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/host_cpus.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "model/checkpoint.h"
-#include "model/dummy_weights.h"
-#include "model/partition.h"
-#include "model/weights_source.h"
 #include "worker/collectives.h"
+#include "worker/host_memory.h"
 
 namespace bora {
 namespace {
@@ -27,72 +21,14 @@ namespace {
 constexpr size_t kMailboxCapacity = 4096;
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 
-absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load) {
-  if (load.dummy_weights) {
-    ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(load.model_path));
-    return std::make_unique<DummyWeights>(directory.config, load.dummy_seed);
-  }
-  ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(load.model_path));
-  return std::make_unique<CheckpointWeights>(std::move(checkpoint));
-}
-
-absl::StatusOr<DType> ParseDType(const std::string& name) {
-  if (name == "float32") return DType::kF32;
-  if (name == "bfloat16") return DType::kBf16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("dtype is '", name, "', supported are float32 and bfloat16"));
-}
-
-absl::StatusOr<Precision> ParsePrecision(const LoadModel& load) {
-  ASSIGN_OR_RETURN(const DType dtype, ParseDType(load.dtype));
-  if (load.quantization.empty()) return Precision(dtype);
-  if (load.quantization == "int8") return Precision(dtype, WeightFormat::kInt8);
-  return absl::InvalidArgumentError(
-      absl::StrCat("quantization is '", load.quantization, "', supported is int8"));
-}
-
-absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load) {
-  const std::vector<int64_t> layers(load.layers_per_stage.begin(), load.layers_per_stage.end());
-  ASSIGN_OR_RETURN(
-      const Partition partition,
-      MakePartition(config, load.tensor_parallel_size, static_cast<int>(layers.size()), layers));
-  if (load.stage < 0 || load.stage >= partition.pp_size || load.tensor_rank < 0 ||
-      load.tensor_rank >= partition.tp_size) {
-    return absl::InvalidArgumentError(absl::StrCat("stage ", load.stage, " and tensor rank ",
-                                                   load.tensor_rank, " of ", partition.pp_size,
-                                                   " x ", partition.tp_size));
-  }
-  return ShapeOfRank(config, partition, load.stage, load.tensor_rank);
-}
-
 int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
-
-int64_t ReadNumber(const char* path, absl::string_view after) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    if (!after.empty() && word != after) continue;
-    if (!after.empty() && !(file >> word)) break;
-    int64_t value = 0;
-    return absl::SimpleAtoi(word, &value) ? value : -1;
-  }
-  return -1;
-}
 
 }  // namespace
 
-int64_t AvailableMemoryBytes() {
-  const int64_t available_kib = ReadNumber("/proc/meminfo", "MemAvailable:");
-  int64_t bytes = available_kib > 0 ? available_kib * 1024 : int64_t{1} << 30;
-  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max", "");
-  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current", "");
-  if (limit > 0 && used >= 0) bytes = std::min(bytes, std::max<int64_t>(limit - used, 0));
-  return bytes;
-}
-
-WorkerAgent::WorkerAgent(AgentOptions options, std::unique_ptr<Listener> listener,
-                         SendFunction send)
+WorkerAgent::WorkerAgent(AgentOptions options, std::unique_ptr<RankLoader> loader,
+                         std::unique_ptr<Listener> listener, SendFunction send)
     : options_(std::move(options)),
+      loader_(std::move(loader)),
       listener_(std::move(listener)),
       send_(std::move(send)),
       mailbox_(kMailboxCapacity),
@@ -114,11 +50,9 @@ Hello WorkerAgent::MakeHello() const {
   const Endpoint& endpoint = listener_->endpoint();
   hello.endpoint = {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name};
   hello.memory_bytes = AvailableMemoryBytes();
+  hello.device = loader_->DeviceName();
   absl::MutexLock lock(&mutex_);
   hello.loaded = loaded_;
-  hello.device = absl::StrCat("cpu (", SimdLevelName(BestSimdLevel()));
-  if (n_device_threads_ > 0) absl::StrAppend(&hello.device, ", ", n_device_threads_, " threads");
-  hello.device += ")";
   return hello;
 }
 
@@ -208,14 +142,6 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     loaded_.reset();
   }
   rank_.reset();
-  device_.reset();
-  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
-  ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
-  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
-  const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  device_ = std::make_unique<CpuDevice>(1);
-  // Where the others are is known when the group is joined; until then all may be here.
-  ShareCpus(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
   LoadOptions load_options;
   absl::Time next_progress = absl::InfinitePast();
   load_options.cancelled = &stopping_;
@@ -225,47 +151,11 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
   };
-  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
-  // pages to take back, in the middle of the load.
-  load_options.drops_what_was_read =
-      RankWeightBytes(source->config(), shape, precision) > AvailableMemoryBytes() / 4;
-  const absl::Time begin = absl::Now();
-  ASSIGN_OR_RETURN(auto weights,
-                   RankWeights::Load(*source, shape, precision, *device_, load_options));
-  const int64_t weight_bytes = weights->bytes();
-  rank_ = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
-  LoadedModel loaded;
-  loaded.load = load;
-  loaded.fingerprint = source->fingerprint().ToHex();
-  loaded.weight_bytes = weight_bytes;
-  loaded.kv_block_bytes =
-      KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
-  // The other ranks of the group may share this host's memory.
-  loaded.max_blocks =
-      AvailableMemoryBytes() / 10 * 9 / n_ranks / std::max<int64_t>(loaded.kv_block_bytes, 1);
-  LogInfo("weights loaded", {{"model", load.model_path},
-                             {"dtype", load.dtype},
-                             {"quantization", load.quantization},
-                             {"stage", load.stage},
-                             {"tensor_rank", load.tensor_rank},
-                             {"layer_begin", shape.layers.begin},
-                             {"layer_end", shape.layers.end},
-                             {"bytes", weight_bytes},
-                             {"instruction_set", SimdLevelName(BestSimdLevel())},
-                             {"threads", device_->n_threads()},
-                             {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+  ASSIGN_OR_RETURN(LoadedRank result, loader_->Load(load, load_options));
+  rank_ = std::move(result.rank);
   absl::MutexLock lock(&mutex_);
-  loaded_ = std::move(loaded);
+  loaded_ = std::move(result.loaded);
   return absl::OkStatus();
-}
-
-void WorkerAgent::ShareCpus(int place, int n_ranks) {
-  const int n_threads =
-      options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
-  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
-                                                  : std::vector<int>());
-  absl::MutexLock lock(&mutex_);
-  n_device_threads_ = n_threads;
 }
 
 void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
@@ -283,7 +173,7 @@ void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
 
 absl::Status WorkerAgent::Join(const JoinGroup& join) {
   if (rank_ == nullptr) return absl::FailedPreconditionError("no weights are loaded");
-  const RankShape& shape = rank_->weights().shape();
+  const RankShape& shape = rank_->shape();
   if (join.ranks.empty() || join.ranks.size() % shape.tp_size != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(join.ranks.size(), " ranks, tensor parallel size ", shape.tp_size));
@@ -304,7 +194,7 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.my_rank = place.rank();
     mesh.peers = MeshPeers(place);
     mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
-    const int64_t dim = rank_->weights().config().dim;
+    const int64_t dim = rank_->config().dim;
     if (shape.tp_size > 1) mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
     int n_before_me = 0;  // ranks of the group on this host
     int n_here = 0;
@@ -316,7 +206,7 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
       mesh.ranks.push_back(
           {static_cast<int>(rank), {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name}});
     }
-    ShareCpus(n_before_me, std::max(1, n_here));
+    loader_->ShareHost(n_before_me, std::max(1, n_here));
     ASSIGN_OR_RETURN(mesh_, listener_->Connect(mesh));
     epoch.mesh = mesh_.get();
     epoch.link_buffer_bytes = mesh.ring_bytes;

@@ -14,10 +14,10 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "base/mailbox.h"
-#include "kernels/device.h"
 #include "model/worker_protocol.h"
 #include "worker/comm/communicator.h"
-#include "worker/rank.h"
+#include "worker/rank_loader.h"
+#include "worker/step_executor.h"
 
 namespace bora {
 
@@ -25,10 +25,6 @@ struct AgentOptions {
   std::string credential;
   std::string build_id;
   std::string host;
-  // Of the device; 0: the CPUs that the process may use, divided by the group's ranks on this host.
-  // Pipeline stages count too: with several batches under way they all work at the same time.
-  int n_threads = 0;
-  bool pin_threads = false;  // to CPUs of their own as far as there are enough
 };
 
 // Thread-safe. One thread of its own, the rank thread, owns device, weights, KV cache and mesh.
@@ -38,7 +34,8 @@ class WorkerAgent {
   // happens, when that connection is gone. Called on the rank thread.
   using SendFunction = std::function<bool(int64_t connection_id, WorkerMessage message)>;
 
-  WorkerAgent(AgentOptions options, std::unique_ptr<Listener> listener, SendFunction send);
+  WorkerAgent(AgentOptions options, std::unique_ptr<RankLoader> loader,
+              std::unique_ptr<Listener> listener, SendFunction send);
   // Aborts what runs and joins the rank thread.
   ~WorkerAgent();
 
@@ -68,14 +65,13 @@ class WorkerAgent {
   absl::Status Load(int64_t connection_id, const LoadModel& load);
   void HandleJoin(int64_t connection_id, const JoinGroup& join);
   absl::Status Join(const JoinGroup& join);
-  // Gives the device the threads of the place-th of n_ranks ranks that share this host's CPUs.
-  void ShareCpus(int place, int n_ranks);
   void HandlePlan(int64_t connection_id, const StepPlan& plan);
   void Leave();
   // Ends waiting in epochs up to this one, from any thread.
   void AbortEpochsUpTo(int64_t epoch, const std::string& reason);
 
   const AgentOptions options_;
+  const std::unique_ptr<RankLoader> loader_;
   const std::unique_ptr<Listener> listener_;
   const SendFunction send_;
   Mailbox<Item> mailbox_;
@@ -88,19 +84,13 @@ class WorkerAgent {
 
   mutable absl::Mutex mutex_;
   absl::optional<LoadedModel> loaded_ ABSL_GUARDED_BY(mutex_);
-  int n_device_threads_ ABSL_GUARDED_BY(mutex_) = 0;
 
   // Owned by the rank thread.
-  std::unique_ptr<CpuDevice> device_;
-  std::unique_ptr<Rank> rank_;
+  std::unique_ptr<StepExecutor> rank_;
   std::unique_ptr<Mesh> mesh_;
   int64_t joined_epoch_ = 0;
 
   std::thread thread_;
 };
-
-// Bytes that this process may still allocate: what the machine has available, or what its control
-// group leaves if that is less.
-int64_t AvailableMemoryBytes();
 
 }  // namespace bora

@@ -23,6 +23,8 @@
 #include "worker/agent.h"
 #include "worker/comm/communicator.h"
 #include "worker/coordinator_client.h"
+#include "worker/cpu_rank_loader.h"
+#include "worker/rank_loader.h"
 
 ABSL_FLAG(std::string, coordinator, "127.0.0.1:50052",
           "HOST:PORT of the coordinator's worker port (its --worker-listen).");
@@ -75,6 +77,13 @@ absl::Status CheckFlags() {
   return Annotate(CheckHostPort(absl::GetFlag(FLAGS_coordinator), /*min_port=*/1), "--coordinator");
 }
 
+std::unique_ptr<RankLoader> MakeRankLoader() {
+  CpuRankOptions options;
+  options.n_threads = absl::GetFlag(FLAGS_threads);
+  options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
+  return std::make_unique<CpuRankLoader>(options);
+}
+
 int Run() {
   if (absl::GetFlag(FLAGS_list_devices)) {
     for (const std::string& line : ListDevices()) std::printf("%s\n", line.c_str());
@@ -117,9 +126,7 @@ int Run() {
   agent_options.credential = *credential;
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
-  agent_options.n_threads = absl::GetFlag(FLAGS_threads);
-  agent_options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
-  WorkerAgent agent(agent_options, *std::move(listener),
+  WorkerAgent agent(agent_options, MakeRankLoader(), *std::move(listener),
                     [&client](int64_t connection_id, WorkerMessage message) {
                       return client.Send(connection_id, message);
                     });

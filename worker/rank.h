@@ -1,6 +1,6 @@
-// One rank of a group: executes the coordinator's plans in order. What lives long (device, weights,
-// rotary table) is apart from what ends with an epoch (slots, KV contents, links), so that a rank
-// whose peer has died keeps its weights and joins the next epoch.
+// The rank that computes, on the CPU. What lives long (device, weights, rotary table) is apart from
+// what ends with an epoch (slots, KV contents, links), so that a rank whose peer has died keeps its
+// weights and joins the next epoch.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,10 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "model/step.h"
-#include "worker/collectives.h"
-#include "worker/comm/communicator.h"
 #include "worker/rank_weights.h"
 #include "worker/stage.h"
+#include "worker/step_executor.h"
 #include "worker/step_inputs.h"
-#include "worker/token_feedback.h"
 
 namespace bora {
 
@@ -37,50 +35,26 @@ struct RankOptions {
   bool poison_kv = false;  // fills the KV cache with NaN when an epoch begins; for tests
 };
 
-struct EpochOptions {
-  int64_t epoch = 0;
-  GroupLimits limits;
-  int pp_size = 1;
-  Mesh* mesh = nullptr;  // linked as MeshPeers says; null for a group of one rank
-  int64_t link_buffer_bytes = MeshOptions().ring_bytes;
-};
-
-// Owned by the rank thread: every call comes from it. Mesh::Abort from another thread ends a call
-// that waits for a peer.
-class Rank {
+// Owned by the rank thread.
+class Rank final : public StepExecutor {
  public:
   // `device` outlives the rank.
   Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights, const RankOptions& options);
-  ~Rank();
-  Rank(const Rank&) = delete;
-  Rank& operator=(const Rank&) = delete;
+  ~Rank() override;
 
   const RankWeights& weights() const { return *weights_; }
 
-  // Starts with no slots and no tokens. Memory is allocated here if it is not there already.
-  // INVALID_ARGUMENT names a limit or a number that does not fit the weights, RESOURCE_EXHAUSTED
-  // the memory that is missing; the rank is then in no epoch. CHECK-fails when an epoch is on.
-  // options.mesh must live until EndEpoch.
-  absl::Status BeginEpoch(const EpochOptions& options);
+  const ModelConfig& config() const override { return weights_->config(); }
+  const RankShape& shape() const override { return weights_->shape(); }
 
-  // Forgets the epoch and lets go of its mesh. Weights and memory stay. Fine without an epoch.
-  void EndEpoch();
-
-  // Executes one plan; a result on the sampler (RankPlace::is_sampler), nothing on other ranks.
-  //
-  //   FAILED_PRECONDITION  no epoch, another epoch than the plan's (nothing has changed then), or
-  //                        an earlier plan of this epoch has failed.
-  //   INVALID_ARGUMENT     the plan breaks a rule of model/step.h.
-  //   others               from the mesh.
-  //
-  // After any but the epoch mismatch, the epoch is lost: EndEpoch, and BeginEpoch with a new mesh.
-  absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan);
+  absl::Status BeginEpoch(const EpochOptions& options) override;
+  void EndEpoch() override;
+  absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) override;
 
  private:
   struct Epoch;
 
-  absl::Status CheckEpoch(const EpochOptions& options) const;
-  absl::StatusOr<std::optional<StepResult>> ExecuteInEpoch(const StepPlan& plan);
+  absl::Status RunStage(StepResult* result);
   absl::Status RunHead(StepResult* result);
   void SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
                   StepResult* result);

@@ -1,0 +1,76 @@
+#include "worker/cpu_rank_loader.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/host_cpus.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "worker/host_memory.h"
+#include "worker/rank.h"
+
+namespace bora {
+
+std::string CpuRankLoader::DeviceName() const {
+  std::string name = absl::StrCat("cpu (", SimdLevelName(BestSimdLevel()));
+  if (const int n_threads = n_threads_; n_threads > 0) {
+    absl::StrAppend(&name, ", ", n_threads, " threads");
+  }
+  return name + ")";
+}
+
+absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
+  device_.reset();
+  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
+  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
+  const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
+  device_ = std::make_unique<CpuDevice>(1);
+  // Where the others are is known when the group is joined; until then all may be here.
+  ShareHost(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
+  LoadOptions load_options = options;
+  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
+  // pages to take back, in the middle of the load.
+  load_options.drops_what_was_read =
+      RankWeightBytes(source->config(), shape, precision) > AvailableMemoryBytes() / 4;
+  const absl::Time begin = absl::Now();
+  ASSIGN_OR_RETURN(auto weights,
+                   RankWeights::Load(*source, shape, precision, *device_, load_options));
+  LoadedRank result;
+  LoadedModel& loaded = result.loaded;
+  loaded.load = load;
+  loaded.fingerprint = source->fingerprint().ToHex();
+  loaded.weight_bytes = weights->bytes();
+  loaded.kv_block_bytes =
+      KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
+  result.rank = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
+  // The other ranks of the group may share this host's memory.
+  loaded.max_blocks =
+      AvailableMemoryBytes() / 10 * 9 / n_ranks / std::max<int64_t>(loaded.kv_block_bytes, 1);
+  LogInfo("weights loaded", {{"model", load.model_path},
+                             {"dtype", load.dtype},
+                             {"quantization", load.quantization},
+                             {"stage", load.stage},
+                             {"tensor_rank", load.tensor_rank},
+                             {"layer_begin", shape.layers.begin},
+                             {"layer_end", shape.layers.end},
+                             {"bytes", loaded.weight_bytes},
+                             {"instruction_set", SimdLevelName(BestSimdLevel())},
+                             {"threads", device_->n_threads()},
+                             {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+  return result;
+}
+
+void CpuRankLoader::ShareHost(int place, int n_ranks) {
+  const int n_threads =
+      options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
+  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
+                                                  : std::vector<int>());
+  n_threads_ = n_threads;
+}
+
+}  // namespace bora

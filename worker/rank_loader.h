@@ -1,0 +1,51 @@
+// Makes the ranks of one kind of device: what a worker asks when it is told which part of a model
+// it serves.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "model/config.h"
+#include "model/partition.h"
+#include "model/worker_protocol.h"
+#include "worker/rank_weights.h"
+#include "worker/step_executor.h"
+
+namespace bora {
+
+struct LoadedRank {
+  std::unique_ptr<StepExecutor> rank;
+  LoadedModel loaded;
+};
+
+// Owned by the rank thread, but DeviceName.
+class RankLoader {
+ public:
+  RankLoader() = default;
+  virtual ~RankLoader() = default;
+  RankLoader(const RankLoader&) = delete;
+  RankLoader& operator=(const RankLoader&) = delete;
+
+  // The device, for people: "cpu (avx512, 4 threads)". Thread-safe.
+  virtual std::string DeviceName() const = 0;
+
+  // Loads a rank; the one before must be gone, and this one must go before the loader does.
+  // Of the options, progress and cancelled count. INVALID_ARGUMENT names what does not fit the
+  // model; other errors are those of the files and of memory.
+  virtual absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) = 0;
+
+  // The rank that was loaded is the place-th of n_ranks ranks of its group on this host.
+  virtual void ShareHost(int place, int n_ranks) = 0;
+};
+
+// The weights that `load` names, read or made up.
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load);
+
+// INVALID_ARGUMENT names the type that does not exist.
+absl::StatusOr<Precision> ParsePrecision(const LoadModel& load);
+
+// INVALID_ARGUMENT names the numbers that do not fit the model or each other.
+absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load);
+
+}  // namespace bora

@@ -14,7 +14,7 @@ usage: deploy/local.sh [options] [-- flags for bora-coordinator]
   --pp N         pipeline stages (default 2)
   --port N       port for clients (default 50051)
   --prompt TEXT  prompt of the first completion
-  --device D     device of the workers: auto or cpu (default auto)
+  --device D     device of the workers, as bora-worker --help says: auto, cpu or sim (default auto)
 With BORA_BUILD_DIR=DIR in the environment the programs of that build folder are used as they are: nothing is installed or
 built.
 USAGE

@@ -12,6 +12,8 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "base/build_info.h"
 #include "base/credential.h"
@@ -25,13 +27,22 @@
 #include "worker/coordinator_client.h"
 #include "worker/cpu_rank_loader.h"
 #include "worker/rank_loader.h"
+#include "worker/sim_cost.h"
+#include "worker/sim_rank_loader.h"
 
 ABSL_FLAG(std::string, coordinator, "127.0.0.1:50052",
           "HOST:PORT of the coordinator's worker port (its --worker-listen).");
 ABSL_FLAG(std::string, credential_file, "",
           "File with the credential that the coordinator expects (its --worker-credential-file). "
           "Empty: the environment variable BORA_WORKER_CREDENTIAL.");
-ABSL_FLAG(std::string, device, "auto", "Device to run on: auto or cpu.");
+ABSL_FLAG(
+    std::string, device, "auto",
+    "Device to run on: auto, cpu or sim. sim runs no model: it sleeps for the time of a step "
+    "and draws tokens by seed and position, for experiments with capacity and scheduling. Its "
+    "times in microseconds may follow, these being the defaults: "
+    "sim:base_us=2000,token_us=10,context_us=0.01, for each step of the whole model, each "
+    "token in it and each token that a row's attention reads; a stage takes its layers' "
+    "share.");
 ABSL_FLAG(int, threads, 0,
           "Threads of the CPU device. 0: the CPUs that this process may use (affinity and control "
           "group), divided by the ranks of the group on this host.");
@@ -64,11 +75,6 @@ std::string HostName() {
 }
 
 absl::Status CheckFlags() {
-  const std::string device = absl::GetFlag(FLAGS_device);
-  if (device != "auto" && device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--device=", device, ": this build has auto and cpu"));
-  }
   const int n_threads = absl::GetFlag(FLAGS_threads);
   if (n_threads < 0 || n_threads > kMaxThreads) {
     return absl::InvalidArgumentError(
@@ -77,7 +83,19 @@ absl::Status CheckFlags() {
   return Annotate(CheckHostPort(absl::GetFlag(FLAGS_coordinator), /*min_port=*/1), "--coordinator");
 }
 
-std::unique_ptr<RankLoader> MakeRankLoader() {
+// INVALID_ARGUMENT when --device names none.
+absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader() {
+  const std::string device = absl::GetFlag(FLAGS_device);
+  absl::string_view costs = device;
+  if (absl::ConsumePrefix(&costs, "sim") && (costs.empty() || absl::ConsumePrefix(&costs, ":"))) {
+    const absl::StatusOr<SimCost> cost = ParseSimCost(costs);
+    if (!cost.ok()) return Annotate(cost.status(), absl::StrCat("--device=", device));
+    return std::make_unique<SimRankLoader>(*cost);
+  }
+  if (device != "auto" && device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device=", device, ": this build has auto, cpu and sim"));
+  }
   CpuRankOptions options;
   options.n_threads = absl::GetFlag(FLAGS_threads);
   options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
@@ -89,7 +107,9 @@ int Run() {
     for (const std::string& line : ListDevices()) std::printf("%s\n", line.c_str());
     return 0;
   }
-  if (const absl::Status status = CheckFlags(); !status.ok()) {
+  absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeRankLoader();
+  for (const absl::Status& status : {CheckFlags(), loader.status()}) {
+    if (status.ok()) continue;
     std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
@@ -126,7 +146,7 @@ int Run() {
   agent_options.credential = *credential;
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
-  WorkerAgent agent(agent_options, MakeRankLoader(), *std::move(listener),
+  WorkerAgent agent(agent_options, *std::move(loader), *std::move(listener),
                     [&client](int64_t connection_id, WorkerMessage message) {
                       return client.Send(connection_id, message);
                     });

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "model/partition.h"
+#include "worker/sim_rank.h"
 
 namespace bora {
 
@@ -22,7 +23,8 @@ struct LocalGroup::RankThread {
   std::unique_ptr<Listener> listener;
   std::unique_ptr<CpuDevice> device;
   std::unique_ptr<Mesh> mesh;
-  std::unique_ptr<Rank> rank;
+  std::unique_ptr<StepExecutor> rank;
+  const RankWeights* weights = nullptr;  // the rank's, if it has some
   Mailbox<std::function<void()>> tasks;  // their number is bounded by the test
   std::thread thread;
 
@@ -72,14 +74,19 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
   RETURN_IF_ERROR(OnAllRanks([&](RankThread& rank) -> absl::Status {
     const RankShape shape =
         ShapeOfRank(weights.config(), partition, rank.place.stage, rank.place.tp_rank);
+    if (n_ranks() > 1) {
+      ASSIGN_OR_RETURN(rank.listener, Listener::Create({}));
+    }
+    if (options_.sim_cost.has_value()) {
+      rank.rank = std::make_unique<SimRank>(weights.config(), shape, *options_.sim_cost);
+      return absl::OkStatus();
+    }
     rank.device = std::make_unique<CpuDevice>(options_.n_threads);
     ASSIGN_OR_RETURN(
         std::unique_ptr<RankWeights> loaded,
         RankWeights::Load(weights, shape, options_.precision, *rank.device, options_.load));
+    rank.weights = loaded.get();
     rank.rank = std::make_unique<Rank>(rank.device.get(), std::move(loaded), options_.rank);
-    if (n_ranks() > 1) {
-      ASSIGN_OR_RETURN(rank.listener, Listener::Create({}));
-    }
     return absl::OkStatus();
   }));
   for (const auto& rank : ranks_) {
@@ -186,6 +193,6 @@ absl::StatusOr<StepResult> LocalGroup::RunStep(const StepPlan& plan) {
   return WaitResult();
 }
 
-const RankWeights& LocalGroup::weights(int rank) const { return ranks_.at(rank)->rank->weights(); }
+const RankWeights& LocalGroup::weights(int rank) const { return *ranks_.at(rank)->weights; }
 
 }  // namespace bora

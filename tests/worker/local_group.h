@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "model/step.h"
 #include "model/weights_source.h"
 #include "worker/rank.h"
+#include "worker/sim_cost.h"
 
 namespace bora {
 
@@ -27,6 +29,7 @@ struct LocalGroupOptions {
   Precision precision = DType::kF32;
   int n_threads = 1;  // of each rank
   RankOptions rank;
+  std::optional<SimCost> sim_cost;  // simulated ranks, which use only the weights' config
   LoadOptions load;
   bool allow_shared_memory = true;
   int64_t link_buffer_bytes = MeshOptions().ring_bytes;
@@ -72,7 +75,7 @@ class LocalGroup {
   absl::Status NextEpoch(const GroupLimits& limits);
   absl::Status NextEpoch() { return NextEpoch(options_.limits); }
 
-  // The rank's weights; valid as long as the group.
+  // The weights of a rank that has some; valid as long as the group.
   const RankWeights& weights(int rank) const;
 
  private:

@@ -62,6 +62,8 @@ ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refu
 ABSL_FLAG(int64_t, kv_cache_memory_bytes, int64_t{1} << 30, "KV cache of each worker, at most.");
 ABSL_FLAG(bool, enable_prefix_caching, true,
           "Share the KV blocks of prompts that begin alike; answers are the same without.");
+ABSL_FLAG(std::vector<std::string>, tenant_weights, {},
+          "Shares of the server's time as TENANT=WEIGHT,...; a tenant that is not named has 1.");
 ABSL_FLAG(
     bool, async_scheduling, true,
     "Plan the next step before the last one's result is back, so that no worker waits for the "
@@ -99,6 +101,7 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.max_num_queued_reqs = absl::GetFlag(FLAGS_max_num_queued_reqs);
   flags.kv_cache_memory_bytes = absl::GetFlag(FLAGS_kv_cache_memory_bytes);
   flags.enable_prefix_caching = absl::GetFlag(FLAGS_enable_prefix_caching);
+  flags.tenant_weights = absl::GetFlag(FLAGS_tenant_weights);
   flags.async_scheduling = absl::GetFlag(FLAGS_async_scheduling);
   flags.step_time_budget_ms = absl::GetFlag(FLAGS_step_time_budget_ms);
   flags.seed = absl::GetFlag(FLAGS_seed);

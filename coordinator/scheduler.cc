@@ -133,7 +133,7 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   n_decoding_ =
       static_cast<int32_t>(std::count_if(decoding_.begin(), decoding_.end(),
                                          [](const Sequence* sequence) { return !sequence->held; }));
-  int32_t budget = PipelineChunk();
+  int32_t budget = PlanTokensMax();
   std::vector<Candidate> rows;
   ChooseDecodeRows(/*any_distance=*/false, &rows);
   ChooseChunks(budget, &rows);

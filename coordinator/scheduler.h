@@ -218,8 +218,9 @@ class Scheduler {
   // Whether the token that the sequence goes on from is known, or will be in the first stage when
   // the plan gets there.
   bool IsThrough(const Sequence& sequence, bool any_distance) const;
-  // Tokens of a plan: fewer than may be while nobody decodes and stages would wait for each other.
-  int32_t PipelineChunk() const;
+  // Tokens of the next plan: in a pipeline fewer than may be, where stages would wait for a long
+  // plan to come through.
+  int32_t PlanTokensMax();
   // How many of n_max prompt tokens from `position` on a plan takes that does `work` already: 0
   // only if it has a prompt chunk.
   int32_t FitTokens(StepWork work, int32_t position, int32_t n_max, bool has_chunk) const;
@@ -284,6 +285,7 @@ class Scheduler {
   std::vector<Admission> newly_admitted_;
   // What the last micro-batch had less than its share.
   double decode_credit_ = 0;
+  int32_t prompt_share_ = 0;  // prompt tokens of each micro-batch in this round
   int64_t next_step_id_ = 0;
 };
 

@@ -92,13 +92,22 @@ std::vector<Scheduler::Sequence*> Scheduler::InPrefillByTurn() const {
   return turn;
 }
 
-int32_t Scheduler::PipelineChunk() const {
+int32_t Scheduler::PlanTokensMax() {
   const int32_t n_stages = options_.n_stages;
   const int32_t n_max = options_.limits.max_num_batched_tokens;
-  if (n_stages == 1 || n_decoding_ > 0) return n_max;
+  if (n_stages == 1) return n_max;
   int64_t n_tokens = n_waiting_prompt_tokens_;
   for (const Sequence* sequence : running_) {
     n_tokens += std::max(0, sequence->prefill_end - sequence->n_planned);
+  }
+  if (n_decoding_ > 0) {
+    // The micro-batches of one round, as many as there are stages, get equal parts.
+    if (next_step_id_ % n_stages == 0 || n_tokens > int64_t{prompt_share_} * n_stages) {
+      prompt_share_ =
+          static_cast<int32_t>(std::clamp<int64_t>(CeilDiv(n_tokens, n_stages), kMinChunk, n_max));
+    }
+    const int64_t n_decode_rows = CeilDiv(n_decoding_, n_stages);
+    return static_cast<int32_t>(std::min<int64_t>(n_max, n_decode_rows + prompt_share_));
   }
   // All are through when the last chunk has followed the first through the stages.
   int32_t best = n_max;

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
+
+#include "tests/reference/forward_at.h"
 
 namespace bora::reference {
 namespace {
@@ -61,6 +64,56 @@ TEST(ReferenceTest, ForwardEqualsPublicImplementation) {
       EXPECT_NEAR(logits[position * 9 + id], row[id], 2e-12) << position << " " << id;
     }
   }
+}
+
+// Sums in another order, of at most 600 terms of order one, through three layers: some 600 * 2^-53.
+TEST(ReferenceTest, ForwardAtIsForwardAtThosePositions) {
+  const ModelConfig config = {.dim = 12,
+                              .hidden_dim = 20,
+                              .n_layers = 3,
+                              .n_heads = 6,
+                              .n_kv_heads = 2,
+                              .head_dim = 10,
+                              .vocab_size = 9,
+                              .norm_eps = 1e-5,
+                              .rope_theta = 1e4};
+  constexpr int64_t kTokens = 600;  // more than two blocks of keys
+  std::mt19937 random(1);
+  Weights weights;
+  const auto add = [&](const std::string& name, int64_t n_rows, int64_t n_cols) {
+    for (int64_t i = 0; i < n_rows * n_cols; ++i) {
+      // Uniform in [-sqrt(3), sqrt(3)] / sqrt(n_cols); gains up to 1.8.
+      const double uniform = static_cast<double>(random()) / 0x1p31 - 1;
+      weights[name].push_back(uniform * std::sqrt(3.0 / static_cast<double>(n_cols)));
+    }
+  };
+  add("tok_embeddings", 9, 12);
+  for (int layer = 0; layer < 3; ++layer) {
+    const std::string prefix = "layers." + std::to_string(layer) + ".";
+    add(prefix + "attention_norm", 12, 1);
+    add(prefix + "wq", 60, 12);
+    add(prefix + "wk", 20, 12);
+    add(prefix + "wv", 20, 12);
+    add(prefix + "wo", 12, 60);
+    add(prefix + "ffn_norm", 12, 1);
+    add(prefix + "w1", 20, 12);
+    add(prefix + "w2", 12, 20);
+    add(prefix + "w3", 20, 12);
+  }
+  add("norm", 12, 1);
+  add("output", 9, 12);
+  std::vector<int32_t> tokens(kTokens);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % 9);
+  const std::vector<int64_t> positions = {0, 1, 7, 8, 255, 256, 257, 511, 513, 599};
+  const Vector all = Forward(config, weights, tokens);
+  const Vector some = ForwardAt(config, weights, tokens, positions);
+  ASSERT_EQ(some.size(), positions.size() * 9);
+  double worst = 0;
+  for (size_t i = 0; i < some.size(); ++i) {
+    worst = std::max(worst, std::abs(some[i] - all[positions[i / 9] * 9 + i % 9]));
+  }
+  std::printf("worst difference: %.3g\n", worst);
+  EXPECT_LE(worst, 600 * 0x1p-53);
 }
 
 TEST(ReferenceTest, SamplingDistributionAppliesRestrictionsInOrder) {

@@ -9,11 +9,10 @@
 #include <tuple>
 #include <vector>
 
-#include "base/check.h"
 #include "model/dummy_weights.h"
-#include "model/tensor_id.h"
 #include "tests/reference/reference.h"
 #include "tests/worker/local_group.h"
+#include "tests/worker/reference_inputs.h"
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
 
@@ -21,37 +20,6 @@ namespace bora {
 namespace {
 
 constexpr uint64_t kSeed = 7;
-
-// The weights as the engine holds them: matrices rounded to its dtype, gains in float.
-reference::Weights ReferenceWeights(const WeightSource& source, DType dtype) {
-  reference::Weights weights;
-  for (const TensorId id : AllTensors(source.config())) {
-    const TensorShape shape = ShapeOf(source.config(), id);
-    reference::Vector& values = weights[TensorName(id)];
-    if (dtype == DType::kF32 || shape.is_vector) {
-      std::vector<float> data(shape.n_rows * shape.n_cols);
-      CHECK_OK(source.ReadSlice(id, WholeTensor(shape), absl::MakeSpan(data)));
-      values.assign(data.begin(), data.end());
-    } else {
-      std::vector<Bf16> data(shape.n_rows * shape.n_cols);
-      CHECK_OK(source.ReadSlice(id, WholeTensor(shape), absl::MakeSpan(data)));
-      for (const Bf16 value : data) values.push_back(ToFloat(value));
-    }
-  }
-  return weights;
-}
-
-reference::ModelConfig ReferenceConfig(const ModelConfig& config) {
-  return {.dim = config.dim,
-          .hidden_dim = config.hidden_dim,
-          .n_layers = config.n_layers,
-          .n_heads = config.n_heads,
-          .n_kv_heads = config.n_kv_heads,
-          .head_dim = config.head_dim,
-          .vocab_size = config.vocab_size,
-          .norm_eps = config.norm_eps,
-          .rope_theta = config.rope_theta};
-}
 
 // Greedy requests that report as many log-probabilities as there may be.
 std::vector<WorkRequest> GreedyRequests() {

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R.
 #   tests/bench/run.sh serve_smoke | prefix_cache | preemption | itl_under_prefill | comm | kernels | device | limits | engine [FLAGS] |
-#                      cpu_vs_peer [OPTIONS]
+#                      dummy_7b | cpu_vs_peer [OPTIONS]
 # prefix_cache, preemption: what sharing KV blocks and having too few of them do to a service. itl_under_prefill: how long
 # open streams wait for their next token while a long prompt is computed.
+# dummy_7b: the shape of a 7B model starts with dummy weights, plans its memory and answers; needs 20 GB of memory.
 # device: the team of threads, alone and beside a busy process.
 # limits: what the machine can do. engine: the engine without RPC (bora-bench-engine --help). cpu_vs_peer: the CPU worker beside
 # the limits, and beside llama.cpp with --peer-bin DIR: a folder with llama-bench, llama-batched-bench, llama-simple and
@@ -36,6 +37,9 @@ case "$name" in
   itl_under_prefill)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/itl_under_prefill.py" ;;
+  dummy_7b)
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
+      /usr/bin/python3 "$root/tests/bench/dummy_7b.py" ;;
   comm) "$build/bin/bora-bench-comm" ;;
   kernels) "$build/bin/bora-bench-kernels" "${@:2}" ;;
   device) "$build/bin/bora-bench-device" "${@:2}" ;;
@@ -44,5 +48,5 @@ case "$name" in
   cpu_vs_peer)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/cpu_vs_peer.py" "${@:2}" ;;
-  *) echo "usage: tests/bench/run.sh serve_smoke|prefix_cache|preemption|itl_under_prefill|comm|kernels|device|limits|engine|cpu_vs_peer" >&2; exit 2 ;;
+  *) echo "usage: tests/bench/run.sh serve_smoke|prefix_cache|preemption|itl_under_prefill|comm|kernels|device|limits|engine|dummy_7b|cpu_vs_peer" >&2; exit 2 ;;
 esac

@@ -2,20 +2,21 @@
 // against itself.
 //
 // What is real: Mistral's attention, 32 heads of 128 over 8 KV heads, rope theta 1e6, KV blocks of
-// 16 tokens; its prompt of 32,700 tokens in chunks, each token decoded up to the last position
-// there is. What is small: everything about the context's length but its width, which cost nothing
-// to shrink: dim, hidden_dim, vocabulary. And layers, since attention over the whole context
-// takes 8.8e12 operations a layer, 45 s of a core in bf16. So each test has what it can afford:
+// 16 tokens; a prompt of 32,700 tokens in chunks, then one token after the other up to the last
+// position there is. What is small, since the context's length does not touch it: dim, hidden_dim,
+// vocabulary. And the layers: attention over the whole context takes 8.8e12 operations in each,
+// some 50 s of a core in bf16. So each test has what it can afford:
 //
-//   all 32 heads, one layer, bf16, 32,768 tokens      against the reference
-//   4 heads over one KV head, what one of eight tensor ranks has of Mistral, one layer, float,
+//   32 heads over 8, one layer, bf16, 32,768 tokens   against the reference
+//   4 heads over 1 (what one of eight tensor ranks has of Mistral), one layer, float,
 //     32,768 tokens                                   against the reference
-//   all 32 heads, two layers, float and bf16, 3,000   against the reference
+//   32 heads over 8, two layers, float and bf16,
+//     3,000 tokens                                    against the reference
 //   2 heads over 2, two layers, bf16, 32,768 tokens   four ranks and other chunks against one rank,
 //                                                     every bit of every position
 //
-// In a last or only layer, the reference costs little at a few hundred positions; the layers before
-// must be computed at all, hence the 3,000.
+// In a last or only layer the reference costs little at a few hundred positions; layers before it
+// must be computed at all positions, hence the 3,000.
 #include <gtest/gtest.h>
 
 #include <algorithm>

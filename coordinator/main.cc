@@ -59,7 +59,10 @@ ABSL_FLAG(
     "Tokens of one step; longer prompts are cut in chunks. Open streams wait that long for their "
     "next token; a CPU is as efficient with 64 tokens as with more.");
 ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refused.");
-ABSL_FLAG(int64_t, kv_cache_memory_bytes, int64_t{1} << 30, "KV cache of each worker, at most.");
+ABSL_FLAG(
+    int64_t, kv_cache_memory_bytes, 0,
+    "KV cache of each worker, at most. Default: 1 GiB, or what a request of --max-model-len takes "
+    "if that is more.");
 ABSL_FLAG(bool, enable_prefix_caching, true,
           "Share the KV blocks of prompts that begin alike; answers are the same without.");
 ABSL_FLAG(std::vector<std::string>, tenant_weights, {},

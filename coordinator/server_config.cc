@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/build_info.h"
+#include "base/int_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/checkpoint.h"
@@ -22,6 +23,7 @@ namespace {
 // Most of what one machine's descriptors and a step's arrays can hold.
 constexpr int32_t kMaxNumSeqsLimit = 4096;
 constexpr int32_t kMaxBatchedTokensLimit = 65536;
+constexpr int64_t kDefaultKvCacheBytes = int64_t{1} << 30;
 constexpr double kMinTenantWeight = 0.001;
 constexpr double kMaxTenantWeight = 1000;
 
@@ -126,8 +128,26 @@ absl::Status CheckFlags(const ServerFlags& flags) {
                              kMaxBatchedTokensLimit));
   RETURN_IF_ERROR(CheckRange("--step-time-budget-ms", flags.step_time_budget_ms, 0, 60000));
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", flags.max_num_queued_reqs, 1, 1000000));
-  return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 1,
+  return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 0,
                              int64_t{1} << 50);
+}
+
+// For --kv-cache-memory-bytes: what a request of full length takes is the least that is of use.
+absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig& model,
+                                     const Partition& partition, const ClusterOptions& cluster) {
+  int64_t n_layers = 0;  // of the stage with most
+  for (const LayerRange& stage : partition.stages) n_layers = std::max(n_layers, stage.n_layers());
+  const int64_t value_bytes = cluster.load.dtype == "float32" ? 4 : 2;
+  const int64_t token_bytes =
+      2 * n_layers * (model.n_kv_heads / partition.tp_size) * model.head_dim * value_bytes;
+  const int64_t request_bytes =
+      RoundUp(cluster.limits.max_model_len, cluster.limits.block_size) * token_bytes;
+  if (flags.kv_cache_memory_bytes == 0) return std::max(kDefaultKvCacheBytes, request_bytes);
+  if (flags.kv_cache_memory_bytes >= request_bytes) return flags.kv_cache_memory_bytes;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--kv-cache-memory-bytes=", flags.kv_cache_memory_bytes, " is less than the ", request_bytes,
+      " bytes that one request of --max-model-len=", cluster.limits.max_model_len,
+      " tokens takes on a worker"));
 }
 
 ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model,
@@ -189,7 +209,6 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.build_id = BuildId();
   cluster.credential = flags.worker_credential;
   cluster.fingerprint = weights.fingerprint;
-  cluster.kv_cache_bytes_max = flags.kv_cache_memory_bytes;
   // Workers may have another working directory.
   cluster.load.model_path = std::filesystem::absolute(flags.model).lexically_normal().string();
   cluster.load.dummy_weights = flags.load_format == "dummy";
@@ -205,6 +224,8 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_num_batched_tokens = flags.max_num_batched_tokens;
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
+  ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
+                   KvCacheBytes(flags, config.model, partition, cluster));
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));
   config.engine.prefix_cache = flags.enable_prefix_caching;

@@ -31,7 +31,7 @@ struct ServerFlags {
   int32_t max_num_seqs = 64;
   int32_t max_num_batched_tokens = 128;
   int32_t max_num_queued_reqs = 1024;
-  int64_t kv_cache_memory_bytes = int64_t{1} << 30;
+  int64_t kv_cache_memory_bytes = 0;  // 0: chosen
   bool enable_prefix_caching = true;
   bool async_scheduling = true;
   std::vector<std::string> tenant_weights;  // name=weight

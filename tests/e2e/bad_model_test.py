@@ -281,7 +281,10 @@ class BadModelTest(unittest.TestCase):
         for flag, parts in (("--max-num-seqs=0", ["--max-num-seqs=0", "[1, 4096]"]),
                             ("--max-num-batched-tokens=-1", ["--max-num-batched-tokens=-1", "65536"]),
                             ("--max-num-queued-reqs=0", ["--max-num-queued-reqs=0"]),
-                            ("--kv-cache-memory-bytes=0", ["--kv-cache-memory-bytes=0"]),
+                            ("--kv-cache-memory-bytes=-1", ["--kv-cache-memory-bytes=-1"]),
+                            ("--tenant-weights=a=2,b", ["--tenant-weights", "'b'", "TENANT=WEIGHT"]),
+                            ("--tenant-weights=a=0", ["--tenant-weights", "'a=0'", "[0.001, 1000]"]),
+                            ("--tenant-weights=a=1,a=2", ["--tenant-weights", "'a' is named twice"]),
                             ("--dtype=int8", ["--dtype=int8", "bfloat16"]),
                             ("--load-format=pickle", ["--load-format=pickle", "dummy"]),
                             ("--worker-credential-file=/nowhere", ["--worker-credential-file", "/nowhere"])):
@@ -303,7 +306,7 @@ class BadModelTest(unittest.TestCase):
             self.check_refused(flag.split("=")[0].strip("-").replace("-", "_"), flags=[flag], exit_code=ABSEIL_USAGE)
 
     def test_kv_cache_too_small_for_a_sequence(self):
-        self.check_worker_refuses("256", "--kv-cache-memory-bytes", flags=["--kv-cache-memory-bytes=20000"])
+        self.check_refused("--kv-cache-memory-bytes=20000", "--max-model-len=", flags=["--kv-cache-memory-bytes=20000"])
 
     def worker(self, *flags):
         return subprocess.run([binary("bora-worker"), *flags], capture_output=True, text=True, timeout=30)

@@ -359,7 +359,7 @@ TEST(LongContextTest, TwoLayersAgreeWithFloat64) {
 // Fails when it takes more than it should.
 WorkOutcome RunScheduled(LocalGroup& group, const ModelConfig& config, const WorkRequest& request) {
   const Stopwatch stopwatch;
-  Scheduler scheduler({.limits = group.options().limits, .epoch = group.epoch(), .n_lanes = 2});
+  Scheduler scheduler({.limits = group.options().limits, .epoch = group.epoch(), .n_stages = 2});
   std::map<uint64_t, int32_t> n_left;  // of each request
   const auto add = [&](uint64_t handle, const WorkRequest& work) {
     scheduler.Add({.handle = handle,

@@ -69,24 +69,42 @@ ApiError PredictedDeadlineError(absl::Duration left, double first_token_us) {
 
 }  // namespace
 
-// A request from its submission to its end. Owned by the engine thread.
+// A request from its submission to its end. Owned by the engine thread. Candidate i is the
+// scheduler's sequence of the handle i above the request's.
 struct Engine::Request {
-  Request(RequestSpec request_spec, std::shared_ptr<RequestObserver> request_observer,
-          const Tokenizer& tokenizer)
-      : spec(std::move(request_spec)),
-        observer(std::move(request_observer)),
-        text(tokenizer, spec.prompt_tokens, spec.stop, spec.include_stop_in_output,
-             spec.sampling.min_tokens) {}
+  struct Candidate {
+    CompletionText text;
+    int32_t n_output_tokens = 0;
+    absl::Time first_token = absl::InfiniteFuture();
+    absl::Time last_token;
+    bool ended = false;
+  };
 
-  RequestSpec spec;
-  std::shared_ptr<RequestObserver> observer;
-  CompletionText text;
-  int32_t n_output_tokens = 0;
+  Request(uint64_t request_handle, RequestSpec request_spec,
+          std::shared_ptr<RequestObserver> request_observer, const Tokenizer& tokenizer)
+      : handle(request_handle),
+        spec(std::move(request_spec)),
+        observer(std::move(request_observer)),
+        candidates(spec.n_candidates, Candidate{CompletionText(
+                                          tokenizer, spec.prompt_tokens, spec.stop,
+                                          spec.include_stop_in_output, spec.sampling.min_tokens)}) {
+  }
+
+  int32_t n_output_tokens() const {
+    int32_t n = 0;
+    for (const Candidate& candidate : candidates) n += candidate.n_output_tokens;
+    return n;
+  }
+
+  const uint64_t handle;
+  const RequestSpec spec;
+  const std::shared_ptr<RequestObserver> observer;
+  std::vector<Candidate> candidates;
+  int32_t n_ended = 0;
   int32_t n_cached_prompt_tokens = 0;
   absl::Time first_step = absl::InfiniteFuture();
-  absl::Time first_token = absl::InfiniteFuture();
-  absl::Time last_token;
   bool running = false;
+  bool forked = false;  // all candidates have sequences
 };
 
 Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
@@ -133,7 +151,7 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
     error.metadata["limit"] = absl::StrCat(options_.max_num_queued_reqs);
     return error;
   }
-  const uint64_t handle = next_handle_.fetch_add(1);
+  const uint64_t handle = next_handle_.fetch_add(spec.n_candidates);
   const std::string tenant = spec.tenant;
   if (!mailbox_.PushUnbounded(SubmitEvent{handle, std::move(spec), std::move(observer)})) {
     places_.Give(tenant);
@@ -224,7 +242,8 @@ void Engine::Handle(Event event) {
   } else if (auto* abort = std::get_if<AbortEvent>(&event)) {
     Fail(abort->handle, std::move(abort->error));
   } else if (auto* resume = std::get_if<ResumeEvent>(&event)) {
-    if (scheduler_ != nullptr) scheduler_->SetHeld(resume->handle, false);
+    const auto it = requests_.find(resume->handle);
+    if (it != requests_.end()) SetHeld(*it->second, false);
   } else if (auto* drain = std::get_if<DrainEvent>(&event)) {
     HandleDrain(std::move(*drain));
   } else if (auto* attached = std::get_if<AttachedEvent>(&event)) {
@@ -242,29 +261,60 @@ void Engine::HandleSubmit(SubmitEvent event) {
     event.observer->OnError(RefusalWhileNotServing());
     return;
   }
-  SequenceSpec sequence;
-  sequence.handle = event.handle;
-  sequence.prompt_tokens = event.spec.prompt_tokens;
-  sequence.sampling = event.spec.sampling;
-  sequence.max_tokens = event.spec.max_tokens;
-  sequence.prefix_cache = event.spec.prefix_cache;
-  sequence.cache_salt = event.spec.cache_salt;
-  sequence.priority = event.spec.priority;
-  sequence.tenant = event.spec.tenant;
-  sequence.arrival_us = absl::ToUnixMicros(event.spec.arrival);
-  if (event.spec.deadline != absl::InfiniteFuture()) {
-    const double too_late_us = TooLateUs(event.spec);
+  auto request = std::make_unique<Request>(event.handle, std::move(event.spec),
+                                           std::move(event.observer), tokenizer_);
+  SequenceSpec sequence = MakeSequence(*request, 0);
+  if (request->spec.deadline != absl::InfiniteFuture()) {
+    const double too_late_us = TooLateUs(request->spec);
     const double first_token_us = scheduler_->PredictFirstTokenUs(sequence, too_late_us);
     if (first_token_us > too_late_us) {
-      places_.Give(event.spec.tenant);
-      event.observer->OnError(PredictedDeadlineError(event.spec.deadline - now_, first_token_us));
+      places_.Give(request->spec.tenant);
+      request->observer->OnError(
+          PredictedDeadlineError(request->spec.deadline - now_, first_token_us));
       ++totals_.n_finished_requests_total;
       return;
     }
   }
   scheduler_->Add(std::move(sequence));
-  requests_.emplace(event.handle, std::make_unique<Request>(std::move(event.spec),
-                                                            std::move(event.observer), tokenizer_));
+  for (int32_t i = 0; i < request->spec.n_candidates; ++i) {
+    sequences_.emplace(event.handle + i, request.get());
+  }
+  requests_.emplace(event.handle, std::move(request));
+}
+
+SequenceSpec Engine::MakeSequence(const Request& request, int32_t candidate) const {
+  const RequestSpec& spec = request.spec;
+  SequenceSpec sequence;
+  sequence.handle = request.handle + candidate;
+  sequence.prompt_tokens = spec.prompt_tokens;
+  sequence.sampling = spec.sampling;
+  sequence.sampling.seed += candidate;
+  if (candidate > 0) sequence.sampling.n_prompt_logprobs = -1;
+  sequence.max_tokens = spec.max_tokens;
+  sequence.prefix_cache = options_.prefix_cache && spec.prefix_cache;
+  sequence.cache_salt = spec.cache_salt;
+  if (!sequence.prefix_cache && spec.n_candidates > 1) {
+    // With each other and nobody else: no salt of a request is like this, which is not UTF-8.
+    sequence.prefix_cache = true;
+    sequence.cache_salt = absl::StrCat("\xff", request.handle);
+  }
+  sequence.priority = spec.priority;
+  sequence.tenant = spec.tenant;
+  sequence.arrival_us = absl::ToUnixMicros(spec.arrival);
+  return sequence;
+}
+
+void Engine::Fork(Request* request) {
+  request->forked = true;
+  for (int32_t i = 1; i < request->spec.n_candidates; ++i) {
+    scheduler_->Add(MakeSequence(*request, i));
+  }
+}
+
+void Engine::SetHeld(const Request& request, bool held) {
+  for (int32_t i = 0; i < request.spec.n_candidates; ++i) {
+    scheduler_->SetHeld(request.handle + i, held);
+  }
 }
 
 void Engine::HandleDrain(DrainEvent event) {
@@ -288,8 +338,8 @@ void Engine::PlanSteps() {
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
     for (const Admission& admission : scheduler_->newly_admitted()) {
-      if (admission.again) continue;
-      Request* request = requests_.at(admission.handle).get();
+      Request* request = sequences_.at(admission.handle);
+      if (request->running) continue;  // again, or another candidate
       request->running = true;
       request->first_step = now_;
       request->n_cached_prompt_tokens = admission.n_cached_tokens;
@@ -326,19 +376,25 @@ void Engine::ExpireDeadlines() {
   }
   for (const uint64_t handle : late) {
     const Request& request = *requests_.at(handle);
-    Fail(handle, DeadlineError(request.running, request.n_output_tokens));
+    Fail(handle, DeadlineError(request.running, request.n_output_tokens()));
   }
   for (const auto& [handle, us] : hopeless) {
     Fail(handle, PredictedDeadlineError(requests_.at(handle)->spec.deadline - now_, us));
   }
   for (const uint64_t handle : out_of_time) {
-    Request& request = *requests_.at(handle);
-    OutputDelta delta;
-    delta.text = request.text.Finish();
-    FinishInfo& finish = delta.finish.emplace();
-    finish.kind = FinishKind::kTimeLimit;
-    FillFinish(request, &finish);
-    request.observer->OnDelta(std::move(delta));
+    Request* request = requests_.at(handle).get();
+    for (size_t i = 0; i < request->candidates.size(); ++i) {
+      Request::Candidate& candidate = request->candidates[i];
+      if (candidate.ended) continue;
+      OutputDelta delta;
+      delta.candidate = static_cast<int32_t>(i);
+      delta.text = candidate.text.Finish();
+      FinishInfo& finish = delta.finish.emplace();
+      finish.kind = FinishKind::kTimeLimit;
+      FillFinish(*request, delta.candidate, &finish);
+      EndCandidate(request, &delta);
+      request->observer->OnDelta(std::move(delta));
+    }
     Forget(handle);
   }
 }
@@ -366,10 +422,11 @@ void Engine::OnStepResult(StepResult result) {
 }
 
 void Engine::Deliver(SequenceProgress progress) {
-  const auto it = requests_.find(progress.handle);
-  if (it == requests_.end()) return;
-  Request* request = it->second.get();
+  const auto it = sequences_.find(progress.handle);
+  if (it == sequences_.end()) return;
+  Request* request = it->second;
   OutputDelta delta;
+  delta.candidate = static_cast<int32_t>(progress.handle - request->handle);
   delta.prompt_logprobs = std::move(progress.prompt_logprobs);
   const bool non_finite_prompt =
       std::any_of(delta.prompt_logprobs.begin(), delta.prompt_logprobs.end(),
@@ -379,27 +436,40 @@ void Engine::Deliver(SequenceProgress progress) {
     error.code = absl::StatusCode::kInternal;
     error.reason = reason::kNonFiniteLogits;
     error.message = absl::StrCat("the model's output is not finite after ",
-                                 request->n_output_tokens, " tokens of this request");
-    error.metadata["outputTokenCount"] = absl::StrCat(request->n_output_tokens);
-    Fail(progress.handle, std::move(error));
+                                 request->n_output_tokens(), " tokens of this request");
+    error.metadata["outputTokenCount"] = absl::StrCat(request->n_output_tokens());
+    Fail(request->handle, std::move(error));
     return;
   }
   if (progress.sampled.has_value()) {
     AppendToken(request, *progress.sampled, &delta);
     delta.tokens.push_back(std::move(*progress.sampled));
+    // The prompt's blocks are there for the other candidates to share.
+    if (!request->forked) Fork(request);
   }
-  const bool finished = delta.finish.has_value();
+  if (delta.finish.has_value()) {
+    // Its slot and blocks are for others, whether or not all candidates have ended.
+    scheduler_->Remove(progress.handle);
+    EndCandidate(request, &delta);
+  }
+  const bool last = delta.last;
   const bool reader_keeps_up = request->observer->OnDelta(std::move(delta));
-  if (finished) {
-    Forget(progress.handle);
+  if (last) {
+    Forget(request->handle);
   } else if (!reader_keeps_up) {
-    scheduler_->SetHeld(progress.handle, true);
+    SetHeld(*request, true);
   }
 }
 
+void Engine::EndCandidate(Request* request, OutputDelta* delta) {
+  request->candidates[delta->candidate].ended = true;
+  delta->last = ++request->n_ended == request->spec.n_candidates;
+}
+
 void Engine::AppendToken(Request* request, const SampledToken& token, OutputDelta* delta) {
-  if (request->n_output_tokens++ == 0) request->first_token = now_;
-  request->last_token = now_;
+  Request::Candidate& candidate = request->candidates[delta->candidate];
+  if (candidate.n_output_tokens++ == 0) candidate.first_token = now_;
+  candidate.last_token = now_;
   ++totals_.n_output_tokens_total;
   const RequestSpec& spec = request->spec;
   const auto& stop_ids = spec.sampling.stop_token_ids;
@@ -407,38 +477,46 @@ void Engine::AppendToken(Request* request, const SampledToken& token, OutputDelt
   if (std::binary_search(stop_ids.begin(), stop_ids.end(), token.token_id)) {
     finish.kind = FinishKind::kStopToken;
     finish.stop_token_id = token.token_id;
-    delta->text = request->text.Finish();
+    delta->text = candidate.text.Finish();
   } else {
-    CompletionText::Piece piece = request->text.Append(token.token_id);
+    CompletionText::Piece piece = candidate.text.Append(token.token_id);
     delta->text = std::move(piece.delta);
     if (piece.stop_sequence_matched.has_value()) {
       finish.kind = FinishKind::kStopSequence;
       finish.stop_sequence = *std::move(piece.stop_sequence_matched);
-    } else if (request->n_output_tokens >= spec.max_tokens) {
+    } else if (candidate.n_output_tokens >= spec.max_tokens) {
       finish.kind = spec.context_limited ? FinishKind::kContextLength : FinishKind::kMaxTokens;
-      delta->text += request->text.Finish();
+      delta->text += candidate.text.Finish();
     } else if (now_ >= spec.time_limit) {
       finish.kind = FinishKind::kTimeLimit;
-      delta->text += request->text.Finish();
+      delta->text += candidate.text.Finish();
     } else {
       return;
     }
   }
-  FillFinish(*request, &finish);
+  FillFinish(*request, delta->candidate, &finish);
   delta->finish = std::move(finish);
 }
 
-void Engine::FillFinish(const Request& request, FinishInfo* finish) const {
-  finish->seed = request.spec.sampling.seed;
+void Engine::FillFinish(const Request& request, int32_t candidate_idx, FinishInfo* finish) const {
+  const Request::Candidate& candidate = request.candidates[candidate_idx];
+  finish->seed = request.spec.sampling.seed + candidate_idx;
   finish->n_prompt_tokens = static_cast<int32_t>(request.spec.prompt_tokens.size());
-  finish->n_output_tokens = request.n_output_tokens;
+  finish->n_output_tokens = candidate.n_output_tokens;
+  finish->n_total_output_tokens = request.n_output_tokens();
   finish->n_cached_prompt_tokens = request.n_cached_prompt_tokens;
+  // Of all candidates: the first token of any, the last of any.
+  absl::Time first_token = now_;
+  absl::Time last_token = absl::InfinitePast();
+  for (const Request::Candidate& other : request.candidates) {
+    if (other.n_output_tokens == 0) continue;
+    first_token = std::min(first_token, other.first_token);
+    last_token = std::max(last_token, other.last_token);
+  }
   const absl::Time first_step = std::min(request.first_step, now_);
-  const absl::Time first_token = std::min(request.first_token, now_);
   finish->timing.queue = first_step - request.spec.arrival;
   finish->timing.prefill = first_token - first_step;
-  finish->timing.decode =
-      request.n_output_tokens > 0 ? request.last_token - first_token : absl::ZeroDuration();
+  finish->timing.decode = std::max(absl::ZeroDuration(), last_token - first_token);
   finish->timing.first_token = first_token - request.spec.arrival;
 }
 
@@ -446,7 +524,10 @@ void Engine::Forget(uint64_t handle) {
   const auto it = requests_.find(handle);
   if (it == requests_.end()) return;
   if (!it->second->running) places_.Give(it->second->spec.tenant);
-  if (scheduler_ != nullptr) scheduler_->Remove(handle);
+  for (int32_t i = 0; i < it->second->spec.n_candidates; ++i) {
+    if (scheduler_ != nullptr) scheduler_->Remove(handle + i);
+    sequences_.erase(handle + i);
+  }
   requests_.erase(it);
   ++totals_.n_finished_requests_total;
   // As long as nothing can be predicted, a moving average of the time between ends tells when a
@@ -471,7 +552,7 @@ void Engine::FailAll(const ApiError& error) {
   for (const auto& [handle, request] : requests_) handles.push_back(handle);
   for (const uint64_t handle : handles) {
     ApiError own = error;
-    own.metadata["outputTokenCount"] = absl::StrCat(requests_.at(handle)->n_output_tokens);
+    own.metadata["outputTokenCount"] = absl::StrCat(requests_.at(handle)->n_output_tokens());
     Fail(handle, std::move(own));
   }
 }
@@ -482,7 +563,6 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   options.epoch = epoch;
   options.n_stages = cluster_.pp_size();
   options.run_ahead = options_.run_ahead;
-  options.prefix_cache = options_.prefix_cache;
   options.tenant_weights = options_.tenant_weights;
   options.step_time_budget_us = absl::ToDoubleMicroseconds(options_.step_time_budget);
   scheduler_ = std::make_unique<Scheduler>(options);

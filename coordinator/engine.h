@@ -131,11 +131,17 @@ class Engine final : public RequestEngine, private ClusterObserver {
   // predictions are usually wrong by is in its favour.
   double TooLateUs(const RequestSpec& spec) const;
   void CheckDrained();
-  // Takes one step's outcome for one request to its observer.
+  SequenceSpec MakeSequence(const Request& request, int32_t candidate) const;
+  // Puts all candidates but the first into the queue.
+  void Fork(Request* request);
+  void SetHeld(const Request& request, bool held);
+  // Takes one step's outcome for one candidate to its request's observer.
   void Deliver(SequenceProgress progress);
-  // Decides whether the newest token ends the request; fills text and finish.
+  // Decides whether the newest token ends the candidate; fills text and finish.
   void AppendToken(Request* request, const SampledToken& token, OutputDelta* delta);
-  void FillFinish(const Request& request, FinishInfo* finish) const;
+  void FillFinish(const Request& request, int32_t candidate_idx, FinishInfo* finish) const;
+  // After the delta with its finish; says whether it is the request's last.
+  void EndCandidate(Request* request, OutputDelta* delta);
   // Forgets the request everywhere.
   void Forget(uint64_t handle);
   void Fail(uint64_t handle, ApiError error);
@@ -167,6 +173,7 @@ class Engine final : public RequestEngine, private ClusterObserver {
   Cluster cluster_;
   std::unique_ptr<Scheduler> scheduler_;  // of the current epoch; null while not serving
   absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
+  absl::flat_hash_map<uint64_t, Request*> sequences_;  // of all candidates, by their handles
   bool announced_serving_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
   std::function<void()> on_drained_;

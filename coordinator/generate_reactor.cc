@@ -90,9 +90,9 @@ void GenerateReactor::Admit(const grpc::ByteBuffer& request) {
     record_.request_id = call.request_id;
     if (auto* valid = std::get_if<ValidatedRequest>(&result)) {
       record_.n_prompt_tokens = static_cast<int64_t>(valid->spec.prompt_tokens.size());
-      buffer_.emplace(services_.validator->tokenizer(), std::move(valid->options),
-                      record_.request_id, services_.validator->model().name,
-                      valid->spec.prompt_tokens.front());
+      buffer_.emplace(services_.validator->tokenizer(), valid->options, record_.request_id,
+                      services_.validator->model().name, valid->spec.prompt_tokens.front(),
+                      valid->spec.n_candidates);
     }
   }
   if (auto* error = std::get_if<ApiError>(&result)) {
@@ -136,7 +136,7 @@ bool GenerateReactor::OnDelta(OutputDelta delta) {
     record_.first_token = absl::Now() - record_.arrival;
   }
   record_.n_output_tokens += static_cast<int64_t>(delta.tokens.size());
-  engine_ended_ = delta.finish.has_value();
+  engine_ended_ = delta.last;
   buffer_->Add(std::move(delta));
   if (kind_ == Kind::kWhole) {
     if (engine_ended_) KickPump();
@@ -309,7 +309,7 @@ class WholeReactor final : public GenerateReactor, public grpc::ServerUnaryReact
                                                     CallFacts* call) override {
     return ParseAndValidate<v1::GenerateRequest>(request, *services().validator, call);
   }
-  bool WriteNext(ResponseBuffer* buffer) override {
+  bool WriteNext(AnswerBuffer* buffer) override {
     v1::GenerateResponse message;
     buffer->TakeResponse(&message);
     Serialize(message, response_);
@@ -336,7 +336,7 @@ class StreamReactor final : public GenerateReactor,
                                                     CallFacts* call) override {
     return ParseAndValidate<v1::GenerateStreamRequest>(request, *services().validator, call);
   }
-  bool WriteNext(ResponseBuffer* buffer) override {
+  bool WriteNext(AnswerBuffer* buffer) override {
     message_.Clear();  // keeps its memory for the next
     const bool last = buffer->TakeMessage(&message_);
     Serialize(message_, &bytes_);

@@ -20,11 +20,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "coordinator/answer_buffer.h"
 #include "coordinator/reactor_pump.h"
 #include "coordinator/request.h"
 #include "coordinator/request_engine.h"
 #include "coordinator/request_validator.h"
-#include "coordinator/response_buffer.h"
 #include "coordinator/rpc_record.h"
 #include "coordinator/task_pool.h"
 
@@ -76,7 +76,7 @@ class GenerateReactor : public RequestObserver,
                                                             CallFacts* call) = 0;
   // Writes what `buffer` has: starts a write, or writes the last message and finishes. True if that
   // was the last operation.
-  virtual bool WriteNext(ResponseBuffer* buffer) = 0;
+  virtual bool WriteNext(AnswerBuffer* buffer) = 0;
   // Finishes without a message.
   virtual void FinishWith(const grpc::Status& status) = 0;
 
@@ -107,7 +107,7 @@ class GenerateReactor : public RequestObserver,
   absl::Mutex mutex_;
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mutex_);  // null after OnDone
   RpcRecord record_ ABSL_GUARDED_BY(mutex_);
-  std::optional<ResponseBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
+  std::optional<AnswerBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
   std::optional<ApiError> error_ ABSL_GUARDED_BY(mutex_);  // how the call is to end
   uint64_t handle_ ABSL_GUARDED_BY(mutex_) = 0;            // the engine's; 0 before it is known
   bool engine_ended_ ABSL_GUARDED_BY(mutex_) = false;      // the engine has said its last word

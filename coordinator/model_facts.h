@@ -17,6 +17,7 @@ inline constexpr int32_t kMaxBatchInputs = 128;
 inline constexpr int32_t kMaxRequestIdBytes = 64;
 inline constexpr int32_t kMaxCacheSaltBytes = 64;
 inline constexpr int32_t kMaxTenantBytes = 64;
+inline constexpr int32_t kMaxCandidates = 16;
 // gRPC's default for what a client receives; requests are held to the same.
 inline constexpr int32_t kMaxMessageBytes = 4 << 20;
 // A quarter of the largest message. 32k tokens of English are about 130 kB.

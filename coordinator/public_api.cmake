@@ -9,6 +9,6 @@ if(BORA_WITH_GRPC)
   bora_library(
     bora_public_api
     SRCS api_error_status.cc request_parsing.cc rpc_record.cc task_pool.cc reactor_pump.cc
-         response_buffer.cc generate_reactor.cc inference_service.cc model_service.cc public_server.cc
+         answer_buffer.cc response_buffer.cc generate_reactor.cc inference_service.cc model_service.cc public_server.cc
     DEPS bora_request_validator bora_grpc gRPC::grpc++_reflection gRPC::grpc bora_base)
 endif()

@@ -22,7 +22,9 @@ struct RequestSpec {
   // seed is set; stop_token_ids holds what ends generation, the end-of-sequence ids included unless
   // they are ignored.
   SamplingParams sampling;
-  int32_t max_tokens = 0;  // prompt_tokens + max_tokens <= max_model_len
+  // Completions of the prompt, each of its own; candidate i has sampling.seed + i. >= 1
+  int32_t n_candidates = 1;
+  int32_t max_tokens = 0;  // of each; prompt_tokens + max_tokens <= max_model_len
   bool context_limited =
       false;  // max_tokens is what the context leaves: then FINISH_REASON_CONTEXT_LENGTH
   std::vector<std::string> stop;  // stop sequences
@@ -52,21 +54,24 @@ struct FinishInfo {
   std::string stop_sequence;   // kStopSequence
   uint64_t seed = 0;
   int32_t n_prompt_tokens = 0;
-  int32_t n_output_tokens = 0;
+  int32_t n_output_tokens = 0;        // of the candidate
+  int32_t n_total_output_tokens = 0;  // of all candidates until now
   int32_t n_cached_prompt_tokens = 0;
   RequestTiming timing;
 };
 
 // What is new since the last one.
 struct OutputDelta {
+  int32_t candidate = 0;
   std::string text;                  // valid UTF-8; nothing that may yet be part of a stop sequence
   std::vector<SampledToken> tokens;  // generated, in order
   std::vector<SampledToken> prompt_logprobs;  // for positions 1, 2, ... of the prompt, in order
-  absl::optional<FinishInfo> finish;          // in the last one
+  absl::optional<FinishInfo> finish;          // in the candidate's last one
+  bool last = false;                          // of the request
 };
 
-// Whoever waits for a request. The engine thread calls it, from Submit's success until one of: a
-// delta with finish, or OnError; nothing after that. Implementations only take the data over and
+// Whoever waits for a request. The engine thread calls it, from Submit's success until one of: the
+// last delta, or OnError; nothing after that. Implementations only take the data over and
 // return: they must not block or call back into the engine.
 class RequestObserver {
  public:

@@ -314,6 +314,7 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
     violations.AddInvalid("tenant", absl::StrCat("\"", Excerpt(request.tenant()), "\""),
                           absl::StrCat("1 to ", kMaxTenantBytes, " characters of [A-Za-z0-9._:-]"));
   }
+  if (request.has_n()) violations.CheckRange("n", int64_t{request.n()}, 1, kMaxCandidates);
   if (!v1::Priority_IsValid(request.priority())) {
     violations.AddInvalid("priority", absl::StrCat(static_cast<int>(request.priority())),
                           "a value of Priority");
@@ -337,6 +338,7 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   spec.cache_salt = request.prefix_cache().salt();
   spec.priority = ToPriority(request.priority());
   spec.tenant = request.tenant();
+  if (request.has_n()) spec.n_candidates = request.n();
   spec.include_stop_in_output = stopping.include_stop_str_in_output();
   spec.sampling = MakeSampling(request.sampling(), request.output(), stopping.min_tokens(),
                                std::move(stop_token_ids));
@@ -424,6 +426,7 @@ std::optional<ApiError> RequestValidator::CheckAnswerBytes(const ValidatedReques
   if (request.options.token_ids) n_bytes += int64_t{spec.max_tokens} * 5;
   if (request.options.logprobs)
     n_bytes += spec.max_tokens * MaxLogprobBytes(spec.sampling.n_logprobs);
+  n_bytes *= spec.n_candidates;
   if (request.options.prompt_logprobs) {
     n_bytes += static_cast<int64_t>(spec.prompt_tokens.size()) *
                MaxLogprobBytes(spec.sampling.n_prompt_logprobs);

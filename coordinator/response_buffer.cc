@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "coordinator/model_facts.h"
-#include "coordinator/proto_duration.h"
 #include "model/utf8.h"
 
 namespace bora {
@@ -203,15 +202,6 @@ void ResponseBuffer::FillFinish(Message* message) const {
   if (finish_->kind == FinishKind::kStopToken) finish->set_stop_token_id(finish_->stop_token_id);
   if (finish_->kind == FinishKind::kStopSequence) finish->set_stop_sequence(finish_->stop_sequence);
   finish->set_seed(static_cast<int64_t>(finish_->seed));
-  message->mutable_usage()->set_prompt_token_count(finish_->n_prompt_tokens);
-  message->mutable_usage()->set_output_token_count(finish_->n_output_tokens);
-  message->mutable_usage()->set_cached_prompt_token_count(finish_->n_cached_prompt_tokens);
-  if (!options_.timing) return;
-  v1::Timing* timing = message->mutable_timing();
-  SetDuration(finish_->timing.queue, timing->mutable_queue_duration());
-  SetDuration(finish_->timing.prefill, timing->mutable_prefill_duration());
-  SetDuration(finish_->timing.decode, timing->mutable_decode_duration());
-  SetDuration(finish_->timing.first_token, timing->mutable_first_token_duration());
 }
 
 }  // namespace bora

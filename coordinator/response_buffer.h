@@ -36,8 +36,8 @@ class ReuseQueue {
   size_t begin_ = 0;
 };
 
-// Collects deltas; gives the messages of GenerateStream by its rules (a), (b), (c), (e), or one
-// GenerateResponse. Owned by one thread at a time.
+// Collects the deltas of one candidate; gives its messages of GenerateStream by the rules (a), (b),
+// (c), (e), or one GenerateResponse, without usage and timing. Owned by one thread at a time.
 class ResponseBuffer {
  public:
   // `tokenizer` must outlive this; `first_prompt_token` is the one that has no log-probability.
@@ -57,6 +57,8 @@ class ResponseBuffer {
   // About how many bytes wait to be sent, beside the echoed prompt.
   int64_t n_pending_bytes() const { return n_pending_bytes_; }
   bool any_token() const { return n_tokens_ > 0; }
+  // Generated until now.
+  int64_t n_tokens() const { return n_tokens_; }
 
  private:
   // Moves the next token's ids and log-probabilities to the message. False, and nothing is moved,

@@ -362,7 +362,7 @@ void Scheduler::AddNextTokens(const StepInFlight& step, StepPlan* plan) const {
 }
 
 void Scheduler::Publish(Sequence* sequence) {
-  if (!options_.prefix_cache || !sequence->spec.prefix_cache) return;
+  if (!sequence->spec.prefix_cache) return;
   const int32_t block_size = options_.limits.block_size;
   const int32_t n_full = std::min(sequence->n_planned, sequence->n_known()) / block_size;
   for (; sequence->n_published < n_full; ++sequence->n_published) {
@@ -399,7 +399,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   blocked_handle_.reset();
   const int32_t n_known = sequence->n_known();
   BlockPool::Match match;
-  if (options_.prefix_cache && sequence->spec.prefix_cache && !sequence->WantsPromptLogprobs()) {
+  if (sequence->spec.prefix_cache && !sequence->WantsPromptLogprobs()) {
     match = blocks_.FindPrefix(sequence->spec.cache_salt,
                                absl::MakeConstSpan(sequence->tokens).subspan(0, n_known - 1));
   }

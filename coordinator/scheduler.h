@@ -61,7 +61,6 @@ struct SchedulerOptions {
   int64_t epoch = 0;
   int32_t n_stages = 1;  // of the pipeline
   bool run_ahead = true;
-  bool prefix_cache = true;
   // Microseconds that a step with decode rows should take at most; 0: no limit.
   double step_time_budget_us = 0;
   // > 0, by name; tenants that are not named have 1.

@@ -63,7 +63,7 @@ double Scheduler::PromptUs(const SequenceSpec& spec, absl::Span<const int32_t> t
                            double prompt_token_us, double enough_us) const {
   int64_t n_computed = static_cast<int64_t>(tokens.size());
   if (static_cast<double>(n_computed) * prompt_token_us > enough_us && spec.prefix_cache &&
-      options_.prefix_cache && spec.sampling.n_prompt_logprobs < 0) {
+      spec.sampling.n_prompt_logprobs < 0) {
     const BlockPool::Match match =
         blocks_.FindPrefix(spec.cache_salt, tokens.subspan(0, tokens.size() - 1));
     n_computed -= static_cast<int64_t>(match.block_ids.size()) * options_.limits.block_size;

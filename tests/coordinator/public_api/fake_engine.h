@@ -95,7 +95,8 @@ class FakeEngine : public RequestEngine {
   }
   // Returns what OnDelta said; nothing if the request is not open.
   std::optional<bool> Emit(uint64_t handle, OutputDelta delta) {
-    std::shared_ptr<RequestObserver> observer = Observer(handle, delta.finish.has_value());
+    delta.last = delta.finish.has_value();
+    std::shared_ptr<RequestObserver> observer = Observer(handle, delta.last);
     if (observer == nullptr) return std::nullopt;
     return observer->OnDelta(std::move(delta));
   }
@@ -199,11 +200,13 @@ class FakeEngine : public RequestEngine {
       finish.kind = FinishKind::kStopSequence;
       finish.stop_sequence = *piece.stop_sequence_matched;
       delta.finish = finish;
+      delta.last = true;
     } else if (open->n_tokens == open->spec.max_tokens) {
       finish.kind =
           open->spec.context_limited ? FinishKind::kContextLength : FinishKind::kMaxTokens;
       delta.text += open->text.Finish();
       delta.finish = finish;
+      delta.last = true;
     }
     return delta;
   }

@@ -43,6 +43,9 @@ constexpr int kMixDivisor = 1;
 
 constexpr uint64_t kSeed = 7;
 constexpr int kPoolRequests = 150;
+// Behind them in the pool: of some, the same prompt with the seeds of further candidates.
+constexpr int kForkedRequests = 30;
+constexpr int kFurtherCandidates = 3;
 constexpr size_t kMaxPromptTokens = 80;
 
 // One request of a mix.
@@ -52,6 +55,9 @@ struct MixRequest {
   int n_tokens_until_cancel = -1;  // -1: it is not cancelled; 0: as soon as it has come
   uint64_t hold_one_in = 0;        // rounds in which its reader turns slow, 0: never
   bool prefix_cache = true;
+  int candidate_of = -1;  // comes with the first token of this request of the mix
+  Priority priority = Priority::kStandard;
+  std::string tenant;
 };
 
 // All that a mix is; printed when it fails.
@@ -72,11 +78,16 @@ std::string ToString(const Mix& mix) {
   for (const MixRequest& request : mix.requests) {
     absl::StrAppend(&text, "  request ", request.pool_idx, " in round ", request.arrival_round,
                     ", cancelled after ", request.n_tokens_until_cancel, ", held one in ",
-                    request.hold_one_in, request.prefix_cache ? "" : ", without prefix cache",
-                    "\n");
+                    request.hold_one_in, request.prefix_cache ? "" : ", without prefix cache");
+    if (request.candidate_of >= 0) absl::StrAppend(&text, ", candidate of ", request.candidate_of);
+    absl::StrAppend(&text, ", class ", static_cast<int>(request.priority), ", tenant ",
+                    request.tenant, "\n");
   }
   return text;
 }
+
+// Of the pool's requests, the one with further candidates.
+int ForkedIdx(int fork) { return fork * (kPoolRequests / kForkedRequests); }
 
 Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -89,21 +100,37 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   mix.limits.block_size = 2 << below(4);
   mix.n_stages = 1 + below(4);
   mix.run_ahead = below(4) != 0;
-  mix.requests.resize(1 + below(12));
-  int64_t n_blocks_min = 1;
-  int64_t n_blocks_of_all = 0;
+  const int n_requests = 1 + below(12);
   int round = 0;
-  for (MixRequest& request : mix.requests) {
+  for (int i = 0; i < n_requests; ++i) {
+    MixRequest& request = mix.requests.emplace_back();
+    request.priority = static_cast<Priority>(below(3));
+    request.tenant = std::string(1, static_cast<char>('a' + below(3)));
     // Neighbours in the pool begin alike.
-    request.pool_idx =
-        below(2) == 0 ? below(pool.size())
-                      : mix.requests[below(&request - mix.requests.data() + 1)].pool_idx ^ below(4);
-    request.pool_idx = std::min<int>(request.pool_idx, static_cast<int>(pool.size()) - 1);
+    request.pool_idx = below(2) == 0 ? below(kPoolRequests)
+                                     : mix.requests[below(mix.requests.size())].pool_idx ^ below(4);
+    request.pool_idx %= kPoolRequests;
     request.prefix_cache = below(8) != 0;
     round += below(3) == 0 ? below(10) : 0;
     request.arrival_round = round;
     if (below(5) == 0) request.n_tokens_until_cancel = below(6);
     if (below(4) == 0) request.hold_one_in = 2 + below(6);
+    if (below(8) != 0) continue;
+    // Further candidates of a prompt.
+    const int fork = below(kForkedRequests);
+    request.pool_idx = ForkedIdx(fork);
+    request.n_tokens_until_cancel = -1;
+    const int leader = static_cast<int>(mix.requests.size()) - 1;
+    const MixRequest leading = request;
+    for (int k = 0; k < kFurtherCandidates; ++k) {
+      MixRequest& further = mix.requests.emplace_back(leading);
+      further.pool_idx = kPoolRequests + fork * kFurtherCandidates + k;
+      further.candidate_of = leader;
+    }
+  }
+  int64_t n_blocks_min = 1;
+  int64_t n_blocks_of_all = 0;
+  for (const MixRequest& request : mix.requests) {
     const WorkRequest& work = pool[request.pool_idx];
     const int64_t n_blocks =
         CeilDiv(static_cast<int64_t>(work.prompt.size()) + work.n_generate, mix.limits.block_size);
@@ -136,7 +163,8 @@ class MixRun {
       if (round > 100000) return absl::InternalError("the mix does not end");
       while (next_request_ < mix_.requests.size() &&
              mix_.requests[next_request_].arrival_round <= round) {
-        Add(next_request_++);
+        if (mix_.requests[next_request_].candidate_of < 0) Add(next_request_);
+        ++next_request_;
       }
       HoldSome();
       // Not always all that is possible.
@@ -159,6 +187,7 @@ class MixRun {
   int64_t n_steps() const { return n_steps_; }
   int64_t n_cached_tokens() const { return n_cached_tokens_; }
   int64_t n_preemptions() const { return scheduler_.n_preemptions(); }
+  int64_t n_further_candidates() const { return n_further_candidates_; }
 
  private:
   void Add(size_t idx) {
@@ -169,6 +198,9 @@ class MixRun {
     spec.sampling = work.sampling;
     spec.max_tokens = work.n_generate;
     spec.prefix_cache = mix_.requests[idx].prefix_cache;
+    spec.priority = mix_.requests[idx].priority;
+    spec.tenant = mix_.requests[idx].tenant;
+    spec.arrival_us = int64_t{mix_.requests[idx].arrival_round} * 1'000'000;
     scheduler_.Add(std::move(spec));
     ++n_open_;
     if (mix_.requests[idx].n_tokens_until_cancel == 0) Remove(idx);
@@ -202,6 +234,12 @@ class MixRun {
       item.sampled->slot = 0;
       outcome.sampled.push_back(std::move(*item.sampled));
       const int n_sampled = static_cast<int>(outcome.sampled.size());
+      for (size_t i = idx + 1; n_sampled == 1 && i < mix_.requests.size() &&
+                               mix_.requests[i].candidate_of == static_cast<int>(idx);
+           ++i) {
+        Add(i);
+        ++n_further_candidates_;
+      }
       if (n_sampled == pool_[mix_.requests[idx].pool_idx].n_generate ||
           n_sampled == mix_.requests[idx].n_tokens_until_cancel) {
         Remove(idx);
@@ -220,6 +258,7 @@ class MixRun {
   int n_open_ = 0;
   int64_t n_steps_ = 0;
   int64_t n_cached_tokens_ = 0;
+  int64_t n_further_candidates_ = 0;
 };
 
 template <typename T>
@@ -277,6 +316,14 @@ std::vector<WorkRequest> MakePool() {
     // Those that grow long under way are the ones that run out of blocks.
     if (i % 3 == 0) pool[i].n_generate += 40;
   }
+  for (int fork = 0; fork < kForkedRequests; ++fork) {
+    for (int k = 1; k <= kFurtherCandidates; ++k) {
+      WorkRequest further = pool[ForkedIdx(fork)];
+      further.sampling.seed += k;
+      further.sampling.n_prompt_logprobs = -1;
+      pool.push_back(std::move(further));
+    }
+  }
   return pool;
 }
 
@@ -294,7 +341,7 @@ TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank
   const auto begin = std::chrono::steady_clock::now();
   const int n_mixes = layout.n_mixes / kMixDivisor;
   int64_t n_requests = 0;
-  int64_t n_steps = 0, n_cached_tokens = 0, n_preemptions = 0;
+  int64_t n_steps = 0, n_cached_tokens = 0, n_preemptions = 0, n_further = 0;
   for (int i = 0; i < n_mixes; ++i) {
     const Mix mix = RandomMix(pool, kSeed * 1000 + i);
     const absl::Status next = group.NextEpoch(mix.limits);
@@ -308,17 +355,20 @@ TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank
     n_steps += run.n_steps();
     n_cached_tokens += run.n_cached_tokens();
     n_preemptions += run.n_preemptions();
+    n_further += run.n_further_candidates();
   }
   EXPECT_GT(n_cached_tokens, n_mixes);
+  EXPECT_GT(n_further, 0);
   if (n_mixes >= 15) {  // A sanitizer's few mixes may need no preemption.
     EXPECT_GT(n_preemptions, n_mixes / 10);
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   std::printf(
-      "seeds %d to %d: %d mixes, %d requests, %d steps, %d cached tokens, %d preemptions, %.1f s\n",
+      "seeds %d to %d: %d mixes, %d requests, %d of them further candidates, %d steps, %d cached "
+      "tokens, %d preemptions, %.1f s\n",
       static_cast<int>(kSeed * 1000), static_cast<int>(kSeed * 1000) + n_mixes - 1, n_mixes,
-      static_cast<int>(n_requests), static_cast<int>(n_steps), static_cast<int>(n_cached_tokens),
-      static_cast<int>(n_preemptions), elapsed.count());
+      static_cast<int>(n_requests), static_cast<int>(n_further), static_cast<int>(n_steps),
+      static_cast<int>(n_cached_tokens), static_cast<int>(n_preemptions), elapsed.count());
 }
 
 // Sixty-four long requests in room for two of the longest: they take blocks from each other all the

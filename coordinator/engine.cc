@@ -256,7 +256,7 @@ void Engine::Handle(Event event) {
 }
 
 void Engine::HandleSubmit(SubmitEvent event) {
-  if (scheduler_ == nullptr) {
+  if (scheduler_ == nullptr || calibration_.has_value()) {
     places_.Give(event.spec.tenant);
     event.observer->OnError(RefusalWhileNotServing());
     return;
@@ -337,6 +337,8 @@ void Engine::PlanSteps() {
     if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now_;
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
+    cluster_.Broadcast(*plan, now_);
+    if (calibration_.has_value()) continue;
     for (const Admission& admission : scheduler_->newly_admitted()) {
       Request* request = sequences_.at(admission.handle);
       if (request->running) continue;  // again, or another candidate
@@ -349,7 +351,6 @@ void Engine::PlanSteps() {
     for (const StepRow& row : plan->rows) {
       if (!row.use_last_sampled) totals_.n_prompt_tokens_total += row.n_tokens;
     }
-    cluster_.Broadcast(*plan, now_);
   }
 }
 
@@ -417,11 +418,41 @@ void Engine::OnStepResult(StepResult result) {
     cluster_.BreakGroup(std::string(progress.status().message()), now_);
     return;
   }
-  ++totals_.n_steps_total;
+  if (!calibration_.has_value()) ++totals_.n_steps_total;
   for (SequenceProgress& item : *progress) Deliver(std::move(item));
 }
 
+void Engine::Calibrate() {
+  if (!calibrating_.empty()) return;
+  const double elapsed_us = absl::ToDoubleMicroseconds(now_ - calibration_begin_);
+  std::vector<SequenceSpec> round =
+      calibration_->NextRound(scheduler_->cost_model(), elapsed_us, next_handle_.load());
+  if (round.empty()) {
+    const StepCostModel& model = scheduler_->cost_model();
+    LogInfo("calibrated", {{"steps", model.n_observations()},
+                           {"ms", elapsed_us / 1e3},
+                           {"decode_step_ms", model.PredictDecodeStep(1) / 1e3},
+                           {"prompt_token_us", scheduler_->PromptTokenUs()}});
+    scheduler_->ForgetPredictionErrors();
+    calibration_.reset();
+    UpdateServing();
+    return;
+  }
+  next_handle_ += round.size();
+  for (SequenceSpec& spec : round) {
+    calibrating_[spec.handle] = spec.max_tokens;
+    scheduler_->Add(std::move(spec));
+  }
+}
+
 void Engine::Deliver(SequenceProgress progress) {
+  if (const auto it = calibrating_.find(progress.handle); it != calibrating_.end()) {
+    if (--it->second > 0) return;
+    scheduler_->Remove(progress.handle);
+    calibrating_.erase(it);
+    Calibrate();
+    return;
+  }
   const auto it = sequences_.find(progress.handle);
   if (it == sequences_.end()) return;
   Request* request = it->second;
@@ -566,13 +597,25 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   options.tenant_weights = options_.tenant_weights;
   options.step_time_budget_us = absl::ToDoubleMicroseconds(options_.step_time_budget);
   scheduler_ = std::make_unique<Scheduler>(options);
+  if (learnt_cost_model_.has_value()) {
+    scheduler_->set_cost_model(*std::exchange(learnt_cost_model_, std::nullopt));
+  } else if (options_.calibration_budget > absl::ZeroDuration()) {
+    calibration_.emplace(limits, absl::ToDoubleMicroseconds(options_.calibration_budget));
+    calibration_begin_ = now_;
+    Calibrate();
+  }
   UpdateServing();
 }
 
 void Engine::OnGroupLost(const std::string& detail) {
   // Requests are kept in no step: nothing of the old epoch is waited for.
   totals_.n_preemptions_total += scheduler_ == nullptr ? 0 : scheduler_->n_preemptions();
+  if (scheduler_ != nullptr && !calibration_.has_value()) {
+    learnt_cost_model_ = scheduler_->cost_model();
+  }
   scheduler_.reset();
+  calibration_.reset();
+  calibrating_.clear();
   UpdateServing();
   ApiError error = Unavailable(reason::kWorkerLost, absl::StrCat("the workers were lost: ", detail),
                                absl::Seconds(1));
@@ -581,7 +624,8 @@ void Engine::OnGroupLost(const std::string& detail) {
 }
 
 void Engine::UpdateServing() {
-  const bool serving = scheduler_ != nullptr && !drain_asked_ && !stopping_;
+  const bool serving =
+      scheduler_ != nullptr && !calibration_.has_value() && !drain_asked_ && !stopping_;
   accepting_ = serving;
   if (serving != announced_serving_) {
     announced_serving_ = serving;
@@ -602,6 +646,7 @@ void Engine::UpdateSnapshot() {
   ServerSnapshot snapshot;
   cluster_.FillSnapshot(&snapshot);
   snapshot.draining = drain_asked_;
+  if (calibration_.has_value()) snapshot.group_detail = "calibrating";
   snapshot.load = totals_;
   if (scheduler_ != nullptr) {
     snapshot.load.n_running = scheduler_->n_running();

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <variant>
@@ -21,6 +22,7 @@
 #include "absl/time/time.h"
 #include "base/mailbox.h"
 #include "coordinator/api_error.h"
+#include "coordinator/calibration.h"
 #include "coordinator/cluster.h"
 #include "coordinator/completion_text.h"
 #include "coordinator/queue_places.h"
@@ -39,6 +41,9 @@ struct EngineOptions {
   // > 0, by name; tenants that are not named have 1.
   absl::flat_hash_map<std::string, double> tenant_weights;
   bool prefix_cache = true;
+  // Before it serves, the engine has the workers make steps for about this long, to learn what they
+  // take. 0: it learns from requests alone.
+  absl::Duration calibration_budget;
   bool run_ahead = true;            // plan before the last result is back
   absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
 };
@@ -132,6 +137,8 @@ class Engine final : public RequestEngine, private ClusterObserver {
   double TooLateUs(const RequestSpec& spec) const;
   void CheckDrained();
   SequenceSpec MakeSequence(const Request& request, int32_t candidate) const;
+  // Takes the calibration one round further when the last one is over.
+  void Calibrate();
   // Puts all candidates but the first into the queue.
   void Fork(Request* request);
   void SetHeld(const Request& request, bool held);
@@ -174,6 +181,10 @@ class Engine final : public RequestEngine, private ClusterObserver {
   std::unique_ptr<Scheduler> scheduler_;  // of the current epoch; null while not serving
   absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
   absl::flat_hash_map<uint64_t, Request*> sequences_;  // of all candidates, by their handles
+  std::optional<Calibration> calibration_;             // under way; then the engine does not serve
+  absl::Time calibration_begin_;
+  absl::flat_hash_map<uint64_t, int32_t> calibrating_;  // tokens that its sequences lack, by handle
+  std::optional<StepCostModel> learnt_cost_model_;      // of the last epoch
   bool announced_serving_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
   std::function<void()> on_drained_;

@@ -68,7 +68,8 @@ void Scheduler::Remove(uint64_t handle) {
     to_close_.push_back(sequence->slot);
     GiveUpSlot(sequence);
   }
-  if (const int32_t n_output = sequence->n_known() - sequence->n_prompt; n_output > 0) {
+  const int32_t n_output = sequence->n_known() - sequence->n_prompt;
+  if (n_output > 0 && !sequence->spec.is_calibration) {
     mean_output_tokens_ = mean_output_tokens_ == 0
                               ? n_output
                               : mean_output_tokens_ + kMeanShare * (n_output - mean_output_tokens_);

@@ -43,6 +43,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -79,7 +80,8 @@ struct SequenceSpec {
   std::string cache_salt;  // shares only with sequences of the same salt
   Priority priority = Priority::kStandard;
   std::string tenant;
-  int64_t arrival_us = 0;  // on any clock, the same for all
+  int64_t arrival_us = 0;       // on any clock, the same for all
+  bool is_calibration = false;  // nobody's: it says nothing of how long completions are
 };
 
 // A sequence that was given a slot.
@@ -149,6 +151,9 @@ class Scheduler {
   // By the last plan, in order of its SlotOpens.
   const std::vector<Admission>& newly_admitted() const { return newly_admitted_; }
   const StepCostModel& cost_model() const { return cost_model_; }
+  // What was learnt of the same workers in an earlier epoch.
+  void set_cost_model(StepCostModel model) { cost_model_ = std::move(model); }
+  void ForgetPredictionErrors() { cost_model_.ForgetErrors(); }
   // Since construction.
   int64_t n_preemptions() const { return n_preemptions_; }
 

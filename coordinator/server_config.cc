@@ -23,6 +23,8 @@ namespace {
 // Most of what one machine's descriptors and a step's arrays can hold.
 constexpr int32_t kMaxNumSeqsLimit = 4096;
 constexpr int32_t kMaxBatchedTokensLimit = 65536;
+// A model whose steps take long shows in a few of them what they take.
+constexpr absl::Duration kCalibrationBudget = absl::Seconds(2);
 constexpr int64_t kDefaultKvCacheBytes = int64_t{1} << 30;
 constexpr double kMinTenantWeight = 0.001;
 constexpr double kMaxTenantWeight = 1000;
@@ -229,6 +231,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));
   config.engine.prefix_cache = flags.enable_prefix_caching;
+  config.engine.calibration_budget = kCalibrationBudget;
   config.engine.run_ahead = flags.async_scheduling;
   config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
   config.model_facts = MakeModelFacts(flags, config.model, cluster.load);

@@ -59,16 +59,24 @@ double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const
 void StepCostModel::Observe(const StepWork& work, double us) {
   if (!(us > 0) || work.n_tokens <= 0) return;
   const auto [i, part] = PlaceOf(work.n_tokens);
+  const double pair_guess = us / static_cast<double>(work.n_tokens) * kFirstPairShare;
+  const bool is_largest = work.n_tokens > max_tokens_seen_;
+  max_tokens_seen_ = std::max(max_tokens_seen_, work.n_tokens);
   if (n_observations_++ == 0) {
-    per_pair_ = per_context_token_ = us / static_cast<double>(work.n_tokens) * kFirstPairShare;
+    per_pair_ = per_context_token_ = pair_guess;
     knots_[i].us = knots_[i + 1].us = us;
   } else {
+    // The more tokens, the less of a token's time is waiting for the weights.
+    if (is_largest) {
+      per_pair_ = std::min(per_pair_, pair_guess);
+      per_context_token_ = std::min(per_context_token_, pair_guess);
+    }
     const double predicted = Predict(work);
     const float error = static_cast<float>(std::abs(predicted - us) / us);
     if (errors_.size() < kErrors) {
       errors_.push_back(error);
     } else {
-      errors_[static_cast<size_t>(n_observations_) % kErrors] = error;
+      errors_[next_error_++ % kErrors] = error;
     }
     Learn(work, us, predicted);
   }

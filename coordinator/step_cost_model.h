@@ -37,6 +37,8 @@ class StepCostModel {
 
   // Microseconds; 0 before the first observation.
   double Predict(const StepWork& work) const;
+  // A step of one row at each of n_tokens short sequences.
+  double PredictDecodeStep(int64_t n_tokens) const { return Base(n_tokens); }
   // What one more token at `position` adds to a step of n_tokens > 0, > 0; 1 before the first
   // observation.
   double PredictDecodeRow(int64_t position, int64_t n_tokens) const;
@@ -46,6 +48,8 @@ class StepCostModel {
   // The 90th percentile of |predicted - measured| / measured over the last observations, each
   // predicted just before it was made; 0 before the second.
   double RelativeErrorP90() const;
+  // What it was wrong by until now says nothing of what comes: it was being taught.
+  void ForgetErrors() { errors_.clear(); }
   int64_t n_observations() const { return n_observations_; }
 
  private:
@@ -75,7 +79,9 @@ class StepCostModel {
   double per_context_token_ = 0;
   double per_pair_ = 0;
   int64_t n_observations_ = 0;
-  std::vector<float> errors_;  // a ring
+  int64_t max_tokens_seen_ = 0;  // of one step
+  std::vector<float> errors_;    // a ring
+  size_t next_error_ = 0;        // of the ring when it is full
 };
 
 }  // namespace bora

@@ -45,6 +45,7 @@ class CandidatesTest(unittest.TestCase):
             with self.subTest(tp=tp, pp=pp), Cluster(tp=tp, pp=pp) as cluster:
                 computed = []
                 for options in (dict(), dict(bypass=True)):
+                    cluster.wait_idle()
                     before = cluster.stub.info().load.prompt_token_total
                     list(cluster.stub.generate_stream(request(N, seed=90, **options), timeout=60))
                     cluster.wait_idle()

@@ -225,10 +225,19 @@ std::string StatusText(const pb::ServerInfo& info, const pb::ListModelsResponse&
     absl::StrAppendFormat(&out, " (%.1f%%)",
                           100.0 * load.kv_block_used_count() / load.kv_block_count());
   }
-  absl::StrAppendFormat(&out,
-                        "\ntotal: %d requests, %d prompt tokens, %d output tokens, %d steps\n",
-                        load.finished_request_total(), load.prompt_token_total(),
-                        load.output_token_total(), load.step_total());
+  absl::StrAppendFormat(
+      &out,
+      "\ntotal: %d requests, %d prompt tokens (%d more cached), %d output tokens, "
+      "%d steps, %d preemptions\n",
+      load.finished_request_total(), load.prompt_token_total(), load.cached_prompt_token_total(),
+      load.output_token_total(), load.step_total(), load.preemption_total());
+  if (const double busy_s = Seconds(load.busy_duration()); busy_s > 0) {
+    absl::StrAppend(&out, "stages computed");
+    for (const google::protobuf::Duration& compute : load.stage_compute_durations()) {
+      absl::StrAppendFormat(&out, " %.1f%%", 100 * Seconds(compute) / busy_s);
+    }
+    absl::StrAppendFormat(&out, " of %.1f busy seconds\n", busy_s);
+  }
   absl::StrAppendFormat(&out, "%-7s %-6s %-5s %-9s %-9s %-11s %-11s %-9s %s\n", "worker", "stage",
                         "rank", "layers", "state", "weights", "KV cache", "heard", "where");
   for (const pb::WorkerInfo& worker : info.workers()) {

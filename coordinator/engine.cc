@@ -646,7 +646,10 @@ void Engine::UpdateSnapshot() {
   ServerSnapshot snapshot;
   cluster_.FillSnapshot(&snapshot);
   snapshot.draining = drain_asked_;
-  if (calibration_.has_value()) snapshot.group_detail = "calibrating";
+  if (calibration_.has_value()) {
+    snapshot.group_state = GroupState::kJoining;  // it does not serve yet
+    snapshot.group_detail = "calibrating";
+  }
   snapshot.load = totals_;
   if (scheduler_ != nullptr) {
     snapshot.load.n_running = scheduler_->n_running();

@@ -1,9 +1,9 @@
 // The coordinator's one thread that owns requests, scheduler and cluster. Everybody else posts to
 // its mailbox.
 //
-// Loop: drain the mailbox -> cluster (who is there, which epoch) -> expire deadlines -> plan steps
-// while lanes are free
-// -> broadcast; results come back through the mailbox and go to the requests' observers.
+// Loop: drain the mailbox -> cluster (who is there, which epoch) -> expire deadlines -> plan steps as
+// long as workers have use for them -> broadcast; results come back through the mailbox and go to
+// the requests' observers.
 #pragma once
 
 #include <atomic>

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R.
-#   tests/bench/run.sh serve_smoke | prefix_cache | preemption | itl_under_prefill | comm | kernels | device | limits | engine [FLAGS] |
+#   tests/bench/run.sh serve_smoke | plan_cost | prefix_cache | preemption | itl_under_prefill | pipeline_bubble | fairness | comm | kernels | device | limits | engine [FLAGS] |
 #                      dummy_7b | cpu_vs_peer [OPTIONS]
 # prefix_cache, preemption: what sharing KV blocks and having too few of them do to a service. itl_under_prefill: how long
-# open streams wait for their next token while a long prompt is computed.
+# open streams wait for their next token while a long prompt is computed. pipeline_bubble: how much of their time stages idle.
+# fairness: what one tenant's flood does to another one's first tokens. plan_cost: what the scheduler itself takes for a step.
 # dummy_7b: the shape of a 7B model starts with dummy weights, plans its memory and answers; needs 20 GB of memory.
 # device: the team of threads, alone and beside a busy process.
 # limits: what the machine can do. engine: the engine without RPC (bora-bench-engine --help). cpu_vs_peer: the CPU worker beside
@@ -34,9 +35,10 @@ case "$name" in
   prefix_cache | preemption)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/kv_blocks.py" "$name" ;;
-  itl_under_prefill)
+  plan_cost) "$build/bin/bora-bench-plan" ;;
+  itl_under_prefill | pipeline_bubble | fairness)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
-      /usr/bin/python3 "$root/tests/bench/itl_under_prefill.py" ;;
+      /usr/bin/python3 "$root/tests/bench/$name.py" ;;
   dummy_7b)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/dummy_7b.py" ;;
@@ -48,5 +50,5 @@ case "$name" in
   cpu_vs_peer)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/cpu_vs_peer.py" "${@:2}" ;;
-  *) echo "usage: tests/bench/run.sh serve_smoke|prefix_cache|preemption|itl_under_prefill|comm|kernels|device|limits|engine|dummy_7b|cpu_vs_peer" >&2; exit 2 ;;
+  *) echo "usage: tests/bench/run.sh serve_smoke|plan_cost|prefix_cache|preemption|itl_under_prefill|pipeline_bubble|fairness|comm|kernels|device|limits|engine|dummy_7b|cpu_vs_peer" >&2; exit 2 ;;
 esac

@@ -38,11 +38,14 @@ std::vector<SequenceSpec> Calibration::NextRound(const StepCostModel& model, dou
     const int32_t n_prompt =
         static_cast<int32_t>(std::min<int64_t>(round.n_prompt, n_len - round.n_output));
     if (n_prompt < 1) continue;
-    StepWork work;
-    work.Add(0, n_prompt);
     StepWork decode;
     for (int32_t i = 0; i < round.n_sequences; ++i) decode.Add(n_prompt, 1);
-    const double us = model.Predict(work) + (round.n_output - 1) * model.Predict(decode);
+    double us = (round.n_output - 1) * model.Predict(decode);
+    for (int32_t position = 0; position < n_prompt; position += limits_.max_num_batched_tokens) {
+      StepWork chunk;
+      chunk.Add(position, std::min(limits_.max_num_batched_tokens, n_prompt - position));
+      us += model.Predict(chunk);
+    }
     if (elapsed_us + us > budget_us_) continue;
     for (int32_t i = 0; i < round.n_sequences; ++i) {
       SequenceSpec& spec = specs.emplace_back();

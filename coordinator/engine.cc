@@ -265,7 +265,8 @@ void Engine::HandleSubmit(SubmitEvent event) {
                                            std::move(event.observer), tokenizer_);
   SequenceSpec sequence = MakeSequence(*request, 0);
   if (request->spec.deadline != absl::InfiniteFuture()) {
-    const double too_late_us = TooLateUs(request->spec);
+    const double too_late_us =
+        TooLateUs(request->spec, scheduler_->cost_model().RelativeErrorP90());
     const double first_token_us = scheduler_->PredictFirstTokenUs(sequence, too_late_us);
     if (first_token_us > too_late_us) {
       places_.Give(request->spec.tenant);
@@ -360,6 +361,7 @@ void Engine::ExpireDeadlines() {
   std::vector<std::pair<uint64_t, double>> hopeless;  // and when its first token would come
   if (requests_.empty()) return;                      // there is a scheduler as long as there are
   const double prompt_token_us = scheduler_->PromptTokenUs();
+  const double error = scheduler_->cost_model().RelativeErrorP90();
   for (const auto& [handle, request] : requests_) {
     if (now_ >= request->spec.deadline) {
       late.push_back(handle);
@@ -371,7 +373,7 @@ void Engine::ExpireDeadlines() {
     }
     if (request->running || request->spec.deadline == absl::InfiniteFuture()) continue;
     // Even if it were its turn now.
-    const double too_late_us = TooLateUs(request->spec);
+    const double too_late_us = TooLateUs(request->spec, error);
     const double us = scheduler_->PredictPromptUs(handle, prompt_token_us, too_late_us);
     if (us > too_late_us) hopeless.emplace_back(handle, us);
   }
@@ -400,9 +402,8 @@ void Engine::ExpireDeadlines() {
   }
 }
 
-double Engine::TooLateUs(const RequestSpec& spec) const {
-  const double error = scheduler_->cost_model().RelativeErrorP90();
-  return absl::ToDoubleMicroseconds(spec.deadline - now_) * (1 + error);
+double Engine::TooLateUs(const RequestSpec& spec, double prediction_error) const {
+  return absl::ToDoubleMicroseconds(spec.deadline - now_) * (1 + prediction_error);
 }
 
 void Engine::OnStepResult(StepResult result) {

@@ -1,9 +1,9 @@
 // The coordinator's one thread that owns requests, scheduler and cluster. Everybody else posts to
 // its mailbox.
 //
-// Loop: drain the mailbox -> cluster (who is there, which epoch) -> expire deadlines -> plan steps as
-// long as workers have use for them -> broadcast; results come back through the mailbox and go to
-// the requests' observers.
+// Loop: drain the mailbox -> cluster (who is there, which epoch) -> expire deadlines -> plan steps
+// as long as workers have use for them -> broadcast; results come back through the mailbox and go
+// to the requests' observers.
 #pragma once
 
 #include <atomic>
@@ -134,7 +134,7 @@ class Engine final : public RequestEngine, private ClusterObserver {
   void ExpireDeadlines();
   // The time until the first token that is too late for the request, microseconds: what the
   // predictions are usually wrong by is in its favour.
-  double TooLateUs(const RequestSpec& spec) const;
+  double TooLateUs(const RequestSpec& spec, double prediction_error) const;
   void CheckDrained();
   SequenceSpec MakeSequence(const Request& request, int32_t candidate) const;
   // Takes the calibration one round further when the last one is over.

@@ -10,7 +10,7 @@ namespace bora {
 namespace {
 
 // Tenants that are remembered after their last sequence has ended.
-constexpr int32_t kMaxIdleTenants = 4096;
+constexpr int32_t kMaxIdleTenants = 1024;
 
 }  // namespace
 
@@ -104,11 +104,11 @@ Ticket* FairQueue::Front() const {
       best = first;
     }
   }
-  return best;
+  return IsMuchOlder(*oldest, *best) ? oldest : best;
 }
 
 bool FairQueue::Before(const Ticket& a, const Ticket& b) {
-  if (a.priority != b.priority) return a.age < b.age;
+  if (a.priority != b.priority || IsMuchOlder(a, b) || IsMuchOlder(b, a)) return a.age < b.age;
   return std::tie(a.tenant->virtual_tokens, a.age) < std::tie(b.tenant->virtual_tokens, b.age);
 }
 
@@ -121,6 +121,7 @@ FairQueue::Ahead FairQueue::AheadOf(absl::string_view tenant_name, Priority prio
   const auto it = tenants_.find(tenant_name);
   if (it != tenants_.end() && it->second->n_open > 0) {
     ahead.own_n_sequences = it->second->n_waiting;
+    ahead.own_n_running = it->second->n_running;
     ahead.own_n_tokens = it->second->n_waiting_tokens;
     ahead.share = Share(*it->second);
   } else {

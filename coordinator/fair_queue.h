@@ -7,8 +7,9 @@
 // Fairness. Each tenant has a counter of tokens that were computed for it, divided by its weight;
 // an output token counts as kOutputTokenCost prompt tokens. The tenant with the lowest counter is
 // served next. Who has not been there for a while begins at the lowest counter of those who are:
-// what it did not use before is lost, and it does not lock them out. (The virtual token counter of
-// Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024.)
+// what it did not use before is lost, and it does not lock them out. Nobody is overtaken by those
+// who came more than kTenantPatienceUs later, so that ever new tenants starve nobody. (The virtual
+// token counter of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024.)
 #pragma once
 
 #include <array>
@@ -26,6 +27,7 @@
 namespace bora {
 
 inline constexpr double kOutputTokenCost = 2;
+inline constexpr int64_t kTenantPatienceUs = 60'000'000;
 
 // The smaller, the older.
 struct Age {
@@ -57,6 +59,11 @@ struct Ticket {
   int32_t n_waiting_tokens = 0;  // to compute before its next token; not changed in the queue
 };
 
+// Whether `a` came so long before `b` that it is not overtaken.
+inline bool IsMuchOlder(const Ticket& a, const Ticket& b) {
+  return b.age.us - a.age.us > kTenantPatienceUs;
+}
+
 // Pure. Owned by the engine thread.
 class FairQueue {
  public:
@@ -83,6 +90,7 @@ class FairQueue {
     int32_t n_sequences = 0;  // of its class and higher ones
     int64_t n_tokens = 0;
     int32_t own_n_sequences = 0;  // of its tenant
+    int32_t own_n_running = 0;
     int64_t own_n_tokens = 0;
     double share = 1;  // its tenant's
   };

@@ -144,7 +144,8 @@ bool GenerateReactor::OnDelta(OutputDelta delta) {
   }
   if (!writing_ && buffer_->HasMessage()) KickPump();
   // What comes before the first token cannot be sent yet, and its size is bounded by the prompt's.
-  paused_ = buffer_->any_token() && buffer_->n_pending_bytes() > kMaxPendingBytes;
+  // Once paused, it stays so until Advance resumes the engine, whatever was still under way.
+  paused_ |= buffer_->any_token() && buffer_->n_pending_bytes() > kMaxPendingBytes;
   return !paused_;
 }
 

@@ -89,7 +89,9 @@ void Scheduler::SetHeld(uint64_t handle, bool held) {
 }
 
 void Scheduler::JoinQueue(Sequence* sequence) {
-  sequence->n_waiting_tokens = sequence->n_known();
+  const int64_t n_cached = static_cast<int64_t>(FindNeeds(*sequence).match.block_ids.size()) *
+                           options_.limits.block_size;
+  sequence->n_waiting_tokens = static_cast<int32_t>(sequence->n_known() - n_cached);
   n_waiting_prompt_tokens_ += sequence->n_known();
   if (!sequence->held) queue_.Push(sequence);
 }
@@ -179,27 +181,44 @@ bool Scheduler::MayDisplace(const Sequence& next, const Sequence& running, int32
   return taker.n_running + 1 <= share(taker) && giver.n_running - n_taken - 1 >= share(giver);
 }
 
+std::vector<Scheduler::Sequence*> Scheduler::GiversFor(const Sequence& next) const {
+  std::vector<Sequence*> givers;
+  // Who does not read needs no place now.
+  for (size_t i = running_.size(); i-- > 0;) {
+    if (running_[i]->held) givers.push_back(running_[i]);
+  }
+  absl::flat_hash_map<const Tenant*, int32_t> n_taken;
+  // The oldest stays.
+  for (size_t i = running_.size(); i-- > 1;) {
+    Sequence* running = running_[i];
+    if (running->held || !MayDisplace(next, *running, n_taken[running->tenant])) continue;
+    ++n_taken[running->tenant];
+    givers.push_back(running);
+  }
+  return givers;
+}
+
 void Scheduler::MakeRoomForNext(StepPlan* plan) {
   if (queue_.empty()) return;
   const Sequence& next = *NextInQueue();
   bool needs_slot = free_slots_.empty();
-  int64_t n_needed = blocked_handle_ == next.spec.handle
-                         ? n_blocked_needs_ - (blocks_.n_available() - BlocksDue())
-                         : 0;
-  if (next.n_rows_in_flight > 0 || (!needs_slot && n_needed <= 0)) return;
-  std::vector<Sequence*> givers;
-  absl::flat_hash_map<const Tenant*, int32_t> n_taken;
-  // The oldest stays.
-  for (size_t i = running_.size(); i-- > 1 && (needs_slot || n_needed > 0);) {
-    Sequence* running = running_[i];
-    if (!MayDisplace(next, *running, n_taken[running->tenant])) continue;
-    givers.push_back(running);
-    ++n_taken[running->tenant];
+  const bool is_blocked = blocked_handle_ == next.spec.handle;
+  if (next.n_rows_in_flight > 0 || (!needs_slot && !is_blocked)) return;
+  const std::vector<Sequence*> givers = GiversFor(next);
+  if (givers.empty()) return;
+  if (!is_blocked) RememberBlocked(next, FindNeeds(next).n_taken);
+  int64_t n_missing = n_blocked_needs_ - (blocks_.n_available() - BlocksDue());
+  const bool needs_blocks = n_missing > 0;
+  size_t n_givers = 0;
+  for (; n_givers < givers.size() && (needs_slot || n_missing > 0); ++n_givers) {
+    const std::vector<int32_t>& block_ids = givers[n_givers]->block_ids;
     needs_slot = false;
-    n_needed -= static_cast<int64_t>(running->block_ids.size());
+    n_missing -= std::count_if(block_ids.begin(), block_ids.end(),
+                               [this](int32_t id) { return blocks_.n_holders(id) == 1; });
   }
-  if (needs_slot || n_needed > 0) return;  // it would be in vain
-  for (Sequence* giver : givers) Preempt(giver, plan);
+  if (needs_slot || n_missing > 0) return;  // it would be in vain
+  for (size_t i = 0; i < n_givers; ++i) Preempt(givers[i], plan);
+  if (needs_blocks) ExpectGrowth();
 }
 
 void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
@@ -219,7 +238,7 @@ void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
       Sequence* const victim = VictimFor(*sequence);
       if (victim == nullptr) break;
       Preempt(victim, plan);
-      growth_ratio_ = std::min(1.0, growth_ratio_ + kGrowthOfPreemption);
+      ExpectGrowth();
     }
     if (n_blocks > blocks_.n_available()) {
       n_blocks = blocks_.n_available();
@@ -265,6 +284,10 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   GiveUpSlot(sequence);
   JoinQueue(sequence);
   ++n_preemptions_;
+}
+
+void Scheduler::ExpectGrowth() {
+  growth_ratio_ = std::min(1.0, growth_ratio_ + kGrowthOfPreemption);
 }
 
 int32_t Scheduler::BlocksNeeded(const Sequence& sequence, int32_t n_tokens) const {
@@ -389,6 +412,33 @@ void Scheduler::AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step)
   }
 }
 
+Scheduler::Needs Scheduler::FindNeeds(const Sequence& sequence) const {
+  Needs needs;
+  const int32_t n_known = sequence.n_known();
+  if (sequence.spec.prefix_cache && !sequence.WantsPromptLogprobs()) {
+    needs.match = blocks_.FindPrefix(sequence.spec.cache_salt,
+                                     absl::MakeConstSpan(sequence.tokens).subspan(0, n_known - 1));
+  }
+  const std::vector<int32_t>& cached = needs.match.block_ids;
+  const int32_t n_blocks = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size));
+  const int32_t n_unheld = static_cast<int32_t>(std::count_if(
+      cached.begin(), cached.end(), [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
+  needs.n_taken = n_blocks - static_cast<int32_t>(cached.size()) + n_unheld +
+                  GrowthExpected(sequence, n_blocks);
+  return needs;
+}
+
+void Scheduler::RememberBlocked(const Sequence& sequence, int32_t n_needs) {
+  blocked_handle_ = sequence.spec.handle;
+  n_blocked_needs_ = n_needs;
+  n_blocked_plans_ = kPlansBetweenLooks;
+}
+
+bool Scheduler::IsBlocked(const Sequence& sequence) const {
+  return blocked_handle_ == sequence.spec.handle &&
+         n_blocked_needs_ > blocks_.n_available() - BlocksDue();
+}
+
 bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   // What a preempted sequence still had in flight may be a token that it must pass again.
   if (free_slots_.empty() || sequence->n_rows_in_flight > 0) return false;
@@ -398,24 +448,14 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
     return false;
   }
   blocked_handle_.reset();
-  const int32_t n_known = sequence->n_known();
-  BlockPool::Match match;
-  if (sequence->spec.prefix_cache && !sequence->WantsPromptLogprobs()) {
-    match = blocks_.FindPrefix(sequence->spec.cache_salt,
-                               absl::MakeConstSpan(sequence->tokens).subspan(0, n_known - 1));
-  }
-  const int32_t n_cached = static_cast<int32_t>(match.block_ids.size());
-  const int32_t n_blocks = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size));
-  const int32_t n_unheld = static_cast<int32_t>(
-      std::count_if(match.block_ids.begin(), match.block_ids.end(),
-                    [this](int32_t id) { return blocks_.n_holders(id) == 0; }));
-  const int32_t n_taken = n_blocks - n_cached + n_unheld + GrowthExpected(*sequence, n_blocks);
-  if (n_taken > n_free) {
-    blocked_handle_ = sequence->spec.handle;
-    n_blocked_needs_ = n_taken;
-    n_blocked_plans_ = kPlansBetweenLooks;
+  Needs needs = FindNeeds(*sequence);
+  if (needs.n_taken > n_free) {
+    RememberBlocked(*sequence, needs.n_taken);
     return false;
   }
+  BlockPool::Match& match = needs.match;
+  const int32_t n_cached = static_cast<int32_t>(match.block_ids.size());
+  const int32_t n_known = sequence->n_known();
   LeaveQueue(sequence);
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();

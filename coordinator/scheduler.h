@@ -214,6 +214,8 @@ class Scheduler {
   void MakeRoomForNext(StepPlan* plan);
   // Whether `next` may have the place of one that runs, when n_taken of its tenant's are taken.
   bool MayDisplace(const Sequence& next, const Sequence& running, int32_t n_taken) const;
+  // Running sequences that give way to `next`, in this order.
+  std::vector<Sequence*> GiversFor(const Sequence& next) const;
   Sequence* NextInQueue() const { return static_cast<Sequence*>(queue_.Front()); }
   // Running sequences in their prompts that may go on, who goes first in front.
   std::vector<Sequence*> InPrefillByTurn() const;
@@ -239,6 +241,17 @@ class Scheduler {
   // Whether there is room for the sequence's next token, or somebody who gives way.
   bool CanGrow(const Sequence& sequence) const;
   void AdmitAndPlan(int32_t budget, StepPlan* plan, StepInFlight* step);
+  // What a sequence takes that is admitted now.
+  struct Needs {
+    BlockPool::Match match;  // what of it is cached
+    int32_t n_taken = 0;     // blocks of those that are available
+  };
+  Needs FindNeeds(const Sequence& sequence) const;
+  void RememberBlocked(const Sequence& sequence, int32_t n_needs);
+  // As far as is remembered.
+  bool IsBlocked(const Sequence& sequence) const;
+  // A preemption for want of blocks: fewer are admitted.
+  void ExpectGrowth();
   // Gives the sequence a slot and the cached blocks that it begins with.
   bool Admit(Sequence* sequence, StepPlan* plan);
   // Blocks to leave for running sequences: for the rest of their prompts, and for a part of their

@@ -7,14 +7,18 @@
 namespace bora {
 
 double Scheduler::PromptTokenUs() const {
-  StepWork work;
+  StepWork all;
   for (const Sequence* sequence : decoding_) {
-    if (!sequence->held) work.Add(sequence->n_planned, 1);
+    if (!sequence->held) all.Add(sequence->n_planned, 1);
   }
-  const int32_t n_share =
-      static_cast<int32_t>(CeilDiv(std::max<int64_t>(work.n_tokens, 1), options_.n_stages));
-  const int32_t n_tokens =
-      FitTokens(work, 0, std::max(1, options_.limits.max_num_batched_tokens - n_share), false);
+  // Those of one micro-batch.
+  StepWork work;
+  work.n_tokens = CeilDiv(all.n_tokens, options_.n_stages);
+  work.context_tokens = all.context_tokens / options_.n_stages;
+  work.pairs = all.pairs / options_.n_stages;
+  const int32_t n_max = static_cast<int32_t>(
+      std::max<int64_t>(1, options_.limits.max_num_batched_tokens - work.n_tokens));
+  const int32_t n_tokens = work.n_tokens == 0 ? n_max : FitTokens(work, 0, n_max, false);
   work.Add(0, n_tokens);
   return cost_model_.Predict(work) / n_tokens;
 }
@@ -22,8 +26,14 @@ double Scheduler::PromptTokenUs() const {
 double Scheduler::FinishUs() const {
   if (mean_output_tokens_ <= 0 || running_.empty()) return 0;
   StepWork work;
-  for (const Sequence* sequence : running_) work.Add(sequence->n_planned, 1);
-  return cost_model_.Predict(work) * mean_output_tokens_ / static_cast<double>(running_.size());
+  double n_tokens = 0;  // that those who run still generate
+  for (const Sequence* sequence : running_) {
+    work.Add(sequence->n_planned, 1);
+    n_tokens += std::min<double>(
+        mean_output_tokens_, sequence->n_prompt + sequence->spec.max_tokens - sequence->n_known());
+  }
+  const double n_sequences = static_cast<double>(running_.size());
+  return cost_model_.Predict(work) * (n_tokens / n_sequences) / n_sequences;
 }
 
 double Scheduler::PredictPlaceUs() const {
@@ -46,8 +56,14 @@ double Scheduler::PredictFirstTokenUs(const SequenceSpec& spec, double enough_us
                                          static_cast<double>(ahead.own_n_tokens) / ahead.share);
   const double n_ahead =
       std::min(static_cast<double>(ahead.n_sequences), ahead.own_n_sequences / ahead.share);
+  // Some give way at once, see GiversFor.
+  const bool has_claim =
+      ahead.own_n_running + 1 <= std::max(1.0, ahead.share * n_running()) ||
+      std::any_of(running_.begin(), running_.end(), [&](const Sequence* sequence) {
+        return sequence->held || sequence->priority > spec.priority;
+      });
   const double n_slots_missing =
-      std::max(0.0, n_ahead + 1 - static_cast<double>(free_slots_.size()));
+      has_claim ? 0 : std::max(0.0, n_ahead + 1 - static_cast<double>(free_slots_.size()));
   const double prompt_token_us = PromptTokenUs();
   const double wait_us = std::max(n_tokens_ahead * prompt_token_us, n_slots_missing * FinishUs());
   return wait_us + PromptUs(spec, spec.prompt_tokens, prompt_token_us, enough_us - wait_us);

@@ -56,7 +56,7 @@ void Scheduler::ChooseChunks(int32_t budget, std::vector<Candidate>* rows) {
   budget -= static_cast<int32_t>(rows->size());
   // Half is for the next in the queue when it is its turn, if it can get in.
   const Sequence* next = queue_.empty() || free_slots_.empty() ? nullptr : NextInQueue();
-  if (next != nullptr && blocked_handle_ == next->spec.handle) next = nullptr;
+  if (next != nullptr && IsBlocked(*next)) next = nullptr;
   bool has_chunk = false;
   for (Sequence* sequence : InPrefillByTurn()) {
     if (budget <= 0) break;
@@ -80,9 +80,10 @@ std::vector<Scheduler::Sequence*> Scheduler::InPrefillByTurn() const {
     if (sequence->InPrefill() && !sequence->held && CanGrow(*sequence)) turn.push_back(sequence);
   }
   if (turn.size() < 2) return turn;
-  // The oldest is in front; it stays there when those of higher classes came too late.
+  // The oldest is in front; it stays there when the others came too late to overtake it.
+  const Sequence& oldest = *turn.front();
   const bool oldest_is_aged = std::any_of(turn.begin(), turn.end(), [&](const Sequence* sequence) {
-    return sequence->priority < turn.front()->priority;
+    return sequence->priority < oldest.priority || IsMuchOlder(oldest, *sequence);
   });
   std::stable_sort(turn.begin() + (oldest_is_aged ? 1 : 0), turn.end(),
                    [](const Sequence* a, const Sequence* b) {
@@ -103,8 +104,8 @@ int32_t Scheduler::PlanTokensMax() {
   if (n_decoding_ > 0) {
     // The micro-batches of one round, as many as there are stages, get equal parts.
     if (next_step_id_ % n_stages == 0 || n_tokens > int64_t{prompt_share_} * n_stages) {
-      prompt_share_ =
-          static_cast<int32_t>(std::clamp<int64_t>(CeilDiv(n_tokens, n_stages), kMinChunk, n_max));
+      prompt_share_ = static_cast<int32_t>(
+          std::clamp<int64_t>(CeilDiv(n_tokens, n_stages), std::min(kMinChunk, n_max), n_max));
     }
     const int64_t n_decode_rows = CeilDiv(n_decoding_, n_stages);
     return static_cast<int32_t>(std::min<int64_t>(n_max, n_decode_rows + prompt_share_));

@@ -91,6 +91,21 @@ TEST(SchedulerTest, WhoEndsHasARowTooManyInFlight) {
   t.ExpectGolden("ended_while_ahead");
 }
 
+TEST(SchedulerTest, AHeldSequenceGivesItsSlotToTheNextInTheQueue) {
+  GroupLimits limits = Limits();
+  limits.max_num_seqs = 1;
+  Transcript t(limits, 1);
+  t.Add(1, 6, 4);
+  t.Plan();
+  t.Complete();
+  t.Hold(1, true);
+  t.Add(2, 3, 3);
+  t.Plan();
+  t.Hold(1, false);
+  t.Finish();
+  t.ExpectGolden("held_gives_way");
+}
+
 TEST(SchedulerTest, StagesTakeTurnsWhenTheBatchChanges) {
   GroupLimits limits = Limits();
   limits.max_num_seqs = 6;

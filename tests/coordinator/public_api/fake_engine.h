@@ -95,7 +95,13 @@ class FakeEngine : public RequestEngine {
   }
   // Returns what OnDelta said; nothing if the request is not open.
   std::optional<bool> Emit(uint64_t handle, OutputDelta delta) {
-    delta.last = delta.finish.has_value();
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto it = open_.find(handle);
+      if (it == open_.end()) return std::nullopt;
+      if (delta.finish.has_value()) ++it->second->n_ended;
+      delta.last = it->second->n_ended == it->second->spec.n_candidates;
+    }
     std::shared_ptr<RequestObserver> observer = Observer(handle, delta.last);
     if (observer == nullptr) return std::nullopt;
     return observer->OnDelta(std::move(delta));
@@ -140,6 +146,7 @@ class FakeEngine : public RequestEngine {
     CompletionText text;
     std::mt19937 random;
     int32_t n_tokens = 0;
+    int32_t n_ended = 0;  // candidates
     bool paused = false;
   };
 

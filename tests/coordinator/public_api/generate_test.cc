@@ -168,6 +168,9 @@ TEST(GenerateTest, SpecCarriesWhatTheRequestSays) {
   request.mutable_stopping()->add_stop_token_ids(9);
   request.mutable_stopping()->add_stop_token_ids(2);
   request.mutable_stopping()->mutable_time_limit()->set_seconds(5);
+  request.set_priority(v1::PRIORITY_BATCH);
+  request.set_tenant("shop:7");
+  request.set_n(3);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::hours(1));
   context.AddMetadata("x-request-id", "from-header");
@@ -179,10 +182,17 @@ TEST(GenerateTest, SpecCarriesWhatTheRequestSays) {
   EXPECT_EQ(spec.sampling.stop_token_ids, (std::vector<int32_t>{2, 9}));
   EXPECT_EQ(spec.max_tokens, 9);
   EXPECT_FALSE(spec.context_limited);
+  EXPECT_EQ(spec.priority, Priority::kBatch);
+  EXPECT_EQ(spec.tenant, "shop:7");
+  EXPECT_EQ(spec.n_candidates, 3);
   EXPECT_EQ(spec.request_id, "from-header");
   EXPECT_EQ(spec.time_limit, spec.arrival + absl::Seconds(5));
   EXPECT_LT(spec.deadline, absl::Now() + absl::Hours(1.1));
-  server.engine.Emit(1, WithFinish(MakeDelta({5}, "x")));
+  for (int candidate = 0; candidate < 3; ++candidate) {
+    OutputDelta delta = WithFinish(MakeDelta({5}, "x"));
+    delta.candidate = candidate;
+    server.engine.Emit(1, std::move(delta));
+  }
   v1::GenerateStreamResponse message;
   while (reader->Read(&message)) {
   }
@@ -291,6 +301,41 @@ TEST(GenerateTest, ReaderThatCatchesUpResumesTheEngineAndLosesNothing) {
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(received, sent + "end");
   EXPECT_GE(server.engine.n_resumed(), 1);
+}
+
+TEST(GenerateTest, WhatIsUnderWayWhenAReaderIsSlowDoesNotKeepTheEngineHeldBack) {
+  TestServer server(FakeEngine::Mode::kByHand);
+  grpc::ClientContext context;
+  v1::GenerateStreamRequest request = StreamRequest();
+  request.set_n(2);
+  auto reader = server.stub->GenerateStream(&context, request);
+  EXPECT_EQ(server.engine.WaitForRequest(1).n_candidates, 2);
+  size_t n_sent = 0;
+  while (true) {
+    const std::string text(30'000, 'x');
+    n_sent += text.size();
+    if (server.engine.Emit(1, MakeDelta({5}, text)) == false) break;
+  }
+  // One message after the other leaves; each time the other candidate has something more, so that
+  // what waits is soon below the limit without having been below half of it.
+  size_t n_received = 0;
+  v1::GenerateStreamResponse message;
+  while (n_received < n_sent) {
+    ASSERT_TRUE(reader->Read(&message));
+    n_received += message.text_delta().size();
+    if (n_sent - n_received < 30'000) continue;
+    OutputDelta late = MakeDelta({6}, "y");
+    late.candidate = 1;
+    n_sent += 1;
+    server.engine.Emit(1, std::move(late));
+  }
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (server.engine.n_resumed() == 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_GE(server.engine.n_resumed(), 1);
+  context.TryCancel();
+  server.engine.WaitForCancel(1);
 }
 
 TEST(GenerateTest, SlowReaderIsCutOffAndLeavesNothingBehind) {

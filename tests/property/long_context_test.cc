@@ -37,6 +37,7 @@
 #include "coordinator/scheduler.h"
 #include "kernels/paged_attention.h"
 #include "model/dummy_weights.h"
+#include "tests/base/sanitizers.h"
 #include "tests/reference/forward_at.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
@@ -46,18 +47,8 @@
 namespace bora {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define BORA_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define BORA_SANITIZED 1
-#endif
-#endif
-#ifdef BORA_SANITIZED
-constexpr int32_t kLengthDivisor = 16;  // a 256th of the work, at a tenth of the speed or less
-#else
-constexpr int32_t kLengthDivisor = 1;
-#endif
+// A 256th of the work, at a tenth of the speed or less.
+constexpr int32_t kLengthDivisor = kSanitized ? 16 : 1;
 
 constexpr uint64_t kSeed = 12;
 constexpr int32_t kMaxModelLen = 32768 / kLengthDivisor;

@@ -21,6 +21,7 @@
 #include "base/status_macros.h"
 #include "coordinator/scheduler.h"
 #include "model/dummy_weights.h"
+#include "tests/base/sanitizers.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
@@ -28,18 +29,7 @@
 namespace bora {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define BORA_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define BORA_SANITIZED 1
-#endif
-#endif
-#ifdef BORA_SANITIZED
-constexpr int kMixDivisor = 10;  // everything takes ten times as long
-#else
-constexpr int kMixDivisor = 1;
-#endif
+constexpr int kMixDivisor = kSanitized ? 10 : 1;
 
 constexpr uint64_t kSeed = 7;
 constexpr int kPoolRequests = 150;

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "model/dummy_weights.h"
+#include "tests/base/sanitizers.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/tiny_model.h"
@@ -30,11 +31,7 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kSeed = 11;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kSlowdown = 20;
-#else
-constexpr int kSlowdown = 1;
-#endif
+constexpr int kSlowdown = kSanitized ? 20 : 1;
 
 std::unique_ptr<LocalGroup> StartGroup(int tp_size, int pp_size) {
   LocalGroupOptions options;

@@ -304,38 +304,41 @@ TEST(GenerateTest, ReaderThatCatchesUpResumesTheEngineAndLosesNothing) {
 }
 
 TEST(GenerateTest, WhatIsUnderWayWhenAReaderIsSlowDoesNotKeepTheEngineHeldBack) {
+  constexpr int kCandidates = 16;
   TestServer server(FakeEngine::Mode::kByHand);
-  grpc::ClientContext context;
-  v1::GenerateStreamRequest request = StreamRequest();
-  request.set_n(2);
-  auto reader = server.stub->GenerateStream(&context, request);
-  EXPECT_EQ(server.engine.WaitForRequest(1).n_candidates, 2);
-  size_t n_sent = 0;
-  while (true) {
-    const std::string text(30'000, 'x');
-    n_sent += text.size();
-    if (server.engine.Emit(1, MakeDelta({5}, text)) == false) break;
+  // Whether a delta comes at the wrong moment is chance: several times.
+  for (uint64_t handle = 1; handle <= 8; ++handle) {
+    grpc::ClientContext context;
+    v1::GenerateStreamRequest request = StreamRequest();
+    request.set_n(kCandidates);
+    auto reader = server.stub->GenerateStream(&context, request);
+    EXPECT_EQ(server.engine.WaitForRequest(handle).n_candidates, kCandidates);
+    size_t n_sent = 0;
+    const auto emit = [&](int32_t candidate, size_t n_bytes) {
+      OutputDelta delta = MakeDelta({5}, std::string(n_bytes, 'x'));
+      delta.candidate = candidate;
+      n_sent += n_bytes;
+      return server.engine.Emit(handle, std::move(delta));
+    };
+    // A message has the text of one candidate: when it has left, more than half of the limit waits.
+    int32_t candidate = 0;
+    while (emit(candidate, 5'000) != false) candidate = (candidate + 1) % kCandidates;
+    const int n_resumed_before = server.engine.n_resumed();
+    size_t n_received = 0;
+    v1::GenerateStreamResponse message;
+    while (n_received < n_sent) {
+      ASSERT_TRUE(reader->Read(&message));
+      n_received += message.text_delta().size();
+      if (n_sent - n_received > 30'000) emit(1, 1);  // was under way
+    }
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (server.engine.n_resumed() == n_resumed_before && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    ASSERT_GT(server.engine.n_resumed(), n_resumed_before) << "stream " << handle;
+    context.TryCancel();
+    server.engine.WaitForCancel(handle);
   }
-  // One message after the other leaves; each time the other candidate has something more, so that
-  // what waits is soon below the limit without having been below half of it.
-  size_t n_received = 0;
-  v1::GenerateStreamResponse message;
-  while (n_received < n_sent) {
-    ASSERT_TRUE(reader->Read(&message));
-    n_received += message.text_delta().size();
-    if (n_sent - n_received < 30'000) continue;
-    OutputDelta late = MakeDelta({6}, "y");
-    late.candidate = 1;
-    n_sent += 1;
-    server.engine.Emit(1, std::move(late));
-  }
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (server.engine.n_resumed() == 0 && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  EXPECT_GE(server.engine.n_resumed(), 1);
-  context.TryCancel();
-  server.engine.WaitForCancel(1);
 }
 
 TEST(GenerateTest, SlowReaderIsCutOffAndLeavesNothingBehind) {

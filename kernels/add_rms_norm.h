@@ -19,4 +19,10 @@ struct AddRmsNormShape {
 void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual,
                 const float* delta, const float* gain, float* out);
 
+// Here the order depends on dim alone, too: each thread of a block sums its elements with fused
+// multiply-adds, then a tree over lanes and one over warps. Moves n_tokens * dim * (3 or, with
+// delta, 5) * 4 bytes: the residual's second reading is from the cache.
+void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residual,
+                const float* delta, const float* gain, float* out);
+
 }  // namespace bora

@@ -1,5 +1,6 @@
 // The CPU device and the views that operations take. A device owns the threads that operations run
-// on; CudaDevice will stand beside CpuDevice, and operations are overloads on the device type.
+// on; operations are overloads on the device type, CpuDevice or CudaDevice (kernels/cuda_device.h),
+// and all memory that they take is the device's.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +38,7 @@ SimdLevel BestSimdLevel();
 const char* SimdLevelName(SimdLevel level);
 
 struct SimdKernels;
+class CudaDevice;
 
 struct CpuDeviceOptions {
   int n_threads = 1;                  // >= 1, with the caller's

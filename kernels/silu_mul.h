@@ -12,4 +12,8 @@ namespace bora {
 void SiluMul(CpuDevice& device, int64_t n_tokens, int64_t hidden_dim, const float* gate_up,
              float* out);
 
+// The same error, with CUDA's expf (within 2 * 2^-24). Moves n_tokens * hidden_dim * 12 bytes.
+void SiluMul(CudaDevice& device, int64_t n_tokens, int64_t hidden_dim, const float* gate_up,
+             float* out);
+
 }  // namespace bora

@@ -1,0 +1,82 @@
+#include <algorithm>
+
+#include "base/int_math.h"
+#include "kernels/add_rms_norm.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_prelude.h"
+#include "kernels/vector_access.h"
+
+namespace bora {
+namespace {
+
+constexpr int kMaxThreads = 512;
+
+// The same bits in every lane: each step adds the same two numbers in both partners.
+__device__ float WarpSum(float value) {
+#pragma unroll
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kFullMask, value, distance);
+  }
+  return value;
+}
+
+// One block a token; a thread owns every blockDim.x-th group of kWidth elements in both passes, so
+// that the second pass reads what the thread itself wrote.
+template <int kWidth>
+__global__ void __launch_bounds__(kMaxThreads)
+    AddRmsNormKernel(int n_groups, float eps, float* residual, const float* delta,
+                     const float* gain, float* out) {
+  Shared shared;
+  float* warp_sums = shared.Take<float>(kWarpSize);
+  const int lane = threadIdx.x % kWarpSize;
+  const int warp_idx = threadIdx.x / kWarpSize;
+  const int n_warps = blockDim.x / kWarpSize;
+  const int64_t row = int64_t{blockIdx.x} * n_groups;
+  auto* residuals = reinterpret_cast<Floats<kWidth>*>(residual) + row;
+  const auto* deltas = reinterpret_cast<const Floats<kWidth>*>(delta) + row;
+  const auto* gains = reinterpret_cast<const Floats<kWidth>*>(gain);
+  auto* outs = reinterpret_cast<Floats<kWidth>*>(out) + row;
+
+  float sum = 0;
+  for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
+    Floats<kWidth> x = residuals[i];
+    if (delta != nullptr) {
+      const Floats<kWidth> d = deltas[i];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) x.at[k] += d.at[k];
+      residuals[i] = x;
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum = fmaf(x.at[k], x.at[k], sum);
+  }
+  sum = WarpSum(sum);
+  if (lane == 0) warp_sums[warp_idx] = sum;
+  __syncthreads();
+  sum = WarpSum(lane < n_warps ? warp_sums[lane] : 0.0f);
+  const float mean = sum / static_cast<float>(n_groups * kWidth);
+  const float scale = 1.0f / sqrtf(mean + eps);
+  for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
+    const Floats<kWidth> x = residuals[i];
+    const Floats<kWidth> g = gains[i];
+    Floats<kWidth> y;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) y.at[k] = x.at[k] * scale * g.at[k];
+    outs[i] = y;
+  }
+}
+
+}  // namespace
+
+void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residual,
+                const float* delta, const float* gain, float* out) {
+  const bool vectors = shape.dim % 4 == 0;
+  const int64_t n_groups = vectors ? shape.dim / 4 : shape.dim;
+  const LaunchShape launch = {
+      .n_blocks_x = shape.n_tokens,
+      .n_threads = std::min<int64_t>(kMaxThreads, RoundUp(n_groups, kWarpSize)),
+      .shared_bytes = SharedBytes().Add<float>(kWarpSize).bytes()};
+  LaunchKernel(device, launch, vectors ? AddRmsNormKernel<4> : AddRmsNormKernel<1>, n_groups,
+               shape.eps, residual, delta, gain, out);
+}
+
+}  // namespace bora

@@ -1,0 +1,25 @@
+// Starts a kernel on a device's stream. tests/cuda_host/launch.h has the form for the CPU.
+#pragma once
+
+#include "base/check.h"
+#include "kernels/cuda_device.h"
+#include "kernels/launch_shape.h"
+
+namespace bora {
+
+// Queues kernel(args...), the arguments converted to the kernel's parameters. A grid without blocks
+// does nothing. A launch that the driver refuses ends the process; errors of the kernel itself show
+// at the next synchronisation.
+template <typename... Params, typename... Args>
+void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(Params...),
+                  Args... args) {
+  CheckLaunch(shape);
+  if (shape.empty()) return;
+  const dim3 grid(static_cast<unsigned>(shape.n_blocks_x), static_cast<unsigned>(shape.n_blocks_y));
+  kernel<<<grid, static_cast<unsigned>(shape.n_threads), shape.shared_bytes, device.stream()>>>(
+      static_cast<Params>(args)...);
+  const cudaError_t error = cudaGetLastError();
+  CHECK(error == cudaSuccess) << "launch: " << cudaGetErrorString(error);
+}
+
+}  // namespace bora

@@ -11,4 +11,7 @@ namespace bora {
 // (DTypeBytes + 4) bytes.
 void Embed(CpuDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
 
+// The table must be bf16. A token id outside the vocabulary reads outside the table.
+void Embed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
+
 }  // namespace bora

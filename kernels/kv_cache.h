@@ -28,12 +28,18 @@ struct KvCacheShape {
   int64_t total_bytes() const { return 2 * n_layers * layer_elements() * DTypeBytes(dtype); }
 };
 
-// One layer's keys and values. Inside a block keys lie transposed, so that the scores of 16
-// neighbouring positions are one vector and need no reduction. In bf16 two neighbouring dimensions
-// of a key and two neighbouring positions of a value lie together, as the dot-product instructions
-// take them; block_size is even then. Only RopeAndStoreKv and PagedAttention depend on it; whoever
+// One layer's keys and values. Only RopeAndStoreKv and PagedAttention depend on the layout; whoever
 // copies blocks copies block_elements() from each.
+//
+// On a CpuDevice keys lie transposed inside a block, so that the scores of 16 neighbouring
+// positions are one vector and need no reduction. In bf16 two neighbouring dimensions of a key and
+// two neighbouring positions of a value lie together, as the dot-product instructions take them;
+// block_size is even then.
+//
+// On a CudaDevice keys and values are [n_blocks, local_n_kv_heads, block_size, head_dim]
+// (RowMajorOffset): a head's part of a block is one piece of memory.
 struct KvLayerView {
+  // On a CpuDevice:
   // float: [n_blocks, local_n_kv_heads, head_dim, block_size]
   // bf16:  [n_blocks, local_n_kv_heads, head_dim / 2, block_size, 2]
   void* keys = nullptr;
@@ -43,11 +49,11 @@ struct KvLayerView {
   KvCacheShape shape;
 
   // First element of a (block, head) in keys and in values.
-  int64_t BlockOffset(int64_t block_id, int64_t kv_head_idx) const {
+  constexpr int64_t BlockOffset(int64_t block_id, int64_t kv_head_idx) const {
     return (block_id * shape.local_n_kv_heads + kv_head_idx) * shape.block_size * shape.head_dim;
   }
 
-  // Elements from there to one dimension of one slot (position modulo block_size).
+  // On a CpuDevice: elements from there to one dimension of one slot (position modulo block_size).
   int64_t KeyOffset(int64_t slot, int64_t d) const {
     const int64_t n = shape.dtype == DType::kBf16 ? 2 : 1;
     return (d / n * shape.block_size + slot) * n + d % n;
@@ -55,6 +61,11 @@ struct KvLayerView {
   int64_t ValueOffset(int64_t slot, int64_t d) const {
     const int64_t n = shape.dtype == DType::kBf16 ? 2 : 1;
     return (slot / n * shape.head_dim + d) * n + slot % n;
+  }
+
+  // On a CudaDevice: the first of the head_dim neighbouring elements of a slot.
+  constexpr int64_t RowMajorOffset(int64_t block_id, int64_t kv_head_idx, int64_t slot) const {
+    return BlockOffset(block_id, kv_head_idx) + slot * shape.head_dim;
   }
 };
 

@@ -12,6 +12,13 @@
 
 namespace bora {
 
+// A table of angles where a device can read it.
+struct RopeTableView {
+  const float* cosines = nullptr;  // [n_positions, head_dim/2]
+  const float* sines = nullptr;    // [n_positions, head_dim/2]
+  int64_t n_positions = 0;
+};
+
 // cos and sin of every angle, made once at load in double and rounded to float. Immutable after
 // construction.
 class RopeTable {
@@ -25,6 +32,9 @@ class RopeTable {
 
   int64_t n_positions() const { return n_positions_; }
 
+  // All of it, for a copy to another device.
+  RopeTableView view() const { return {cosines_.data(), sines_.data(), n_positions_}; }
+
  private:
   int64_t half_;
   int64_t n_positions_;
@@ -37,6 +47,12 @@ class RopeTable {
 // to the cache's type and stored at each token's position. The blocks that the tokens fall into
 // must be in the block table.
 void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensView& tokens,
+                    int64_t local_n_heads, float* qkv, const KvLayerView& cache);
+
+// The cache must be bf16, and has CUDA's layout (KvLayerView::RowMajorOffset). Positions and block
+// ids must lie in the table and in the cache; nobody checks them on the device. Each output element
+// is two products and their sum, in which the compiler may fuse one product.
+void RopeAndStoreKv(CudaDevice& device, const RopeTableView& rope, const StepTokensView& tokens,
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache);
 
 }  // namespace bora

@@ -1,8 +1,9 @@
-// AddRmsNorm and SiluMul: CUDA's kernels on the CPU against float64.
+// Embed, AddRmsNorm, SiluMul and RopeAndStoreKv: CUDA's kernels on the CPU against float64.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -81,6 +82,84 @@ TEST_P(CudaElementwiseTest, SiluMulAgreesWithReference) {
           worst.Add(out[i], want, 6.5 * kFloatEps * std::abs(want) + 1.1e-36 * std::abs(up));
         }
       }
+    }
+  }
+}
+
+TEST_P(CudaElementwiseTest, EmbedCopiesRows) {
+  for (int64_t dim : {1, 3, 16, 100, 1032}) {
+    const std::vector<Bf16> table = ToBf16s(RandomFloats(7 * dim, 1));
+    const std::vector<int32_t> tokens = {6, 0, 3, 3, 1};
+    std::vector<float> out(tokens.size() * dim, NAN);
+    Embed(device_, {DType::kBf16, table.data(), 7, dim}, tokens, out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      ASSERT_EQ(out[i], ToFloat(table[tokens[i / dim] * dim + i % dim]));
+    }
+  }
+}
+
+// A cache in CUDA's layout with the element that a token stores.
+Bf16& StoredElement(const void* elements, const PagedRows& rows, const KvLayerView& cache,
+                    int64_t token_idx, int64_t head_idx, int64_t d) {
+  const StepTokensView tokens = rows.tokens();
+  const int64_t position = tokens.positions[token_idx];
+  const int64_t block_id =
+      tokens.block_table[tokens.token_row[token_idx] * tokens.max_blocks_per_row +
+                         position / cache.shape.block_size];
+  const int64_t slot = position % cache.shape.block_size;
+  return static_cast<Bf16*>(
+      const_cast<void*>(elements))[cache.RowMajorOffset(block_id, head_idx, slot) + d];
+}
+
+// Table entries are rounded once, each product once, their sum once: 3 roundings of |a| + |b|; keys
+// are then rounded to bf16. What no token stores stays NaN.
+TEST_P(CudaElementwiseTest, RopeAndStoreKvAgreesWithReference) {
+  WorstRatio worst("rope_store_kv");
+  for (int64_t head_dim : {2, 6, 16, 64}) {
+    for (int64_t block_size : {4, 16}) {
+      const int64_t n_heads = 3, n_kv_heads = 2;
+      PagedRows rows({.dtype = DType::kBf16,
+                      .local_n_kv_heads = n_kv_heads,
+                      .block_size = block_size,
+                      .head_dim = head_dim},
+                     {{0, 5}, {37, 1}, {1020, 19}});
+      const RopeTable rope(head_dim, 1039, 1e6);
+      const StepTokensView tokens = rows.tokens();
+      const KvLayerView cache = rows.cache();
+      const int64_t stride = (n_heads + 2 * n_kv_heads) * head_dim;
+      const std::vector<float> before = RandomFloats(tokens.n_tokens * stride, 5);
+      std::vector<float> qkv = before;
+      RopeAndStoreKv(device_, rope.view(), tokens, n_heads, qkv.data(), cache);
+      for (int64_t t = 0; t < tokens.n_tokens; ++t) {
+        for (int64_t h = 0; h < n_heads + n_kv_heads; ++h) {
+          const float* head = &before[t * stride + h * head_dim];
+          const std::vector<double> want =
+              reference::Rope(std::vector<double>(head, head + head_dim), tokens.positions[t], 1e6);
+          for (int64_t d = 0; d < head_dim; ++d) {
+            const double magnitude =
+                std::abs(head[d]) + std::abs(head[(d + head_dim / 2) % head_dim]);
+            const bool is_query = h < n_heads;
+            const double got =
+                is_query ? qkv[t * stride + h * head_dim + d]
+                         : ToFloat(StoredElement(cache.keys, rows, cache, t, h - n_heads, d));
+            worst.Add(got, want[d], (3 * kFloatEps + (is_query ? 0 : kBf16Eps)) * magnitude);
+          }
+        }
+        for (int64_t g = 0; g < n_kv_heads; ++g) {
+          for (int64_t d = 0; d < head_dim; ++d) {
+            const float value = before[t * stride + (n_heads + n_kv_heads + g) * head_dim + d];
+            ASSERT_EQ(ToFloat(StoredElement(cache.values, rows, cache, t, g, d)),
+                      RoundToBf16(value));
+          }
+        }
+      }
+      int64_t n_stored = 0;
+      const int64_t n_elements = cache.shape.layer_elements();
+      for (int64_t i = 0; i < n_elements; ++i) {
+        n_stored += static_cast<const Bf16*>(cache.keys)[i].bits != 0xffff;
+        n_stored += static_cast<const Bf16*>(cache.values)[i].bits != 0xffff;
+      }
+      EXPECT_EQ(n_stored, 2 * tokens.n_tokens * n_kv_heads * head_dim);
     }
   }
 }

@@ -1,0 +1,75 @@
+"""Registers and spills of every kernel, as ptxas reports them. Needs nvcc, no GPU."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+SOURCE_DIR = os.environ["BORA_SOURCE_DIR"]
+ARCHITECTURES = ("sm_80", "sm_90a")
+# As kernels/CMakeLists.txt has them.
+FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra"]
+# Most registers of a thread on either architecture. A multiprocessor has 65,536 and holds 2,048 threads: with up to 32 all
+# of them fit. Nothing may spill.
+MAX_REGISTERS = {
+    "AddRmsNormKernel<1>": 32,
+    "AddRmsNormKernel<4>": 32,
+    "EmbedKernel<1>": 32,
+    "EmbedKernel<8>": 32,
+    "RopeAndStoreKvKernel<1>": 32,
+    "RopeAndStoreKvKernel<8>": 48,
+    "SiluMulKernel<1>": 32,
+    "SiluMulKernel<4>": 32,
+}
+
+ENTRY = re.compile(r"Compiling entry function '_Z\w*?\d([A-Z][A-Za-z]*Kernel)(?:ILi(\d+)E)?\w*' for '(\w+)'")
+SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+
+
+def report(path):
+    """What ptxas says of each kernel of a file: (name, architecture, stack and spill bytes, registers)."""
+    targets = [f"-gencode=arch={a.replace('sm', 'compute')},code={a}" for a in ARCHITECTURES]
+    result = subprocess.run(["nvcc", "-I", SOURCE_DIR, *FLAGS, *targets, "-Xptxas", "-v", "-c", path, "-o", "/dev/null"],
+                            capture_output=True, text=True)
+    if result.returncode != 0:
+        raise AssertionError(result.stdout + result.stderr)
+    kernels = []
+    name = spilled = None
+    for line in (result.stdout + result.stderr).splitlines():
+        if entry := ENTRY.search(line):
+            name = entry.group(1) + (f"<{entry.group(2)}>" if entry.group(2) else "")
+            architecture = entry.group(3)
+        elif spill := SPILL.search(line):
+            spilled = sum(map(int, spill.groups()))
+        elif used := USED.search(line):
+            kernels.append((name, architecture, spilled, int(used.group(1))))
+    return kernels
+
+
+class RegistersTest(unittest.TestCase):
+
+    def test_kernels_keep_within_their_registers(self):
+        seen = set()
+        for path in sorted(glob.glob(os.path.join(SOURCE_DIR, "kernels", "*.cu"))):
+            for name, architecture, spilled, registers in report(path):
+                print(f"{name} {architecture}: {registers} registers, {spilled} bytes of stack and spills")
+                with self.subTest(kernel=name, architecture=architecture):
+                    self.assertEqual(spilled, 0)
+                    self.assertLessEqual(registers, MAX_REGISTERS.get(name, 0))
+                seen.add((name, architecture))
+        self.assertEqual(seen, {(n, a) for n in MAX_REGISTERS for a in ARCHITECTURES})
+
+    def test_the_instructions_of_ptx_h_assemble(self):
+        names = {name for name, _, _, _ in report(os.path.join(SOURCE_DIR, "tests", "cuda_host", "ptx_kernels.cu"))}
+        self.assertIn("PipelineKernel", names)
+
+
+if __name__ == "__main__":
+    if shutil.which("nvcc") is None:
+        print("skipped: no nvcc")
+        sys.exit(77)
+    unittest.main(verbosity=2)

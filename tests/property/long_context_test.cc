@@ -387,6 +387,12 @@ WorkOutcome RunScheduled(LocalGroup& group, const ModelConfig& config, const Wor
       }
     }
   }
+  // What was planned for the short ones comes back too, so that no rank is in a step at the end.
+  while (scheduler.n_in_flight() > 0) {
+    auto result = group.WaitResult();
+    CHECK_OK(result.status());
+    CHECK_OK(scheduler.CompleteStep(*std::move(result)).status());
+  }
   std::printf("by the scheduler, %d preemptions: %.1f s\n",
               static_cast<int>(scheduler.n_preemptions()), stopwatch.seconds());
   return outcome;

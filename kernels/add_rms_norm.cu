@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/bf16.h"
 #include "base/int_math.h"
 #include "kernels/add_rms_norm.h"
 #include "kernels/cuda_device.h"
@@ -25,7 +26,7 @@ __device__ float WarpSum(float value) {
 template <int kWidth>
 __global__ void __launch_bounds__(kMaxThreads)
     AddRmsNormKernel(int n_groups, float eps, float* residual, const float* delta,
-                     const float* gain, float* out) {
+                     const float* gain, Bf16* out) {
   Shared shared;
   float* warp_sums = shared.Take<float>(kWarpSize);
   const int lane = threadIdx.x % kWarpSize;
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   auto* residuals = reinterpret_cast<Floats<kWidth>*>(residual) + row;
   const auto* deltas = reinterpret_cast<const Floats<kWidth>*>(delta) + row;
   const auto* gains = reinterpret_cast<const Floats<kWidth>*>(gain);
-  auto* outs = reinterpret_cast<Floats<kWidth>*>(out) + row;
+  auto* outs = reinterpret_cast<Bf16s<kWidth>*>(out) + row;
 
   float sum = 0;
   for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
@@ -58,17 +59,32 @@ __global__ void __launch_bounds__(kMaxThreads)
   for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
     const Floats<kWidth> x = residuals[i];
     const Floats<kWidth> g = gains[i];
-    Floats<kWidth> y;
+    Bf16s<kWidth> y;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) y.at[k] = x.at[k] * scale * g.at[k];
+    for (int k = 0; k < kWidth; ++k) y.at[k] = ToBf16(x.at[k] * scale * g.at[k]);
     outs[i] = y;
   }
+}
+
+constexpr int kAddThreads = 256;
+
+template <int kWidth>
+__global__ void __launch_bounds__(kAddThreads)
+    AddKernel(int64_t n_groups, const float* delta, float* residual) {
+  const int64_t i = int64_t{blockIdx.x} * kAddThreads + threadIdx.x;
+  if (i >= n_groups) return;
+  auto* residuals = reinterpret_cast<Floats<kWidth>*>(residual);
+  Floats<kWidth> x = residuals[i];
+  const Floats<kWidth> d = reinterpret_cast<const Floats<kWidth>*>(delta)[i];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) x.at[k] += d.at[k];
+  residuals[i] = x;
 }
 
 }  // namespace
 
 void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residual,
-                const float* delta, const float* gain, float* out) {
+                const float* delta, const float* gain, Bf16* out) {
   const bool vectors = shape.dim % 4 == 0;
   const int64_t n_groups = vectors ? shape.dim / 4 : shape.dim;
   const LaunchShape launch = {
@@ -77,6 +93,13 @@ void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residua
       .shared_bytes = SharedBytes().Add<float>(kWarpSize).bytes()};
   LaunchKernel(device, launch, vectors ? AddRmsNormKernel<4> : AddRmsNormKernel<1>, n_groups,
                shape.eps, residual, delta, gain, out);
+}
+
+void Add(CudaDevice& device, int64_t n, const float* delta, float* residual) {
+  const bool vectors = n % 4 == 0;
+  const int64_t n_groups = vectors ? n / 4 : n;
+  LaunchKernel(device, {.n_blocks_x = CeilDiv(n_groups, kAddThreads), .n_threads = kAddThreads},
+               vectors ? AddKernel<4> : AddKernel<1>, n_groups, delta, residual);
 }
 
 }  // namespace bora

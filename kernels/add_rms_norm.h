@@ -3,6 +3,7 @@
 //   out[t, i] = residual[t, i] / sqrt(mean_j residual[t, j]^2 + eps) * gain[i]
 #pragma once
 
+#include "base/bf16.h"
 #include "kernels/device.h"
 
 namespace bora {
@@ -20,9 +21,14 @@ void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual
                 const float* delta, const float* gain, float* out);
 
 // Here the order depends on dim alone, too: each thread of a block sums its elements with fused
-// multiply-adds, then a tree over lanes and one over warps. Moves n_tokens * dim * (3 or, with
-// delta, 5) * 4 bytes: the residual's second reading is from the cache.
+// multiply-adds, then a tree over lanes and one over warps. out is rounded to bf16, as the products
+// that follow take it. Moves n_tokens * dim * (6 or, with delta, 14) bytes: the residual's second
+// reading is from the cache.
 void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residual,
-                const float* delta, const float* gain, float* out);
+                const float* delta, const float* gain, Bf16* out);
+
+// residual[i] += delta[i], i < n: the same addition where no norm follows.
+void Add(CpuDevice& device, int64_t n, const float* delta, float* residual);
+void Add(CudaDevice& device, int64_t n, const float* delta, float* residual);
 
 }  // namespace bora

@@ -1,5 +1,4 @@
 #include "base/bf16.h"
-#include "base/check.h"
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
@@ -9,16 +8,18 @@
 namespace bora {
 namespace {
 
+__device__ inline float ToFloat(float x) { return x; }
+using bora::ToFloat;
+
 constexpr int kThreads = 128;
 
 // A group of kWidth elements a thread; blockIdx.x is the token.
-template <int kWidth>
+template <typename Group, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    EmbedKernel(int n_groups, const Bf16* table, const int32_t* tokens, float* out) {
+    EmbedKernel(int n_groups, const Group* table, const int32_t* tokens, float* out) {
   const int i = blockIdx.y * kThreads + threadIdx.x;
   if (i >= n_groups) return;
-  const int64_t token_id = tokens[blockIdx.x];
-  const Bf16s<kWidth> from = reinterpret_cast<const Bf16s<kWidth>*>(table)[token_id * n_groups + i];
+  const Group from = table[int64_t{tokens[blockIdx.x]} * n_groups + i];
   // 8 floats are two stores of 16 bytes.
   constexpr int kStore = kWidth < 4 ? kWidth : 4;
   auto* to = reinterpret_cast<Floats<kStore>*>(out) +
@@ -32,18 +33,44 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-}  // namespace
-
-void Embed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out) {
-  CHECK(table.dtype == DType::kBf16) << "the table must be bf16";
-  const bool vectors = table.n_cols % 8 == 0;
-  const int64_t n_groups = vectors ? table.n_cols / 8 : table.n_cols;
+template <typename Group, int kWidth>
+void LaunchEmbed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens,
+                 float* out) {
+  const int64_t n_groups = table.n_cols / kWidth;
   LaunchKernel(device,
                {.n_blocks_x = static_cast<int64_t>(tokens.size()),
                 .n_blocks_y = CeilDiv(n_groups, kThreads),
                 .n_threads = kThreads},
-               vectors ? EmbedKernel<8> : EmbedKernel<1>, n_groups,
-               static_cast<const Bf16*>(table.data), tokens.data(), out);
+               EmbedKernel<Group, kWidth>, n_groups, static_cast<const Group*>(table.data),
+               tokens.data(), out);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    ResolveTokensKernel(int n_tokens, const int32_t* last_tokens, int32_t* tokens) {
+  const int i = blockIdx.x * kThreads + threadIdx.x;
+  if (i < n_tokens && tokens[i] < 0) tokens[i] = last_tokens[-1 - tokens[i]];
+}
+
+}  // namespace
+
+void Embed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out) {
+  if (table.dtype == DType::kBf16) {
+    if (table.n_cols % 8 == 0) {
+      LaunchEmbed<Bf16s<8>, 8>(device, table, tokens, out);
+    } else {
+      LaunchEmbed<Bf16s<1>, 1>(device, table, tokens, out);
+    }
+  } else if (table.n_cols % 4 == 0) {
+    LaunchEmbed<Floats<4>, 4>(device, table, tokens, out);
+  } else {
+    LaunchEmbed<Floats<1>, 1>(device, table, tokens, out);
+  }
+}
+
+void ResolveTokens(CudaDevice& device, int64_t n_tokens, const int32_t* last_tokens,
+                   int32_t* tokens) {
+  LaunchKernel(device, {.n_blocks_x = CeilDiv(n_tokens, kThreads), .n_threads = kThreads},
+               ResolveTokensKernel, n_tokens, last_tokens, tokens);
 }
 
 }  // namespace bora

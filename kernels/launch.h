@@ -13,8 +13,14 @@ namespace bora {
 template <typename... Params, typename... Args>
 void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(Params...),
                   Args... args) {
-  CheckLaunch(shape);
+  CheckLaunch(device, shape);
   if (shape.empty()) return;
+  if (shape.shared_bytes > kPlainSharedBytes) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+    CHECK(error == cudaSuccess) << shape.shared_bytes
+                                << " bytes of shared memory: " << cudaGetErrorString(error);
+  }
   const dim3 grid(static_cast<unsigned>(shape.n_blocks_x), static_cast<unsigned>(shape.n_blocks_y));
   kernel<<<grid, static_cast<unsigned>(shape.n_threads), shape.shared_bytes, device.stream()>>>(
       static_cast<Params>(args)...);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/int_math.h"
+#include "kernels/silu_mul.h"
 #include "kernels/simd.h"
 
 namespace bora {
@@ -74,6 +75,12 @@ void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
       kernels.multiply(task);
     });
   }
+}
+
+void MatMulSiluMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
+                   float* gate_up, float* hidden) {
+  MatMul(device, x, m, w, gate_up);
+  SiluMul(device, m, DivExact(w.n_rows, 2), gate_up, hidden);
 }
 
 }  // namespace bora

@@ -1,6 +1,7 @@
 // Matrix product with a packed weight: y[m, n] = sum_k x[m, k] * w[n, k].
 #pragma once
 
+#include "base/bf16.h"
 #include "kernels/device.h"
 #include "kernels/packed_weight.h"
 
@@ -28,5 +29,38 @@ void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
 
 // Scratch that MatMul takes for at most max_rows rows of x.
 int64_t MatMulScratchFloats(const CpuDevice& device, int64_t max_rows, const PackedWeight& w);
+
+// The gate and up projections and the activation between them, as MatMul and SiluMul:
+//   hidden[m, i] = silu(sum_k x[m, k] gate[i, k]) * sum_k x[m, k] up[i, k]
+// w: the gate's rows, then the up projection's. gate_up: [m, w.n_rows] float, working memory.
+// hidden: [m, w.n_rows / 2].
+void MatMulSiluMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
+                   float* gate_up, float* hidden);
+
+// On a CudaDevice w is bf16 in layout kRows, x and w.n_cols / w.n_leaves a multiple of
+// kCudaLeafAlignment, w.n_leaves at most kMaxCudaLeaves. x: [m, w.n_cols], y: [m, w.n_rows].
+//
+// Order: every leaf is a chain of tensor-core instructions over 16 columns each, ascending, that
+// starts from zero; leaves are added up as a balanced binary tree. The instruction, the side of it
+// that w is on (its m16 side), the leaves and the tree are the same for every m and every way to
+// divide the work, so a row's bits depend on the row and w alone, given that the instruction treats
+// all its rows and columns alike. How it adds its 17 terms is not documented; taken as any order
+// with truncation, |error| <= (2 leaf_cols + 3) 2^-23 sum |x w|.
+//
+// A device with a matrix library leaves products of more than kOwnKernelRows rows to it, in
+// whatever order it sums.
+//
+// Bytes: w once for up to 64 rows of x (x from the cache), then compute-bound.
+inline constexpr int64_t kOwnKernelRows = 64;
+void MatMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w, float* y);
+
+// w in layout kGatedRows. hidden: [m, w.n_rows / 2]. gate_up: [m, w.n_rows] float, working memory
+// that may stay unused. The products' order is MatMul's; the activation's error is SiluMul's, then
+// hidden is rounded to bf16.
+void MatMulSiluMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w,
+                   float* gate_up, Bf16* hidden);
+
+// CudaDevice::Scratch that either takes for at most max_rows rows of x.
+int64_t MatMulScratchBytes(const CudaDevice& device, int64_t max_rows, const PackedWeight& w);
 
 }  // namespace bora

@@ -91,6 +91,15 @@ int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols) {
   return n_leaves;
 }
 
+int64_t CudaLeafCount(int64_t n_cols, int64_t min_leaf_cols) {
+  int64_t n_leaves = kMaxCudaLeaves;
+  while (n_leaves > 1 &&
+         (n_cols % (n_leaves * kCudaLeafAlignment) != 0 || n_cols / n_leaves < min_leaf_cols)) {
+    n_leaves /= 2;
+  }
+  return n_leaves;
+}
+
 int64_t PackedWeight::group_cols() const {
   const int64_t leaf = leaf_cols();
   int64_t n = std::min(kMaxGroupCols, leaf);
@@ -106,6 +115,7 @@ int64_t PackedWeight::panel_bytes() const {
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
               void* data) {
   CHECK(weight.format == WeightFormat::kBf16) << "bf16 rows for another format";
+  CHECK(weight.layout == WeightLayout::kPanels);
   CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
   PackPlain(weight, row_begin, n_rows, reinterpret_cast<const uint8_t*>(rows), data);
 }
@@ -113,6 +123,7 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
               void* data) {
   CHECK(weight.format != WeightFormat::kBf16) << "float rows for bf16";
+  CHECK(weight.layout == WeightLayout::kPanels);
   CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
   if (weight.format == WeightFormat::kF32) {
     PackPlain(weight, row_begin, n_rows, reinterpret_cast<const uint8_t*>(rows), data);

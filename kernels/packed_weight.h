@@ -8,6 +8,9 @@
 // Columns are cut into `n_leaves` equal leaves. A product sums each leaf in ascending order and
 // adds the leaves up as a balanced binary tree, so that tensor-parallel ranks that hold whole
 // subtrees and add up in the same tree get the bits of a single rank.
+//
+// For a CudaDevice the rows lie one after another instead (WeightLayout::kRows): its products fetch
+// tiles of a matrix straight into shared memory.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +23,22 @@ namespace bora {
 
 // kInt8: symmetric 8-bit integers with one float scale for each row and group of columns.
 enum class WeightFormat { kF32, kBf16, kInt8 };
+
+// kPanels: as above, for a CpuDevice. kRows: [n_rows, n_cols], for a CudaDevice, bf16 only.
+// kGatedRows: the same with the rows of two stacked matrices of equal height, the gate's and the
+// up projection's, taking turns in groups of 8, so that MatMulSiluMul finds the two rows of an
+// output element in one tile: row r of the gate is at GatedRow(r), of the up projection 8 further.
+enum class WeightLayout { kPanels, kRows, kGatedRows };
+
+inline constexpr int64_t kGatedGroupRows = 8;
+constexpr int64_t GatedRow(int64_t row) {
+  return row / kGatedGroupRows * 2 * kGatedGroupRows + row % kGatedGroupRows;
+}
+
+// What a CudaDevice's products ask of a matrix: columns, and those of a leaf, are a multiple of
+// this (an instruction multiplies 16 at once); and at most so many leaves, whose sums fit on chip.
+inline constexpr int64_t kCudaLeafAlignment = 16;
+inline constexpr int64_t kMaxCudaLeaves = 4;
 
 // Rows of a panel.
 inline constexpr int64_t kPanelRows = 32;
@@ -43,7 +62,8 @@ int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols);
 // A packed matrix. The memory belongs to the weight loader and outlives every operation.
 struct PackedWeight {
   WeightFormat format = WeightFormat::kF32;
-  const void* data = nullptr;  // bytes(), 64-byte aligned
+  WeightLayout layout = WeightLayout::kPanels;
+  const void* data = nullptr;  // bytes(), 64-byte aligned (kPanels) or 256 (others)
   int64_t n_rows = 0;          // output elements
   int64_t n_cols = 0;          // input elements
   int64_t n_leaves = 1;
@@ -58,8 +78,14 @@ struct PackedWeight {
   // kInt8: columns that share a scale, the most that divide a leaf evenly.
   int64_t group_cols() const;
   int64_t panel_bytes() const;
-  int64_t bytes() const { return n_panels() * panel_bytes(); }
+  int64_t bytes() const {
+    return layout == WeightLayout::kPanels ? n_panels() * panel_bytes() : n_rows * n_cols * 2;
+  }
 };
+
+// Of a matrix for a CudaDevice: the largest power of two, at most kMaxCudaLeaves, that divides
+// n_cols into aligned leaves of at least min_leaf_cols columns; 1 if there is none.
+int64_t CudaLeafCount(int64_t n_cols, int64_t min_leaf_cols);
 
 // Writes rows [row_begin, row_begin + n_rows) of the matrix into `data`, which is weight.bytes()
 // long and zero where nothing was written yet. rows: [n_rows, weight.n_cols] row-major, of the type

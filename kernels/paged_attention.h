@@ -9,6 +9,10 @@
 // sequences are divided among threads by splits.
 #pragma once
 
+#include <vector>
+
+#include "absl/types/span.h"
+#include "base/bf16.h"
 #include "kernels/device.h"
 #include "kernels/kv_cache.h"
 
@@ -48,5 +52,98 @@ void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t loc
 int64_t PagedAttentionScratchFloats(const CpuDevice& device, const KvCacheShape& cache,
                                     int64_t local_n_heads, int64_t max_tokens,
                                     int64_t max_positions);
+
+// On a CudaDevice the host divides the work: it knows every row's place, only the tokens are the
+// device's secret.
+
+// Neighbouring tokens of one row against some splits of its sequence, for every KV head.
+struct AttentionItem {
+  int32_t table_row = 0;    // line of the block table
+  int32_t token_begin = 0;  // of the step's tokens
+  int32_t n_tokens = 0;
+  int32_t position = 0;  // of the first token
+  int32_t split_begin = 0;
+  int32_t split_end = 0;
+  // Where the first split's results go among the step's partial results, which are merged in a
+  // second pass; -1: the item has all splits of its tokens and writes the result itself.
+  int32_t partial_begin = -1;
+};
+
+// A token whose splits are merged from partial results [partial_begin, partial_begin + n_splits).
+struct AttentionMerge {
+  int32_t token_idx = 0;
+  int32_t partial_begin = 0;
+  int32_t n_splits = 0;
+};
+
+// How a step's attention is divided. Made once a step, the same for all layers.
+struct AttentionWork {
+  std::vector<AttentionItem> decode_items;   // one token each
+  std::vector<AttentionItem> prefill_items;  // up to the prefill tile's tokens each
+  std::vector<AttentionMerge> merges;
+  int64_t n_partials = 0;
+};
+
+// What bounds a step's work.
+struct AttentionLimits {
+  int64_t local_n_heads = 0;
+  int64_t local_n_kv_heads = 0;
+  int64_t head_dim = 0;  // 16, 32, 64 or 128
+  int64_t max_rows = 0;
+  int64_t max_tokens = 0;
+  int64_t max_positions = 0;
+};
+
+// One row of the step: n_tokens tokens from token_begin of the step on, the first at `position`.
+struct AttentionRow {
+  int32_t table_row = 0;
+  int32_t token_begin = 0;
+  int32_t n_tokens = 0;
+  int32_t position = 0;
+};
+
+// Divides the rows' work; replaces the contents of `work` and allocates nothing once its vectors
+// have MaxAttentionWork's sizes. No result depends on the division.
+void PlanAttention(const AttentionLimits& limits, absl::Span<const AttentionRow> rows,
+                   AttentionWork* work);
+
+// The most that PlanAttention makes under the limits, for buffers and scratch.
+struct AttentionWorkSizes {
+  int64_t n_decode_items = 0;
+  int64_t n_prefill_items = 0;
+  int64_t n_merges = 0;
+  int64_t n_partials = 0;
+};
+AttentionWorkSizes MaxAttentionWork(const AttentionLimits& limits);
+
+// An AttentionWork in device memory. The counts are in device memory as well, so that a graph can
+// be used again with other contents; the launches are as wide as max_... says (numbers that a graph
+// keeps), and what is beyond the counts does nothing.
+struct AttentionWorkView {
+  const AttentionItem* decode_items = nullptr;   // [max_decode_items]
+  const AttentionItem* prefill_items = nullptr;  // [max_prefill_items]
+  const AttentionMerge* merges = nullptr;        // [max_merges]
+  const int32_t* counts = nullptr;               // [3]: of the three
+  int64_t max_decode_items = 0;
+  int64_t max_prefill_items = 0;
+  int64_t max_merges = 0;
+};
+
+// block_table: [.., max_blocks_per_row] in device memory. qkv: as RopeAndStoreKv left it, float.
+// out: [n_tokens, local_n_heads * head_dim] bf16. Written for the tokens that the work names.
+//
+// A bf16 cache in CUDA's layout. The query is rounded to bf16. Every token's result is computed in
+// one order, whatever the division: a split's keys are taken in pieces of 32 positions, ascending;
+// of a piece, scores by tensor-core instructions over ascending dimensions, scaled, the running
+// maximum raised (what was summed so far is scaled by 2^(old - new)), weights 2^(score - maximum)
+// rounded to bf16, their sum and the values' added by instructions over ascending positions. Splits
+// are merged in ascending order. Slots that were never written may hold NaN: neither they nor
+// another sequence's values reach a result.
+void PagedAttention(CudaDevice& device, const AttentionWorkView& work, const int32_t* block_table,
+                    int64_t max_blocks_per_row, int64_t local_n_heads, const float* qkv,
+                    const KvLayerView& cache, Bf16* out);
+
+// CudaDevice::Scratch that PagedAttention takes at most.
+int64_t PagedAttentionScratchBytes(const AttentionLimits& limits);
 
 }  // namespace bora

@@ -34,4 +34,58 @@ struct SampleRow {
 void Sample(CpuDevice& device, int64_t vocab_size, absl::Span<const SampleRow> rows,
             std::vector<SampledToken>* out);
 
+// Forms of the above in device memory, of fixed size.
+struct CudaSampling {
+  float temperature = 1.0f;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  int32_t top_k = 0;
+  uint64_t seed = 0;
+  int32_t n_logprobs = -1;
+  int32_t n_prompt_logprobs = -1;
+  int32_t min_tokens = 0;
+  int32_t n_stop_token_ids = 0;
+  int32_t stop_token_ids[kMaxStopTokenIds] = {};  // ascending
+};
+CudaSampling ToCudaSampling(const SamplingParams& sampling);
+
+struct CudaSampleRow {
+  int32_t slot = 0;  // a negative one is a row that is skipped
+  int32_t position = 0;
+  int32_t n_generated_tokens = 0;
+  int32_t target_token_id = -1;
+};
+
+struct CudaSampledToken {
+  int32_t token_id = -1;
+  int32_t rank = 0;
+  float logprob = 0;
+  int32_t non_finite = 0;
+  int32_t n_top = 0;
+  TokenLogprob top[kMaxLogprobs];
+};
+SampledToken ToSampledToken(const CudaSampledToken& token, const CudaSampleRow& row);
+
+// What Sample works on, all in device memory.
+struct CudaSampleCall {
+  int64_t n_rows = 0;
+  int64_t vocab_size = 0;
+  const float* logits = nullptr;           // [n_rows, vocab_size]
+  const CudaSampleRow* rows = nullptr;     // [n_rows]
+  const CudaSampling* sampling = nullptr;  // by slot
+  CudaSampledToken* sampled = nullptr;     // [n_rows]
+  // By slot: the token that it drew last, 0 for one that could not be drawn. Rows with a target
+  // leave it alone. May be null.
+  int32_t* last_tokens = nullptr;
+};
+
+// As Sample on the CPU, queued without a wait. The distribution and the restrictions are the same;
+// the draw is not the CPU's: it is made over the kept tokens in ascending order of their ids, with
+// weights exp((logit - max) / temperature) in 64-bit fixed point of 2^-44, so that every sum is
+// exact in any order; a token less probable than 2^-45 of the best has no weight.
+void Sample(CudaDevice& device, const CudaSampleCall& call);
+
+// CudaDevice::Scratch that Sample takes for at most max_rows rows.
+int64_t SampleScratchBytes(int64_t max_rows, int64_t vocab_size);
+
 }  // namespace bora

@@ -22,9 +22,13 @@ inline std::vector<RunOptions> AllRunOptions() {
   return all;
 }
 
+inline std::string NameOf(const RunOptions& options) {
+  return std::string(options.eager_copies ? "Eager" : "Late") +
+         (options.order_seed == 0 ? "" : "Seed" + std::to_string(options.order_seed));
+}
+
 inline std::string RunOptionsName(const testing::TestParamInfo<RunOptions>& info) {
-  return std::string(info.param.eager_copies ? "Eager" : "Late") +
-         (info.param.order_seed == 0 ? "" : "Seed" + std::to_string(info.param.order_seed));
+  return NameOf(info.param);
 }
 
 class CudaHostTest : public testing::TestWithParam<RunOptions> {

@@ -1,7 +1,0 @@
-#include "kernels/cuda_device_list.h"
-
-namespace bora {
-
-void AppendCudaDevices(std::vector<std::string>*) {}
-
-}  // namespace bora

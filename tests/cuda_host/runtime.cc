@@ -1,0 +1,182 @@
+// The device layer of kernels/cuda_runtime.h on the CPU: device memory is heap blocks of exactly
+// their size, so that AddressSanitizer guards them.
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "base/check.h"
+#include "base/int_math.h"
+#include "kernels/cuda_runtime.h"
+#include "tests/cuda_host/block.h"
+#include "tests/cuda_host/stream.h"
+
+// Of one thread, as everything here.
+struct CUstream_st {
+  bool capturing = false;
+  std::deque<std::function<void()>> queue;  // what has not run; of the graph while capturing
+  int64_t n_queued = 0;                     // over the stream's life
+  int64_t n_run = 0;
+};
+
+struct CUevent_st {
+  CUstream_st* stream = nullptr;
+  int64_t mark = 0;           // n_queued when it was recorded
+  mutable int n_queries = 0;  // since then
+};
+
+struct CUgraphExec_st {
+  std::deque<std::function<void()>> work;
+};
+
+namespace bora {
+namespace {
+
+constexpr size_t kAlignment = 256;
+
+void RunUntil(CUstream_st* stream, int64_t mark) {
+  while (stream->n_run < mark) {
+    const std::function<void()> work = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    ++stream->n_run;
+    work();
+  }
+}
+
+}  // namespace
+
+namespace cuda_host {
+
+void Submit(CUstream_st* stream, std::function<void()> work) {
+  if (stream == nullptr) {
+    work();
+    return;
+  }
+  if (stream->capturing) {
+    stream->queue.push_back(std::move(work));
+    return;
+  }
+  stream->queue.push_back(std::move(work));
+  ++stream->n_queued;
+  if (run_options().eager_copies) RunUntil(stream, stream->n_queued);
+}
+
+}  // namespace cuda_host
+
+absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices() {
+  CudaDeviceInfo info;
+  info.name = "CUDA on the CPU";
+  info.major = 9;
+  info.memory_bytes = int64_t{8} << 30;
+  return std::vector<CudaDeviceInfo>{info};
+}
+
+absl::StatusOr<CudaDeviceInfo> OpenCudaDevice(int ordinal) {
+  if (ordinal != 0) return absl::NotFoundError("there is only cuda:0");
+  return (*ListCudaDevices())[0];
+}
+
+absl::StatusOr<int64_t> FreeCudaBytes() { return int64_t{8} << 30; }
+
+absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t n_bytes, absl::string_view) {
+  CHECK_GE(n_bytes, 0);
+  CudaBuffer buffer;
+  if (n_bytes == 0) return buffer;
+  void* data = nullptr;
+  // Exactly so many bytes: aligned_alloc would want a multiple of the alignment.
+  CHECK_EQ(posix_memalign(&data, kAlignment, static_cast<size_t>(n_bytes)), 0);
+  std::memset(data, 0xff, static_cast<size_t>(n_bytes));  // NaN until it is written
+  buffer.data_.reset(static_cast<uint8_t*>(data));
+  buffer.n_bytes_ = n_bytes;
+  return buffer;
+}
+
+void CudaBuffer::Free::operator()(uint8_t* data) const { std::free(data); }
+
+absl::StatusOr<PinnedBuffer> PinnedBuffer::Allocate(int64_t n_bytes, absl::string_view) {
+  CHECK_GE(n_bytes, 0);
+  PinnedBuffer buffer;
+  if (n_bytes == 0) return buffer;
+  void* data = nullptr;
+  CHECK_EQ(posix_memalign(&data, kAlignment, static_cast<size_t>(n_bytes)), 0);
+  std::memset(data, 0, static_cast<size_t>(n_bytes));
+  buffer.data_.reset(static_cast<uint8_t*>(data));
+  buffer.n_bytes_ = n_bytes;
+  return buffer;
+}
+
+void PinnedBuffer::Free::operator()(uint8_t* data) const { std::free(data); }
+
+absl::StatusOr<CudaStream> CudaStream::Create() {
+  CudaStream stream;
+  stream.stream_.reset(new CUstream_st);
+  return stream;
+}
+
+void CudaStream::Destroy::operator()(CUstream_st* stream) const {
+  RunUntil(stream, stream->n_queued);
+  delete stream;
+}
+
+void CudaStream::Synchronize() const { RunUntil(get(), get()->n_queued); }
+
+absl::StatusOr<CudaEvent> CudaEvent::Create() {
+  CudaEvent event;
+  event.event_.reset(new CUevent_st);
+  return event;
+}
+
+void CudaEvent::Destroy::operator()(CUevent_st* event) const { delete event; }
+
+void CudaEvent::Record(const CudaStream& stream) {
+  *event_ = {stream.get(), stream.get()->n_queued, 0};
+}
+
+// Work that nobody waits for must get done some time: at the second question.
+bool CudaEvent::IsDone() const {
+  if (event_->stream == nullptr || event_->stream->n_run >= event_->mark) return true;
+  if (event_->n_queries++ == 0) return false;
+  Wait();
+  return true;
+}
+
+void CudaEvent::Wait() const {
+  if (event_->stream != nullptr) RunUntil(event_->stream, event_->mark);
+}
+
+double CudaEvent::MillisecondsSince(const CudaEvent&) const { return 0; }
+
+absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
+                                             absl::FunctionRef<void()> queue_work) {
+  CUstream_st* const state = stream.get();
+  CHECK(!state->capturing);
+  std::deque<std::function<void()>> before;
+  std::swap(before, state->queue);
+  state->capturing = true;
+  queue_work();
+  state->capturing = false;
+  CudaGraph graph;
+  graph.graph_.reset(new CUgraphExec_st{std::move(state->queue)});
+  state->queue = std::move(before);
+  return graph;
+}
+
+void CudaGraph::Destroy::operator()(CUgraphExec_st* graph) const { delete graph; }
+
+void CudaGraph::Launch(const CudaStream& stream) const {
+  for (const std::function<void()>& work : graph_->work) cuda_host::Submit(stream.get(), work);
+}
+
+void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes) {
+  cuda_host::Submit(stream, [=] { std::memcpy(device, host, static_cast<size_t>(n_bytes)); });
+}
+
+void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes) {
+  cuda_host::Submit(stream, [=] { std::memcpy(host, device, static_cast<size_t>(n_bytes)); });
+}
+
+void FillDevice(CUstream_st* stream, void* device, uint8_t byte, int64_t n_bytes) {
+  cuda_host::Submit(stream, [=] { std::memset(device, byte, static_cast<size_t>(n_bytes)); });
+}
+
+}  // namespace bora

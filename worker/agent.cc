@@ -19,6 +19,8 @@ namespace {
 // Plans in flight are bounded by the coordinator's lanes; a mailbox this full is a broken
 // coordinator.
 constexpr size_t kMailboxCapacity = 4096;
+// How late a plan's end is noticed where a device works by itself. Its next plan is queued by then.
+constexpr absl::Duration kPollInterval = absl::Microseconds(20);
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 
 int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
@@ -99,14 +101,28 @@ bool WorkerAgent::HasHung(absl::Duration limit) const {
 
 void WorkerAgent::Run() {
   while (!stopping_) {
-    absl::optional<Item> item;
-    if (auto popped = mailbox_.PopUntil(absl::InfiniteFuture()); popped.has_value()) {
-      Handle(std::move(*popped));
+    if (absl::optional<Item> item = NextItem(); item.has_value()) {
+      Handle(*std::move(item));
     } else {
       break;
     }
   }
   Leave();
+}
+
+absl::optional<WorkerAgent::Item> WorkerAgent::NextItem() {
+  while (!begun_.empty()) {
+    if (rank_->IsDone()) {
+      FinishPlan();
+    } else if (auto item = mailbox_.PopUntil(absl::Now() + kPollInterval); item.has_value()) {
+      return *std::move(item);
+    } else if (mailbox_.closed()) {
+      return absl::nullopt;
+    }
+  }
+  auto item = mailbox_.PopUntil(absl::InfiniteFuture());
+  if (!item.has_value()) return absl::nullopt;
+  return *std::move(item);
 }
 
 void WorkerAgent::Handle(Item item) {
@@ -219,23 +235,45 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
 void WorkerAgent::HandlePlan(int64_t connection_id, const StepPlan& plan) {
   // A plan of an epoch that has ended here; the coordinator knows or will soon.
   if (plan.epoch != joined_epoch_) return;
-  step_begin_us_ = NowUs();
-  absl::StatusOr<std::optional<StepResult>> result = rank_->Execute(plan);
-  step_begin_us_ = 0;
-  if (!result.ok()) {
-    LogWarning(
-        "step failed",
-        {{"epoch", plan.epoch}, {"step_id", plan.step_id}, {"reason", result.status().message()}});
-    Leave();
-    send_(connection_id, StepFailed{plan.epoch, result.status()});
+  while (static_cast<int>(begun_.size()) >= rank_->max_begun()) {
+    FinishPlan();
+    if (plan.epoch != joined_epoch_) return;  // it failed
+  }
+  begun_.push_back({connection_id, NowUs()});
+  step_begin_us_ = begun_.front().begin_us;
+  if (const absl::Status status = rank_->Begin(plan); !status.ok()) {
+    OnStepFailed(connection_id, status);
     return;
   }
+  if (rank_->max_begun() == 1) FinishPlan();
+}
+
+void WorkerAgent::FinishPlan() {
+  const Begun begun = begun_.front();
+  absl::StatusOr<std::optional<StepResult>> result = rank_->Finish();
+  if (!result.ok()) {
+    OnStepFailed(begun.connection_id, result.status());
+    return;
+  }
+  begun_.pop_front();
+  // Those behind it could not begin before it was done.
+  step_begin_us_ = begun_.empty() ? 0 : NowUs();
   ++step_count_;
-  if (result->has_value()) send_(connection_id, std::move(**result));
+  if (result->has_value()) send_(begun.connection_id, std::move(**result));
+}
+
+void WorkerAgent::OnStepFailed(int64_t connection_id, const absl::Status& status) {
+  const int64_t epoch = joined_epoch_;
+  LogWarning("step failed",
+             {{"epoch", epoch}, {"steps", step_count_.load()}, {"reason", status.message()}});
+  Leave();
+  send_(connection_id, StepFailed{epoch, status});
 }
 
 void WorkerAgent::Leave() {
   joined_epoch_ = 0;
+  begun_.clear();
+  step_begin_us_ = 0;
   if (rank_ != nullptr) rank_->EndEpoch();
   mesh_.reset();
 }

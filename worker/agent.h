@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -66,6 +67,12 @@ class WorkerAgent {
   void HandleJoin(int64_t connection_id, const JoinGroup& join);
   absl::Status Join(const JoinGroup& join);
   void HandlePlan(int64_t connection_id, const StepPlan& plan);
+  // Finishes the oldest plan that was begun and sends its result.
+  void FinishPlan();
+  void OnStepFailed(int64_t connection_id, const absl::Status& status);
+  // The next message; meanwhile plans that are done are finished. Nothing when the mailbox was
+  // closed.
+  absl::optional<Item> NextItem();
   void Leave();
   // Ends waiting in epochs up to this one, from any thread.
   void AbortEpochsUpTo(int64_t epoch, const std::string& reason);
@@ -89,6 +96,11 @@ class WorkerAgent {
   std::unique_ptr<StepExecutor> rank_;
   std::unique_ptr<Mesh> mesh_;
   int64_t joined_epoch_ = 0;
+  struct Begun {
+    int64_t connection_id = 0;
+    int64_t begin_us = 0;  // Unix time
+  };
+  std::deque<Begun> begun_;  // plans of joined_epoch_ that are not finished, oldest first
 
   std::thread thread_;
 };

@@ -64,9 +64,11 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
 
 void Rank::EndEpoch() { epoch_.reset(); }
 
-absl::StatusOr<std::optional<StepResult>> Rank::Execute(const StepPlan& plan) {
+absl::Status Rank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
-  return epoch_->state->Execute(plan, [this](StepResult* result) { return RunStage(result); });
+  ASSIGN_OR_RETURN(result_, epoch_->state->Execute(
+                                plan, [this](StepResult* result) { return RunStage(result); }));
+  return absl::OkStatus();
 }
 
 absl::Status Rank::RunStage(StepResult* result) {

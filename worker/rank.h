@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,7 +50,8 @@ class Rank final : public StepExecutor {
 
   absl::Status BeginEpoch(const EpochOptions& options) override;
   void EndEpoch() override;
-  absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) override;
+  absl::Status Begin(const StepPlan& plan) override;  // executes it
+  absl::StatusOr<std::optional<StepResult>> Finish() override { return std::move(result_); }
 
  private:
   struct Epoch;
@@ -65,6 +67,7 @@ class Rank final : public StepExecutor {
   Stage<CpuDevice> stage_;
   std::optional<RopeTable> rope_;
   std::unique_ptr<Epoch> epoch_;
+  std::optional<StepResult> result_;  // of the unfinished plan
 };
 
 }  // namespace bora

@@ -73,9 +73,11 @@ absl::Status SimRank::BeginEpoch(const EpochOptions& options) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<StepResult>> SimRank::Execute(const StepPlan& plan) {
+absl::Status SimRank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
-  return epoch_->Execute(plan, [&](StepResult* result) { return RunStage(plan, result); });
+  ASSIGN_OR_RETURN(
+      result_, epoch_->Execute(plan, [&](StepResult* result) { return RunStage(plan, result); }));
+  return absl::OkStatus();
 }
 
 absl::Status SimRank::RunStage(const StepPlan& plan, StepResult* result) {

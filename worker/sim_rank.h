@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "model/config.h"
 #include "model/partition.h"
@@ -31,7 +32,8 @@ class SimRank final : public StepExecutor {
   const RankShape& shape() const override { return shape_; }
   absl::Status BeginEpoch(const EpochOptions& options) override;
   void EndEpoch() override { epoch_.reset(); }
-  absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) override;
+  absl::Status Begin(const StepPlan& plan) override;  // executes it
+  absl::StatusOr<std::optional<StepResult>> Finish() override { return std::move(result_); }
 
  private:
   absl::Status RunStage(const StepPlan& plan, StepResult* result);
@@ -41,6 +43,7 @@ class SimRank final : public StepExecutor {
   const SimCost cost_;
   AlignedBuffer activations_;  // [max_num_batched_tokens, dim]
   std::unique_ptr<EpochState> epoch_;
+  std::optional<StepResult> result_;  // of the unfinished plan
 };
 
 }  // namespace bora

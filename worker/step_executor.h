@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/status_macros.h"
 #include "model/config.h"
 #include "model/partition.h"
 #include "model/step.h"
@@ -40,10 +41,11 @@ class StepExecutor {
   // options.mesh must live until EndEpoch.
   virtual absl::Status BeginEpoch(const EpochOptions& options) = 0;
 
-  // Forgets the epoch and lets go of its mesh. What was loaded stays. Fine without an epoch.
+  // Forgets the epoch and its unfinished plans and lets go of its mesh. What was loaded stays. Fine
+  // without an epoch.
   virtual void EndEpoch() = 0;
 
-  // Executes one plan; a result on the sampler (RankPlace::is_sampler), nothing on other ranks.
+  // Begins to execute one plan, in the order of plans; fewer than max_begun() may be unfinished.
   //
   //   FAILED_PRECONDITION  no epoch, another epoch than the plan's (nothing has changed then), or
   //                        an earlier plan of this epoch has failed.
@@ -51,7 +53,23 @@ class StepExecutor {
   //   others               from the mesh.
   //
   // After any but the epoch mismatch, the epoch is lost: EndEpoch, and BeginEpoch with a new mesh.
-  virtual absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) = 0;
+  virtual absl::Status Begin(const StepPlan& plan) = 0;
+
+  // How many plans may be begun and not finished: more than one where a device works by itself.
+  virtual int max_begun() const { return 1; }
+
+  // Whether Finish would not wait. A plan must be unfinished.
+  virtual bool IsDone() const { return true; }
+
+  // Waits for the oldest unfinished plan; its result on the sampler (RankPlace::is_sampler),
+  // nothing on other ranks. Errors as of Begin. A plan must be unfinished.
+  virtual absl::StatusOr<std::optional<StepResult>> Finish() = 0;
+
+  // Begin and Finish; no other plan may be unfinished.
+  absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) {
+    RETURN_IF_ERROR(Begin(plan));
+    return Finish();
+  }
 };
 
 }  // namespace bora

@@ -1,5 +1,6 @@
 #include "tests/worker/local_group.h"
 
+#include <atomic>
 #include <thread>
 #include <utility>
 
@@ -25,6 +26,8 @@ struct LocalGroup::RankThread {
   std::unique_ptr<Mesh> mesh;
   std::unique_ptr<StepExecutor> rank;
   const RankWeights* weights = nullptr;  // the rank's, if it has some
+  int n_begun = 0;                       // plans that are not finished
+  std::atomic<int> n_plans_waiting = 0;  // in tasks
   Mailbox<std::function<void()>> tasks;  // their number is bounded by the test
   std::thread thread;
 
@@ -35,6 +38,7 @@ struct LocalGroup::RankThread {
   }
 
   void EndEpoch() {
+    n_begun = 0;
     if (rank != nullptr) rank->EndEpoch();
     mesh.reset();  // peers that wait for this rank notice
   }
@@ -76,6 +80,10 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
         ShapeOfRank(weights.config(), partition, rank.place.stage, rank.place.tp_rank);
     if (n_ranks() > 1) {
       ASSIGN_OR_RETURN(rank.listener, Listener::Create({}));
+    }
+    if (options_.make_rank) {
+      ASSIGN_OR_RETURN(rank.rank, options_.make_rank(weights, shape));
+      return absl::OkStatus();
     }
     if (options_.sim_cost.has_value()) {
       rank.rank = std::make_unique<SimRank>(weights.config(), shape, *options_.sim_cost);
@@ -161,15 +169,32 @@ void LocalGroup::Submit(const StepPlan& plan) {
 
 void LocalGroup::SubmitTo(int rank, const StepPlan& plan) {
   RankThread* const thread = ranks_.at(rank).get();
+  ++thread->n_plans_waiting;
   thread->tasks.PushUnbounded([this, thread, plan] {
-    absl::StatusOr<std::optional<StepResult>> result = thread->rank->Execute(plan);
-    if (!result.ok()) {
+    --thread->n_plans_waiting;
+    if (thread->n_begun == thread->rank->max_begun()) FinishPlan(*thread);
+    const absl::Status status = thread->rank->Begin(plan);
+    if (!status.ok()) {
       thread->EndEpoch();
-      PushResult(Annotate(result.status(), absl::StrCat("rank ", thread->place.rank())));
-    } else if (result->has_value()) {
-      PushResult(*std::move(*result));
+      PushResult(Annotate(status, absl::StrCat("rank ", thread->place.rank())));
+      return;
     }
+    ++thread->n_begun;
+    // A plan that comes now may begin before the ones before it are finished, as far as the rank
+    // takes it.
+    while (thread->n_begun > 0 && thread->n_plans_waiting == 0) FinishPlan(*thread);
   });
+}
+
+void LocalGroup::FinishPlan(RankThread& thread) {
+  absl::StatusOr<std::optional<StepResult>> result = thread.rank->Finish();
+  --thread.n_begun;
+  if (!result.ok()) {
+    thread.EndEpoch();
+    PushResult(Annotate(result.status(), absl::StrCat("rank ", thread.place.rank())));
+  } else if (result->has_value()) {
+    PushResult(*std::move(*result));
+  }
 }
 
 void LocalGroup::WaitIdle(int rank) {

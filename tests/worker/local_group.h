@@ -30,6 +30,10 @@ struct LocalGroupOptions {
   int n_threads = 1;  // of each rank
   RankOptions rank;
   std::optional<SimCost> sim_cost;  // simulated ranks, which use only the weights' config
+  // Ranks of another kind: called on each rank's thread, which the rank stays on.
+  std::function<absl::StatusOr<std::unique_ptr<StepExecutor>>(const WeightSource& weights,
+                                                              const RankShape& shape)>
+      make_rank;
   LoadOptions load;
   bool allow_shared_memory = true;
   int64_t link_buffer_bytes = MeshOptions().ring_bytes;
@@ -87,6 +91,8 @@ class LocalGroup {
   absl::Status OnAllRanks(const std::function<absl::Status(RankThread&)>& task);
   absl::Status Load(const WeightSource& weights);
   absl::Status BeginEpoch();
+  // Waits for the thread's oldest plan that has begun, and pushes its result.
+  void FinishPlan(RankThread& thread);
   void PushResult(absl::StatusOr<StepResult> result);
 
   LocalGroupOptions options_;

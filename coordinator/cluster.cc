@@ -229,6 +229,7 @@ absl::StatusOr<int32_t> Cluster::CountBlocks() const {
       int64_t{limits.max_num_seqs} * CeilDiv(limits.max_model_len, limits.block_size);
   for (const Worker* worker : ranks_) {
     n_blocks = std::min(n_blocks, worker->loaded.max_blocks);
+    if (worker->loaded.kv_memory_is_reserved && !options_.kv_cache_bytes_given) continue;
     n_blocks = std::min(n_blocks, options_.kv_cache_bytes_max /
                                       std::max<int64_t>(worker->loaded.kv_block_bytes, 1));
   }

@@ -41,6 +41,8 @@ struct ClusterOptions {
   // n_blocks is computed: what fits every rank.
   GroupLimits limits;
   int64_t kv_cache_bytes_max = int64_t{1} << 30;  // per worker
+  // The operator gave the size: it also holds for workers that have set memory aside.
+  bool kv_cache_bytes_given = false;
   // Of the checkpoint; empty: the first worker's counts.
   std::string fingerprint;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);

@@ -61,8 +61,9 @@ ABSL_FLAG(
 ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refused.");
 ABSL_FLAG(
     int64_t, kv_cache_memory_bytes, 0,
-    "KV cache of each worker, at most. Default: 1 GiB, or what a request of --max-model-len takes "
-    "if that is more.");
+    "KV cache of each worker, at most. Default: on a GPU all that its worker has set aside "
+    "(--gpu-memory-utilization), otherwise 1 GiB, or what a request of --max-model-len takes if "
+    "that is more.");
 ABSL_FLAG(bool, enable_prefix_caching, true,
           "Share the KV blocks of prompts that begin alike; answers are the same without.");
 ABSL_FLAG(std::vector<std::string>, tenant_weights, {},

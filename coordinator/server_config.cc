@@ -222,12 +222,15 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
     cluster.load.layers_per_stage.push_back(static_cast<int32_t>(stage.n_layers()));
   }
   cluster.load.max_model_len = static_cast<int32_t>(max_model_len);
+  cluster.load.max_num_seqs = flags.max_num_seqs;
+  cluster.load.max_num_batched_tokens = flags.max_num_batched_tokens;
   cluster.limits.max_num_seqs = flags.max_num_seqs;
   cluster.limits.max_num_batched_tokens = flags.max_num_batched_tokens;
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
                    KvCacheBytes(flags, config.model, partition, cluster));
+  cluster.kv_cache_bytes_given = flags.kv_cache_memory_bytes != 0;
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));
   config.engine.prefix_cache = flags.enable_prefix_caching;

@@ -46,6 +46,8 @@ void Write(const LoadModel& load, pb::LoadModel* proto) {
   proto->set_stage(load.stage);
   proto->set_tensor_rank(load.tensor_rank);
   proto->set_max_model_len(load.max_model_len);
+  proto->set_max_num_seqs(load.max_num_seqs);
+  proto->set_max_num_batched_tokens(load.max_num_batched_tokens);
 }
 
 LoadModel Read(const pb::LoadModel& proto) {
@@ -60,6 +62,8 @@ LoadModel Read(const pb::LoadModel& proto) {
   load.stage = proto.stage();
   load.tensor_rank = proto.tensor_rank();
   load.max_model_len = proto.max_model_len();
+  load.max_num_seqs = proto.max_num_seqs();
+  load.max_num_batched_tokens = proto.max_num_batched_tokens();
   return load;
 }
 
@@ -69,11 +73,12 @@ void Write(const LoadedModel& loaded, pb::LoadedModel* proto) {
   proto->set_weight_bytes(loaded.weight_bytes);
   proto->set_kv_block_bytes(loaded.kv_block_bytes);
   proto->set_max_blocks(loaded.max_blocks);
+  proto->set_kv_memory_is_reserved(loaded.kv_memory_is_reserved);
 }
 
 LoadedModel Read(const pb::LoadedModel& proto) {
-  return {Read(proto.load()), proto.fingerprint(), proto.weight_bytes(), proto.kv_block_bytes(),
-          proto.max_blocks()};
+  return {Read(proto.load()),     proto.fingerprint(), proto.weight_bytes(),
+          proto.kv_block_bytes(), proto.max_blocks(),  proto.kv_memory_is_reserved()};
 }
 
 void Write(const GroupLimits& limits, pb::GroupLimits* proto) {

@@ -33,7 +33,10 @@ struct LoadModel {
   std::vector<int32_t> layers_per_stage;  // as many as stages
   int32_t stage = 0;
   int32_t tensor_rank = 0;
+  // What the group's plans will have at most; a worker that plans a device's memory counts with it.
   int32_t max_model_len = 0;
+  int32_t max_num_seqs = 0;
+  int32_t max_num_batched_tokens = 0;
 
   bool operator==(const LoadModel&) const = default;
 };
@@ -45,6 +48,9 @@ struct LoadedModel {
   int64_t weight_bytes = 0;
   int64_t kv_block_bytes = 0;  // of one KV block on this rank
   int64_t max_blocks = 0;      // KV blocks that fit beside the weights
+  // The memory that they fit into is a device's, set aside for them: unless the coordinator was
+  // told a size, it takes them all.
+  bool kv_memory_is_reserved = false;
 
   bool operator==(const LoadedModel&) const = default;
 };

@@ -477,6 +477,23 @@ TEST_F(ClusterTest, TakesTheBlocksThatFitTheSmallestRank) {
   EXPECT_EQ(links[0]->Last<JoinGroup>()->limits.n_blocks, 27);
 }
 
+// Of 1 KiB each; 8 sequences of 16 blocks would fill 128.
+TEST_F(ClusterTest, TakesAllTheMemoryThatWorkersHaveSetAsideUnlessItWasToldASize) {
+  for (const bool given : {false, true}) {
+    ClusterOptions options = Options(1, {4});
+    options.kv_cache_bytes_given = given;
+    options.kv_cache_bytes_max = 40 << 10;
+    Make(options);
+    const auto link = Attach(FakeHello("a"));
+    LoadedModel loaded = FakeLoaded(*link->Last<LoadModel>());
+    loaded.kv_block_bytes = 1 << 10;
+    loaded.max_blocks = 45;
+    loaded.kv_memory_is_reserved = true;
+    Say(link, LoadResult{absl::OkStatus(), loaded});
+    EXPECT_EQ(link->Last<JoinGroup>()->limits.n_blocks, given ? 40 : 45);
+  }
+}
+
 TEST_F(ClusterTest, DescribesItsWorkers) {
   FormGroup();
   const ServerSnapshot snapshot = Snapshot();

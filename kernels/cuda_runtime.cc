@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -212,6 +213,15 @@ void CudaGraph::Launch(const CudaStream& stream) const {
 
 void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes) {
   Check(cudaMemcpyAsync(device, host, static_cast<size_t>(n_bytes), cudaMemcpyHostToDevice, stream),
+        "copy to the GPU");
+  if (stream == nullptr) Check(cudaStreamSynchronize(nullptr), "GPU");
+}
+
+void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, const void* host,
+                      int64_t row_bytes, int64_t n_rows) {
+  const auto width = static_cast<size_t>(row_bytes);
+  Check(cudaMemcpy2DAsync(device, static_cast<size_t>(pitch_bytes), host, width, width,
+                          static_cast<size_t>(n_rows), cudaMemcpyHostToDevice, stream),
         "copy to the GPU");
   if (stream == nullptr) Check(cudaStreamSynchronize(nullptr), "GPU");
 }

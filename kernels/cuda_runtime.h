@@ -139,6 +139,10 @@ class CudaGraph {
 // Queued copies; host memory must be pinned and keep its contents until they are done. On a null
 // stream (CUDA's default) they are done on return.
 void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes);
+// n_rows pieces of row_bytes that lie one behind another on the host, to every pitch_bytes of the
+// device.
+void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, const void* host,
+                      int64_t row_bytes, int64_t n_rows);
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes);
 void FillDevice(CUstream_st* stream, void* device, uint8_t byte, int64_t n_bytes);
 

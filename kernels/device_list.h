@@ -1,4 +1,4 @@
-// The devices of this host, for people: what a worker could run on, or why not.
+// The CPU of this host, for people: what a worker could run on.
 #pragma once
 
 #include <string>
@@ -6,9 +6,7 @@
 
 namespace bora {
 
-// One line per device, "cpu ..." first. In a build with CUDA (cmake --preset cuda), a line for each
-// GPU with its name, compute capability and memory, or one line that says why there is none: no
-// driver, a driver that is older than the CUDA runtime, no device.
+// "cpu: 8 threads, AVX-512".
 std::vector<std::string> ListDevices();
 
 }  // namespace bora

@@ -69,6 +69,8 @@ struct KvLayerView {
   }
 };
 
+struct AttentionWorkView;
+
 // Where the rows of a step lie: a step's tokens are concatenated row after row; all arrays are step
 // inputs that are filled once per step and reused.
 struct StepTokensView {
@@ -83,6 +85,8 @@ struct StepTokensView {
   // [n_rows or n_slots, max_blocks_per_row] block ids, valid as far as the row needs
   const int32_t* block_table = nullptr;
   int64_t max_blocks_per_row = 0;
+  // On a CudaDevice: how the step's attention is divided (kernels/paged_attention.h).
+  const AttentionWorkView* attention_work = nullptr;
 };
 
 }  // namespace bora

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
+#include "absl/status/statusor.h"
 #include "base/bf16.h"
 #include "kernels/cuda_device.h"
 #include "kernels/packed_weight.h"
@@ -26,5 +28,8 @@ class MatrixLibrary {
   virtual void MatMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w,
                       float* y) = 0;
 };
+
+// The library of the calling thread's GPU. UNAVAILABLE says what is missing.
+absl::StatusOr<std::unique_ptr<MatrixLibrary>> OpenMatrixLibrary();
 
 }  // namespace bora

@@ -13,8 +13,10 @@ RankPlace PlaceOf(const RankShape& shape, int pp_size) {
       .stage = shape.stage, .tp_rank = shape.tp_rank, .pp_size = pp_size, .tp_size = shape.tp_size};
 }
 
-absl::Status CheckEpoch(const ModelConfig& config, const RankShape& shape,
-                        const EpochOptions& options) {
+}  // namespace
+
+absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
+                               const EpochOptions& options) {
   RETURN_IF_ERROR(ValidateLimits(options.limits));
   RETURN_IF_ERROR(CheckStepInputsLimits(options.limits));
   RETURN_IF_ERROR(CheckContextLength(config, options.limits.max_model_len));
@@ -41,12 +43,10 @@ absl::Status CheckEpoch(const ModelConfig& config, const RankShape& shape,
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<EpochState>> EpochState::Begin(const ModelConfig& config,
                                                               const RankShape& shape,
                                                               const EpochOptions& options) {
-  RETURN_IF_ERROR(CheckEpoch(config, shape, options));
+  RETURN_IF_ERROR(CheckEpochOptions(config, shape, options));
   ASSIGN_OR_RETURN(const int64_t window,
                    TokenFeedback::Window(options.limits, options.link_buffer_bytes));
   return std::unique_ptr<EpochState>(

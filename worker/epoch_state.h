@@ -21,6 +21,10 @@
 
 namespace bora {
 
+// INVALID_ARGUMENT as StepExecutor::BeginEpoch says; `config` and `shape` are the rank's.
+absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
+                               const EpochOptions& options);
+
 // Owned by the rank thread.
 class EpochState {
  public:

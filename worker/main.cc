@@ -11,6 +11,7 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -26,6 +27,7 @@
 #include "worker/comm/communicator.h"
 #include "worker/coordinator_client.h"
 #include "worker/cpu_rank_loader.h"
+#include "worker/cuda_rank_loader.h"
 #include "worker/rank_loader.h"
 #include "worker/sim_cost.h"
 #include "worker/sim_rank_loader.h"
@@ -37,7 +39,8 @@ ABSL_FLAG(std::string, credential_file, "",
           "Empty: the environment variable BORA_WORKER_CREDENTIAL.");
 ABSL_FLAG(
     std::string, device, "auto",
-    "Device to run on: auto, cpu or sim. sim runs no model: it sleeps for the time of a step "
+    "Device to run on: auto, cpu, cuda, cuda:N or sim. auto is cuda:0 where there is a GPU and cpu "
+    "otherwise. sim runs no model: it sleeps for the time of a step "
     "and draws tokens by seed and position, for experiments with capacity and scheduling. Its "
     "times in microseconds may follow, these being the defaults: "
     "sim:base_us=2000,token_us=10,context_us=0.01, for each step of the whole model, each "
@@ -50,6 +53,16 @@ ABSL_FLAG(
     bool, pin_threads, false,
     "Pin each thread of the CPU device to a CPU: the ranks of the group on this host take the "
     "process's CPUs one after another.");
+ABSL_FLAG(double, gpu_memory_utilization, 0.9,
+          "Part of the GPU's memory for this process, in (0, 1]: weights, working memory, and what "
+          "is left for the KV cache.");
+ABSL_FLAG(
+    bool, deterministic, true,
+    "On a GPU: all matrix products by our own kernels, so that a request's tokens depend on "
+    "nothing but the request. Without it large products are left to cuBLASLt: the same tokens at "
+    "the same load only, and streams that are replayed after a failure may go on differently.");
+ABSL_FLAG(bool, enforce_eager, false,
+          "On a GPU: queue every kernel of every step instead of recorded graphs.");
 ABSL_FLAG(
     std::string, bind, "",
     "Local address on which other ranks reach this one. Empty: the address from which this host "
@@ -80,10 +93,35 @@ absl::Status CheckFlags() {
     return absl::InvalidArgumentError(
         absl::StrCat("--threads=", n_threads, " is not in [0, ", kMaxThreads, "]"));
   }
+  const double utilization = absl::GetFlag(FLAGS_gpu_memory_utilization);
+  if (!(utilization > 0 && utilization <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu-memory-utilization=", utilization, " is not in (0, 1]"));
+  }
   return Annotate(CheckHostPort(absl::GetFlag(FLAGS_coordinator), /*min_port=*/1), "--coordinator");
 }
 
-// INVALID_ARGUMENT when --device names none.
+absl::StatusOr<std::unique_ptr<RankLoader>> MakeCpuRankLoader() {
+  CpuRankOptions options;
+  options.n_threads = absl::GetFlag(FLAGS_threads);
+  options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
+  return std::make_unique<CpuRankLoader>(options);
+}
+
+// ordinal: what follows "cuda".
+absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaLoader(absl::string_view ordinal) {
+  CudaLoaderOptions options;
+  if (!ordinal.empty() && (!absl::ConsumePrefix(&ordinal, ":") ||
+                           !absl::SimpleAtoi(ordinal, &options.ordinal) || options.ordinal < 0)) {
+    return absl::InvalidArgumentError("a GPU is cuda or cuda:N with N >= 0");
+  }
+  options.memory_utilization = absl::GetFlag(FLAGS_gpu_memory_utilization);
+  options.deterministic = absl::GetFlag(FLAGS_deterministic);
+  options.use_graphs = !absl::GetFlag(FLAGS_enforce_eager);
+  return MakeCudaRankLoader(options);
+}
+
+// INVALID_ARGUMENT when --device names none; errors of a device that cannot be used.
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader() {
   const std::string device = absl::GetFlag(FLAGS_device);
   absl::string_view costs = device;
@@ -92,26 +130,31 @@ absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader() {
     if (!cost.ok()) return Annotate(cost.status(), absl::StrCat("--device=", device));
     return std::make_unique<SimRankLoader>(*cost);
   }
-  if (device != "auto" && device != "cpu") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--device=", device, ": this build has auto, cpu and sim"));
+  if (device == "cpu" || (device == "auto" && !HasCudaDevice())) return MakeCpuRankLoader();
+  absl::string_view ordinal = device == "auto" ? absl::string_view("cuda") : device;
+  if (absl::ConsumePrefix(&ordinal, "cuda")) {
+    absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeCudaLoader(ordinal);
+    if (!loader.ok()) return Annotate(loader.status(), absl::StrCat("--device=", device));
+    return loader;
   }
-  CpuRankOptions options;
-  options.n_threads = absl::GetFlag(FLAGS_threads);
-  options.pin_threads = absl::GetFlag(FLAGS_pin_threads);
-  return std::make_unique<CpuRankLoader>(options);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device=", device, " is none of auto, cpu, cuda, cuda:N and sim"));
 }
 
 int Run() {
   if (absl::GetFlag(FLAGS_list_devices)) {
     for (const std::string& line : ListDevices()) std::printf("%s\n", line.c_str());
+    for (const std::string& line : DescribeCudaDevices()) std::printf("%s\n", line.c_str());
     return 0;
   }
-  absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeRankLoader();
-  for (const absl::Status& status : {CheckFlags(), loader.status()}) {
-    if (status.ok()) continue;
+  if (const absl::Status status = CheckFlags(); !status.ok()) {
     std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
+  }
+  absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeRankLoader();
+  if (!loader.ok()) {
+    std::fprintf(stderr, "bora-worker: %s\n", std::string(loader.status().message()).c_str());
+    return absl::IsInvalidArgument(loader.status()) ? kExitUsage : kExitCannotStart;
   }
   const absl::StatusOr<std::string> credential =
       ReadCredential("--credential_file", absl::GetFlag(FLAGS_credential_file));

@@ -19,24 +19,12 @@ constexpr int64_t kChunkBytes = int64_t{4} << 20;
 // while others are packed.
 constexpr int64_t kChunksAhead = 32;
 constexpr int64_t kMaxAttentionHeadDim = 256;  // of PagedAttention
-constexpr int64_t kAlignmentBytes = 64;        // a cache line, also the widest vector
+constexpr int64_t kAlignmentBytes = 256;       // of device memory; the host's vectors have 64
 
 // Rows [row_begin, row_begin + n_rows) of columns [col_begin, col_begin + n_cols).
 TensorSlice Slice(int64_t row_begin, int64_t n_rows, int64_t col_begin, int64_t n_cols) {
   return {row_begin, row_begin + n_rows, col_begin, col_begin + n_cols};
 }
-
-// Leaves of a matrix that tensor parallelism cuts along its columns: as many as the whole matrix
-// has in these columns, so that the ranks' sums are subtrees of the whole sum. A degree that does
-// not divide the leaves gives each rank a tree of its own, and other bits than one rank.
-int64_t LocalLeafCount(int64_t n_cols, int64_t tp_size) {
-  const int64_t n_leaves = LeafCount(n_cols, 1);
-  return n_leaves % tp_size == 0 ? n_leaves / tp_size : LeafCount(n_cols / tp_size, 1);
-}
-
-// Leaves of a matrix that has all its columns on every rank: as few as keep the error of a long sum
-// small.
-int64_t WholeLeafCount(int64_t n_cols) { return LeafCount(n_cols, 256); }
 
 template <typename Element>
 absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& slice, uint8_t* dst) {
@@ -54,8 +42,12 @@ int64_t ReadRowBytes(const PackedWeight* packed, const Weight* plain, int64_t n_
 }  // namespace
 
 RankWeights::RankWeights(const ModelConfig& config, const RankShape& shape,
-                         const Precision& precision)
-    : config_(config), shape_(shape), precision_(precision), layers_(shape.layers.n_layers()) {
+                         const Precision& precision, bool by_rows)
+    : config_(config),
+      shape_(shape),
+      precision_(precision),
+      by_rows_(by_rows),
+      layers_(shape.layers.n_layers()) {
   if (shape.has_embedding) {
     PlanPlain(&tok_embeddings_, precision.dtype, {TensorKind::kTokEmbeddings},
               Slice(0, config.vocab_size, 0, config.dim));
@@ -69,6 +61,20 @@ RankWeights::RankWeights(const ModelConfig& config, const RankShape& shape,
     PlanPacked(&output_, {{{TensorKind::kOutput}, Slice(shape.vocab_begin, n_rows, 0, config.dim)}},
                shape.local_vocab_size, WholeLeafCount(config.dim));
   }
+}
+
+// A degree that does not divide the leaves gives each rank a tree of its own, and other bits than
+// one rank.
+int64_t RankWeights::CutLeafCount(int64_t n_cols) const {
+  const auto count = by_rows_ ? CudaLeafCount : LeafCount;
+  const int64_t n_leaves = count(n_cols, 1);
+  return n_leaves % shape_.tp_size == 0 ? n_leaves / shape_.tp_size
+                                        : count(n_cols / shape_.tp_size, 1);
+}
+
+// On the CPU as few as keep the error of a long sum small; on a GPU as many as keep it busy.
+int64_t RankWeights::WholeLeafCount(int64_t n_cols) const {
+  return by_rows_ ? CudaLeafCount(n_cols, 256) : LeafCount(n_cols, 256);
 }
 
 // Column-parallel projections hold this rank's output rows, row-parallel ones its input columns.
@@ -89,14 +95,15 @@ void RankWeights::PlanLayer(int64_t layer, LayerWeights* weights) {
               piece(TensorKind::kWv, Slice(tp * kv_rows, kv_rows, 0, dim))},
              q_rows + 2 * kv_rows, WholeLeafCount(dim));
   PlanPacked(&weights->wo, {piece(TensorKind::kWo, Slice(0, dim, tp * q_rows, q_rows))}, dim,
-             LocalLeafCount(config_.n_heads * config_.head_dim, shape_.tp_size));
+             CutLeafCount(config_.n_heads * config_.head_dim));
   PlanPlain(&weights->ffn_norm, DType::kF32, {TensorKind::kFfnNorm, layer}, Slice(0, 1, 0, dim));
   PlanPacked(&weights->w13,
              {piece(TensorKind::kW1, Slice(tp * hidden, hidden, 0, dim)),
               piece(TensorKind::kW3, Slice(tp * hidden, hidden, 0, dim))},
              2 * hidden, WholeLeafCount(dim));
+  if (by_rows_) weights->w13.layout = WeightLayout::kGatedRows;
   PlanPacked(&weights->w2, {piece(TensorKind::kW2, Slice(0, dim, tp * hidden, hidden))}, dim,
-             LocalLeafCount(config_.hidden_dim, shape_.tp_size));
+             CutLeafCount(config_.hidden_dim));
 }
 
 int64_t RankWeights::Reserve(int64_t n_bytes) {
@@ -117,7 +124,8 @@ void RankWeights::PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts
              .data = nullptr,
              .n_rows = n_rows,
              .n_cols = parts[0].slice.n_cols(),
-             .n_leaves = n_leaves};
+             .n_leaves = n_leaves,
+             .layout = by_rows_ ? WeightLayout::kRows : WeightLayout::kPanels};
   packed_offsets_.emplace_back(weight, Reserve(weight->bytes()));
   int64_t row = 0;
   for (Piece piece : parts) {
@@ -131,26 +139,40 @@ void RankWeights::PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts
 }
 
 void RankWeights::PlaceWeights() {
-  for (const auto& [weight, offset] : plain_offsets_) weight->data = memory_.data() + offset;
+  const uint8_t* const begin = by_rows_ ? device_memory_->data() : memory_.data();
+  for (const auto& [weight, offset] : plain_offsets_) weight->data = begin + offset;
   // Padding must be zero, and fresh memory is: columns that fill up the only leaf, rows that fill
   // up the last panel, and those of the vocabulary.
-  for (const auto& [weight, offset] : packed_offsets_) weight->data = memory_.data() + offset;
+  for (const auto& [weight, offset] : packed_offsets_) weight->data = begin + offset;
 }
 
-absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(const WeightSource& source,
-                                                               const RankShape& shape,
-                                                               const Precision& precision,
-                                                               CpuDevice& device,
-                                                               const LoadOptions& options) {
+absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(
+    const WeightSource& source, const RankShape& shape, const Precision& precision,
+    CpuDevice& device, const LoadOptions& options, std::unique_ptr<DeviceMemory> memory) {
   if (source.config().head_dim > kMaxAttentionHeadDim) {
     return absl::InvalidArgumentError(absl::StrCat("head_dim: ", source.config().head_dim,
                                                    " is more than ", kMaxAttentionHeadDim,
                                                    ", the most that attention supports"));
   }
-  std::unique_ptr<RankWeights> weights(new RankWeights(source.config(), shape, precision));
-  ASSIGN_OR_RETURN(weights->memory_, AlignedBuffer::Allocate(weights->total_bytes_, "weights"));
+  std::unique_ptr<RankWeights> weights(
+      new RankWeights(source.config(), shape, precision, memory != nullptr));
+  if (memory != nullptr) {
+    CHECK(precision.weights == WeightFormat::kBf16) << "a device's matrices are bf16";
+    // A chunk is at most kChunkBytes unless one panel is more.
+    int64_t staging_bytes = 0;
+    for (const Piece& chunk : weights->Chunks()) {
+      staging_bytes = std::max(
+          staging_bytes,
+          chunk.slice.n_rows() * ReadRowBytes(chunk.packed, chunk.plain, chunk.slice.n_cols()));
+    }
+    RETURN_IF_ERROR(memory->Allocate(weights->total_bytes_, device.n_threads(), staging_bytes));
+    weights->device_memory_ = std::move(memory);
+  } else {
+    ASSIGN_OR_RETURN(weights->memory_, AlignedBuffer::Allocate(weights->total_bytes_, "weights"));
+  }
   weights->PlaceWeights();
   RETURN_IF_ERROR(weights->ReadPieces(source, device, options));
+  if (weights->device_memory_ != nullptr) weights->device_memory_->FreeStaging();
   return weights;
 }
 
@@ -211,6 +233,32 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
   return absl::OkStatus();
 }
 
+// Reads one chunk into staging memory.
+absl::Status RankWeights::StageChunk(const WeightSource& source, const Piece& chunk, int i) {
+  const bool is_bf16 = chunk.packed != nullptr || chunk.plain->dtype == DType::kBf16;
+  uint8_t* const dst = device_memory_->staging(i);
+  return is_bf16 ? Read<Bf16>(source, chunk.id, chunk.slice, dst)
+                 : Read<float>(source, chunk.id, chunk.slice, dst);
+}
+
+// Copies a chunk from staging memory to its place.
+void RankWeights::StoreChunk(const Piece& chunk, int i) {
+  const int64_t row_bytes = ReadRowBytes(chunk.packed, chunk.plain, chunk.slice.n_cols());
+  const int64_t n_rows = chunk.slice.n_rows();
+  const void* const data = chunk.packed != nullptr ? chunk.packed->data : chunk.plain->data;
+  uint8_t* const begin = static_cast<uint8_t*>(const_cast<void*>(data));
+  if (chunk.packed == nullptr || chunk.packed->layout != WeightLayout::kGatedRows) {
+    device_memory_->Store(i, begin + chunk.row_begin * row_bytes, 1, n_rows * row_bytes, 0);
+    return;
+  }
+  const int64_t half = chunk.packed->n_rows / 2;
+  const bool is_up = chunk.row_begin >= half;
+  const int64_t row = GatedRow(chunk.row_begin % half) + (is_up ? kGatedGroupRows : 0);
+  const int64_t group_bytes = kGatedGroupRows * row_bytes;
+  device_memory_->Store(i, begin + row * row_bytes, DivExact(n_rows, kGatedGroupRows), group_bytes,
+                        2 * group_bytes);
+}
+
 absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& device,
                                      const LoadOptions& options) {
   std::vector<Piece> chunks = Chunks();
@@ -235,15 +283,19 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
     }
     device.ParallelFor(n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        statuses[i] = ReadChunk(source, chunks[begin + i], &staging[i]);
+        const Piece& chunk = chunks[begin + i];
+        statuses[i] = by_rows_ ? StageChunk(source, chunk, static_cast<int>(i))
+                               : ReadChunk(source, chunk, &staging[i]);
       }
     });
     for (int64_t i = 0; i < n; ++i) {
       const Piece& chunk = chunks[begin + i];
       RETURN_IF_ERROR(Annotate(statuses[i], absl::StrCat("weights: ", TensorName(chunk.id))));
+      if (by_rows_) StoreChunk(chunk, static_cast<int>(i));
       if (options.drops_what_was_read) source.HaveRead(chunk.id, chunk.slice);
       done_bytes += chunk.slice.n_elements() * element_bytes;
     }
+    if (by_rows_) device_memory_->Wait();
     if (options.progress) options.progress(done_bytes, total_bytes);
   }
   // Pieces do not overlap by construction, so the right sum means that each element was written
@@ -253,8 +305,8 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
 }
 
 int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
-                        const Precision& precision) {
-  return RankWeights(config, shape, precision).total_bytes_;
+                        const Precision& precision, bool by_rows) {
+  return RankWeights(config, shape, precision, by_rows).total_bytes_;
 }
 
 }  // namespace bora

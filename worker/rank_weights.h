@@ -31,6 +31,31 @@ struct Precision {
   WeightFormat weights;  // of the matrices
 };
 
+// Memory of a device that host threads cannot write to: they read rows into staging memory, from
+// where they are copied. Owned by one thread, but staging, each piece of which one thread fills.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  virtual ~DeviceMemory() = default;
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  // n_bytes of the device, zero, 256-byte aligned, and n_staging pieces of staging memory.
+  // RESOURCE_EXHAUSTED when there is not so much.
+  virtual absl::Status Allocate(int64_t n_bytes, int n_staging, int64_t staging_bytes) = 0;
+  virtual uint8_t* data() const = 0;
+  virtual uint8_t* staging(int i) = 0;
+
+  // Copies n_groups groups that lie one behind another in staging(i) to the device, where they
+  // begin at `to` and every stride_bytes behind it.
+  virtual void Store(int i, uint8_t* to, int64_t n_groups, int64_t group_bytes,
+                     int64_t stride_bytes) = 0;
+  // Returns when all copies are done: staging memory may be filled again.
+  virtual void Wait() = 0;
+  // Nothing more will be staged.
+  virtual void FreeStaging() = 0;
+};
+
 // Norm gains are float whatever the precision of the matrices: they are 1/dim of the bytes.
 struct LayerWeights {
   Weight attention_norm;  // [1, dim]
@@ -58,11 +83,12 @@ class RankWeights {
   // INVALID_ARGUMENT when the model has heads larger than the kernels take; RESOURCE_EXHAUSTED when
   // memory is short; CANCELLED; errors of the source, with the tensor named. Every element is
   // written exactly once (CHECK).
-  static absl::StatusOr<std::unique_ptr<RankWeights>> Load(const WeightSource& source,
-                                                           const RankShape& shape,
-                                                           const Precision& precision,
-                                                           CpuDevice& device,
-                                                           const LoadOptions& options = {});
+  // With `memory` the weights lie there, as a CudaDevice's operations take them: matrices by rows,
+  // gate and up rows taking turns. They must be bf16.
+  static absl::StatusOr<std::unique_ptr<RankWeights>> Load(
+      const WeightSource& source, const RankShape& shape, const Precision& precision,
+      CpuDevice& device, const LoadOptions& options = {},
+      std::unique_ptr<DeviceMemory> memory = nullptr);
 
   RankWeights(const RankWeights&) = delete;
   RankWeights& operator=(const RankWeights&) = delete;
@@ -81,7 +107,7 @@ class RankWeights {
 
  private:
   friend int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
-                                 const Precision& precision);
+                                 const Precision& precision, bool by_rows);
 
   // A rectangle of one tensor and where it goes: rows of a packed matrix, or else of a plain one.
   struct Piece {
@@ -92,24 +118,33 @@ class RankWeights {
     int64_t row_begin = 0;  // of the matrix
   };
 
-  RankWeights(const ModelConfig& config, const RankShape& shape, const Precision& precision);
+  // by_rows: matrices as a CudaDevice takes them.
+  RankWeights(const ModelConfig& config, const RankShape& shape, const Precision& precision,
+              bool by_rows);
 
   void PlanLayer(int64_t layer, LayerWeights* weights);
   void PlanPlain(Weight* weight, DType dtype, TensorId id, const TensorSlice& slice);
   void PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts, int64_t n_rows,
                   int64_t n_leaves);
+  // Leaves of a matrix that tensor parallelism cuts along its n_cols columns (as many as the whole
+  // matrix has in this rank's columns), and of one that has all its columns on every rank.
+  int64_t CutLeafCount(int64_t n_cols) const;
+  int64_t WholeLeafCount(int64_t n_cols) const;
   int64_t Reserve(int64_t n_bytes);
   void PlaceWeights();
   std::vector<Piece> Chunks() const;
   int64_t n_elements() const;
   absl::Status ReadChunk(const WeightSource& source, const Piece& chunk,
                          std::vector<uint8_t>* staging);
+  absl::Status StageChunk(const WeightSource& source, const Piece& chunk, int i);
+  void StoreChunk(const Piece& chunk, int i);
   absl::Status ReadPieces(const WeightSource& source, CpuDevice& device,
                           const LoadOptions& options);
 
   const ModelConfig config_;
   const RankShape shape_;
   const Precision precision_;
+  const bool by_rows_;
 
   std::vector<Piece> pieces_;
   // Where each weight begins in memory_.
@@ -117,6 +152,7 @@ class RankWeights {
   std::vector<std::pair<PackedWeight*, int64_t>> packed_offsets_;
   int64_t total_bytes_ = 0;  // with the gaps that align each weight
   AlignedBuffer memory_;
+  std::unique_ptr<DeviceMemory> device_memory_;  // in place of memory_
 
   Weight tok_embeddings_;
   std::vector<LayerWeights> layers_;
@@ -124,8 +160,8 @@ class RankWeights {
   PackedWeight output_;
 };
 
-// What RankWeights::Load of this shape allocates.
+// What RankWeights::Load of this shape allocates; by_rows: in a device's memory.
 int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
-                        const Precision& precision);
+                        const Precision& precision, bool by_rows = false);
 
 }  // namespace bora

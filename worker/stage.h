@@ -19,23 +19,73 @@
 
 namespace bora {
 
-// Rows that pass through the LM head at once: bounds the logits to 64 * vocab_size floats. At 64
-// rows the product is bound by arithmetic, so that reading the head again for the next tile is
-// free.
-inline constexpr int64_t kHeadTileRows = 64;
+// What differs from device to device. A specialisation has
+//   Input                       what an operation hands to a matrix product
+//   Buffer                      a block of the device's memory, with data() and bytes()
+//   Rope                        the rotary table as the device takes it
+//   kHeadTileRows               rows that pass through the LM head at once; bounds the logits to as
+//                               many * vocab_size floats
+//   Allocate, AllocateKv        StatusOr<Buffer> of (bytes, what)
+//   FillWithNan                 of (device, buffer)
+//   ReserveScratch              Status of (device, what operations take at most, buffer): no step
+//                               makes the scratch grow
+//   Attend                      PagedAttention with the arguments that both have
+template <typename Device>
+struct StageTraits;
 
-// Bytes of a stage's activations.
+// What the operations of a stage's steps depend on.
+struct StageScratchShape {
+  const RankWeights* weights = nullptr;
+  KvCacheShape kv;
+  int64_t max_rows = 0;
+  int64_t max_tokens = 0;
+  int64_t max_positions = 0;
+};
+
+template <>
+struct StageTraits<CpuDevice> {
+  using Input = float;
+  using Buffer = AlignedBuffer;
+  using Rope = RopeTable;
+  // At 64 rows the product is bound by arithmetic, so that reading the head again for the next tile
+  // is free.
+  static constexpr int64_t kHeadTileRows = 64;
+
+  static absl::StatusOr<AlignedBuffer> Allocate(int64_t n_bytes, absl::string_view what) {
+    return AlignedBuffer::Allocate(n_bytes, what);
+  }
+  static absl::StatusOr<AlignedBuffer> AllocateKv(int64_t n_bytes) {
+    return AlignedBuffer::AllocatePopulated(n_bytes, "KV cache");
+  }
+  static void FillWithNan(CpuDevice& device, const AlignedBuffer& buffer);
+  static absl::Status ReserveScratch(CpuDevice& device, const StageScratchShape& shape,
+                                     AlignedBuffer* buffer);
+  static void Attend(CpuDevice& device, const StepTokensView& tokens, int64_t local_n_heads,
+                     const float* qkv, const KvLayerView& cache, float* out) {
+    PagedAttention(device, tokens, local_n_heads, qkv, cache, out);
+  }
+};
+
+inline constexpr int64_t kHeadTileRows = StageTraits<CpuDevice>::kHeadTileRows;
+
+// Bytes of a stage's activations on a device whose products take inputs of input_bytes each and
+// whose LM head takes so many rows at once.
 int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,
-                            const GroupLimits& limits);
+                            const GroupLimits& limits, int64_t input_bytes = sizeof(float),
+                            int64_t head_tile_rows = kHeadTileRows);
 
 // Bytes that one KV block of block_size tokens costs on this rank, over all its layers.
 int64_t KvBytesPerBlock(const ModelConfig& config, const RankShape& shape, DType dtype,
                         int64_t block_size);
 
-// Owned by the rank thread. Device: CpuDevice (instantiated in stage.cc).
+// Owned by the rank thread. Device: CpuDevice (instantiated in stage.cc) or CudaDevice
+// (cuda_stage.cc).
 template <typename Device>
 class Stage {
  public:
+  using Traits = StageTraits<Device>;
+  using Input = typename Traits::Input;
+
   // Both outlive the stage.
   Stage(Device* device, const RankWeights* weights);
 
@@ -53,41 +103,41 @@ class Stage {
 
   // residual <- residual after this stage's layers; keys and values of the tokens enter the cache.
   // Errors are those of the collectives.
-  absl::Status RunLayers(const StepTokensView& tokens, const RopeTable& rope,
+  absl::Status RunLayers(const StepTokensView& tokens, const typename Traits::Rope& rope,
                          Collectives& collectives);
 
-  // Last stage: the logits after the tokens at token_idx [n] of the step, n <= kHeadTileRows.
+  // Last stage: the logits after the tokens at token_idx [n] of the step, n <= kHeadTileRows; both
+  // in the device's memory.
   // Returns [n, vocab_size] on tensor rank 0, empty on the others; valid until the next call.
   absl::StatusOr<absl::Span<const float>> Logits(absl::Span<const int32_t> token_idx,
                                                  Collectives& collectives);
 
  private:
-  // What the operations of a step take at most.
-  int64_t ScratchFloats(const GroupLimits& limits) const;
   KvLayerView KvLayer(int64_t layer) const;
 
   Device* const device_;
   const RankWeights* const weights_;
 
-  AlignedBuffer workspace_;
+  typename Traits::Buffer workspace_;
   int64_t max_tokens_ = 0;
   float* residual_ = nullptr;   // [max_tokens, dim]
-  float* normed_ = nullptr;     // [max_tokens, dim]
+  Input* normed_ = nullptr;     // [max_tokens, dim]
   float* delta_ = nullptr;      // [max_tokens, dim]
   float* qkv_ = nullptr;        // [max_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]
-  float* attention_ = nullptr;  // [max_tokens, local_n_heads * head_dim]
+  Input* attention_ = nullptr;  // [max_tokens, local_n_heads * head_dim]
   // Attention and FFN are never live together, so these share the memory of qkv_ and attention_.
   float* gate_up_ = nullptr;  // [max_tokens, 2 * local_hidden_dim]
-  float* hidden_ = nullptr;   // [max_tokens, local_hidden_dim]
+  Input* hidden_ = nullptr;   // [max_tokens, local_hidden_dim]
 
   float* head_residual_ = nullptr;  // [kHeadTileRows, dim]
-  float* head_normed_ = nullptr;    // [kHeadTileRows, dim]
+  Input* head_normed_ = nullptr;    // [kHeadTileRows, dim]
   float* local_logits_ = nullptr;   // [kHeadTileRows, local_vocab_size]
   float* all_logits_ = nullptr;     // [tp_size, kHeadTileRows, local_vocab_size] on tensor rank 0
   float* logits_ = nullptr;         // [kHeadTileRows, vocab_size] on tensor rank 0
 
   KvCacheShape kv_shape_;
-  AlignedBuffer kv_;  // [local n_layers, {keys, values}] of KvCacheShape::layer_elements()
+  typename Traits::Buffer kv_;  // [local n_layers, {keys, values}] of layer_elements() each
+  typename Traits::Buffer scratch_;
 };
 
 }  // namespace bora

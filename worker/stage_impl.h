@@ -1,4 +1,5 @@
-#include "worker/stage.h"
+// The member functions of Stage, for the files that instantiate it.
+#pragma once
 
 #include <algorithm>
 #include <cstring>
@@ -7,88 +8,42 @@
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
+#include "worker/stage.h"
 
 namespace bora {
-namespace {
+namespace stage_internal {
 
-// Floats of each buffer of the workspace, rounded up to a cache line.
+// Bytes of each buffer of the workspace.
 struct WorkspacePlan {
-  int64_t tokens_by_dim = 0;
+  int64_t residual = 0;  // as much as delta
+  int64_t normed = 0;
   int64_t wide = 0;    // qkv or gate_up
   int64_t narrow = 0;  // attention or hidden
-  int64_t head_by_dim = 0;
+  int64_t head_residual = 0;
+  int64_t head_normed = 0;
   int64_t local_logits = 0;
   int64_t all_logits = 0;
   int64_t logits = 0;
 
-  int64_t n_floats() const {
-    return 3 * tokens_by_dim + wide + narrow + 2 * head_by_dim + local_logits + all_logits + logits;
+  int64_t n_bytes() const {
+    return 2 * residual + normed + wide + narrow + head_residual + head_normed + local_logits +
+           all_logits + logits;
   }
 };
 
-WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens) {
-  const auto floats = [](int64_t n_rows, int64_t n_cols) { return RoundUp(n_rows * n_cols, 16); };
-  const int64_t q_cols = shape.local_n_heads * config.head_dim;
-  const int64_t kv_cols = shape.local_n_kv_heads * config.head_dim;
-  WorkspacePlan plan;
-  plan.tokens_by_dim = floats(max_tokens, config.dim);
-  plan.wide = floats(max_tokens, std::max(q_cols + 2 * kv_cols, 2 * shape.local_hidden_dim));
-  plan.narrow = floats(max_tokens, std::max(q_cols, shape.local_hidden_dim));
-  if (!shape.has_head) return plan;
-  plan.head_by_dim = floats(kHeadTileRows, config.dim);
-  plan.local_logits = floats(kHeadTileRows, shape.local_vocab_size);
-  if (shape.tp_rank != 0 || shape.tp_size == 1) return plan;
-  plan.all_logits = floats(shape.tp_size * kHeadTileRows, shape.local_vocab_size);
-  plan.logits = floats(kHeadTileRows, config.vocab_size);
-  return plan;
-}
+WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens,
+                            int64_t input_bytes, int64_t head_tile_rows);
 
 KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dtype,
-                     int64_t n_blocks, int64_t block_size) {
-  return {.dtype = dtype,
-          .n_layers = shape.layers.n_layers(),
-          .n_blocks = n_blocks,
-          .local_n_kv_heads = shape.local_n_kv_heads,
-          .block_size = block_size,
-          .head_dim = config.head_dim};
-}
+                     int64_t n_blocks, int64_t block_size);
 
-const float* Gain(const Weight& weight) { return static_cast<const float*>(weight.data); }
-
-// residual += delta, elementwise: the addition that AddRmsNorm makes, for the end of a stage, where
-// no norm follows.
-void Add(CpuDevice& device, absl::Span<const float> delta, absl::Span<float> residual) {
-  // 16 Ki floats take about as long as waking a thread.
-  device.ParallelFor(static_cast<int64_t>(delta.size()), 16 << 10, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) residual[i] += delta[i];
-  });
-}
+inline const float* Gain(const Weight& weight) { return static_cast<const float*>(weight.data); }
 
 // all: [tp_size, n_rows, local_vocab_size] -> logits: [n_rows, vocab_size], without the padding.
 void JoinVocabulary(const float* all, const RankShape& shape, int64_t n_rows, int64_t vocab_size,
-                    float* logits) {
-  for (int64_t tp = 0; tp < shape.tp_size; ++tp) {
-    const int64_t begin = std::min(tp * shape.local_vocab_size, vocab_size);
-    const int64_t end = std::min(begin + shape.local_vocab_size, vocab_size);
-    for (int64_t row = 0; row < n_rows; ++row) {
-      const float* part = all + (tp * n_rows + row) * shape.local_vocab_size;
-      std::copy(part, part + (end - begin), logits + row * vocab_size + begin);
-    }
-  }
-}
+                    float* logits);
 
-}  // namespace
-
-int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,
-                            const GroupLimits& limits) {
-  return PlanWorkspace(config, shape, limits.max_num_batched_tokens).n_floats() *
-         static_cast<int64_t>(sizeof(float));
-}
-
-int64_t KvBytesPerBlock(const ModelConfig& config, const RankShape& shape, DType dtype,
-                        int64_t block_size) {
-  return KvShape(config, shape, dtype, 1, block_size).total_bytes();
-}
+}  // namespace stage_internal
 
 template <typename Device>
 Stage<Device>::Stage(Device* device, const RankWeights* weights)
@@ -99,48 +54,42 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
   const ModelConfig& config = weights_->config();
   const RankShape& shape = weights_->shape();
   if (max_tokens_ != limits.max_num_batched_tokens) {
-    workspace_ = AlignedBuffer();
+    workspace_ = {};
     max_tokens_ = 0;
-    const int64_t bytes = StageWorkspaceBytes(config, shape, limits);
-    ASSIGN_OR_RETURN(workspace_, AlignedBuffer::Allocate(bytes, "activations"));
+    const stage_internal::WorkspacePlan plan = stage_internal::PlanWorkspace(
+        config, shape, limits.max_num_batched_tokens, sizeof(Input), Traits::kHeadTileRows);
+    ASSIGN_OR_RETURN(workspace_, Traits::Allocate(plan.n_bytes(), "activations"));
     max_tokens_ = limits.max_num_batched_tokens;
-    const WorkspacePlan plan = PlanWorkspace(config, shape, max_tokens_);
-    float* next = reinterpret_cast<float*>(workspace_.data());
-    const auto take = [&next](int64_t n_floats) { return std::exchange(next, next + n_floats); };
-    residual_ = take(plan.tokens_by_dim);
-    normed_ = take(plan.tokens_by_dim);
-    delta_ = take(plan.tokens_by_dim);
-    qkv_ = gate_up_ = take(plan.wide);
-    attention_ = hidden_ = take(plan.narrow);
-    head_residual_ = take(plan.head_by_dim);
-    head_normed_ = take(plan.head_by_dim);
-    local_logits_ = take(plan.local_logits);
-    all_logits_ = take(plan.all_logits);
-    logits_ = take(plan.logits);
+    uint8_t* next = workspace_.data();
+    const auto take = [&next](int64_t n_bytes) { return std::exchange(next, next + n_bytes); };
+    const auto floats = [&](int64_t n_bytes) { return reinterpret_cast<float*>(take(n_bytes)); };
+    const auto inputs = [&](int64_t n_bytes) { return reinterpret_cast<Input*>(take(n_bytes)); };
+    residual_ = floats(plan.residual);
+    normed_ = inputs(plan.normed);
+    delta_ = floats(plan.residual);
+    qkv_ = gate_up_ = floats(plan.wide);
+    attention_ = hidden_ = inputs(plan.narrow);
+    head_residual_ = floats(plan.head_residual);
+    head_normed_ = inputs(plan.head_normed);
+    local_logits_ = floats(plan.local_logits);
+    all_logits_ = floats(plan.all_logits);
+    logits_ = floats(plan.logits);
   }
-  kv_shape_ = KvShape(config, shape, weights_->dtype(), limits.n_blocks, limits.block_size);
+  kv_shape_ =
+      stage_internal::KvShape(config, shape, weights_->dtype(), limits.n_blocks, limits.block_size);
   if (kv_.bytes() != kv_shape_.total_bytes()) {
-    kv_ = AlignedBuffer();  // the old one first: both may not fit
-    ASSIGN_OR_RETURN(kv_, AlignedBuffer::AllocatePopulated(kv_shape_.total_bytes(), "KV cache"));
+    kv_ = {};  // the old one first: both may not fit
+    ASSIGN_OR_RETURN(kv_, Traits::AllocateKv(kv_shape_.total_bytes()));
   }
-  device_->Scratch(ScratchFloats(limits));  // so that no step makes it grow
-  // All ones is a NaN in float and in bf16.
-  if (poison_kv) std::memset(kv_.data(), 0xff, kv_.bytes());
+  RETURN_IF_ERROR(Traits::ReserveScratch(*device_,
+                                         {.weights = weights_,
+                                          .kv = kv_shape_,
+                                          .max_rows = limits.max_num_seqs,
+                                          .max_tokens = max_tokens_,
+                                          .max_positions = limits.max_model_len},
+                                         &scratch_));
+  if (poison_kv) Traits::FillWithNan(*device_, kv_);
   return absl::OkStatus();
-}
-
-template <typename Device>
-int64_t Stage<Device>::ScratchFloats(const GroupLimits& limits) const {
-  const RankShape& shape = weights_->shape();
-  int64_t n_floats = PagedAttentionScratchFloats(*device_, kv_shape_, shape.local_n_heads,
-                                                 max_tokens_, limits.max_model_len);
-  for (const LayerWeights& w : weights_->layers()) {
-    for (const PackedWeight* weight : {&w.wqkv, &w.wo, &w.w13, &w.w2}) {
-      n_floats = std::max(n_floats, MatMulScratchFloats(*device_, max_tokens_, *weight));
-    }
-  }
-  if (!shape.has_head) return n_floats;
-  return std::max(n_floats, MatMulScratchFloats(*device_, kHeadTileRows, weights_->output()));
 }
 
 template <typename Device>
@@ -163,8 +112,8 @@ void Stage<Device>::EmbedTokens(absl::Span<const int32_t> token_ids) {
 }
 
 template <typename Device>
-absl::Status Stage<Device>::RunLayers(const StepTokensView& tokens, const RopeTable& rope,
-                                      Collectives& collectives) {
+absl::Status Stage<Device>::RunLayers(const StepTokensView& tokens,
+                                      const typename Traits::Rope& rope, Collectives& collectives) {
   const ModelConfig& config = weights_->config();
   const RankShape& shape = weights_->shape();
   const int64_t n = tokens.n_tokens;
@@ -176,21 +125,20 @@ absl::Status Stage<Device>::RunLayers(const StepTokensView& tokens, const RopeTa
     const LayerWeights& w = weights_->layers()[layer];
     const KvLayerView cache = KvLayer(static_cast<int64_t>(layer));
 
-    AddRmsNorm(*device_, norm, residual_, pending, Gain(w.attention_norm), normed_);
+    AddRmsNorm(*device_, norm, residual_, pending, stage_internal::Gain(w.attention_norm), normed_);
     MatMul(*device_, normed_, n, w.wqkv, qkv_);
     RopeAndStoreKv(*device_, rope, tokens, shape.local_n_heads, qkv_, cache);
-    PagedAttention(*device_, tokens, shape.local_n_heads, qkv_, cache, attention_);
+    Traits::Attend(*device_, tokens, shape.local_n_heads, qkv_, cache, attention_);
     MatMul(*device_, attention_, n, w.wo, delta_);
     RETURN_IF_ERROR(collectives.AllReduceSum(delta));
 
-    AddRmsNorm(*device_, norm, residual_, delta_, Gain(w.ffn_norm), normed_);
-    MatMul(*device_, normed_, n, w.w13, gate_up_);
-    SiluMul(*device_, n, shape.local_hidden_dim, gate_up_, hidden_);
+    AddRmsNorm(*device_, norm, residual_, delta_, stage_internal::Gain(w.ffn_norm), normed_);
+    MatMulSiluMul(*device_, normed_, n, w.w13, gate_up_, hidden_);
     MatMul(*device_, hidden_, n, w.w2, delta_);
     RETURN_IF_ERROR(collectives.AllReduceSum(delta));
     pending = delta_;
   }
-  Add(*device_, delta, residual(n));
+  Add(*device_, n * config.dim, delta_, residual_);
   return absl::OkStatus();
 }
 
@@ -200,13 +148,14 @@ absl::StatusOr<absl::Span<const float>> Stage<Device>::Logits(absl::Span<const i
   const ModelConfig& config = weights_->config();
   const RankShape& shape = weights_->shape();
   const int64_t n = static_cast<int64_t>(token_idx.size());
-  CHECK_LE(n, kHeadTileRows);
+  CHECK_LE(n, Traits::kHeadTileRows);
   // Picking rows of the residual is looking tokens up in a table of float rows.
   const Weight table = {
       .dtype = DType::kF32, .data = residual_, .n_rows = max_tokens_, .n_cols = config.dim};
   const AddRmsNormShape norm = {n, config.dim, static_cast<float>(config.norm_eps)};
   Embed(*device_, table, token_idx, head_residual_);
-  AddRmsNorm(*device_, norm, head_residual_, nullptr, Gain(weights_->norm()), head_normed_);
+  AddRmsNorm(*device_, norm, head_residual_, nullptr, stage_internal::Gain(weights_->norm()),
+             head_normed_);
   MatMul(*device_, head_normed_, n, weights_->output(), local_logits_);
   if (shape.tp_size == 1) return absl::MakeConstSpan(local_logits_, n * config.vocab_size);
 
@@ -216,10 +165,8 @@ absl::StatusOr<absl::Span<const float>> Stage<Device>::Logits(absl::Span<const i
       absl::MakeConstSpan(local_logits_, n_local),
       absl::MakeSpan(all_logits_, is_first ? shape.tp_size * n_local : 0)));
   if (!is_first) return absl::Span<const float>();
-  JoinVocabulary(all_logits_, shape, n, config.vocab_size, logits_);
+  stage_internal::JoinVocabulary(all_logits_, shape, n, config.vocab_size, logits_);
   return absl::MakeConstSpan(logits_, n * config.vocab_size);
 }
-
-template class Stage<CpuDevice>;
 
 }  // namespace bora

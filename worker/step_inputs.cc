@@ -37,14 +37,15 @@ int64_t StepInputsBytes(const GroupLimits& limits) {
          (n_rows + n_tokens) * static_cast<int64_t>(sizeof(HeadRow));
 }
 
-StepInputs::StepInputs(const GroupLimits& limits)
-    : max_blocks_per_row_(MaxBlocksPerRow(limits)),
+StepInputs::StepInputs(const GroupLimits& limits, bool with_block_tables)
+    : with_block_tables_(with_block_tables),
+      max_blocks_per_row_(MaxBlocksPerRow(limits)),
       token_ids_(limits.max_num_batched_tokens),
       positions_(limits.max_num_batched_tokens),
       token_row_(limits.max_num_batched_tokens),
       row_begin_(MaxRows(limits) + 1),
       row_position_(MaxRows(limits)),
-      block_table_(MaxRows(limits) * MaxBlocksPerRow(limits)) {
+      block_table_(with_block_tables ? MaxRows(limits) * MaxBlocksPerRow(limits) : 0) {
   CHECK_OK(CheckStepInputsLimits(limits));
   head_rows_.reserve(MaxRows(limits) + limits.max_num_batched_tokens);
 }
@@ -54,9 +55,11 @@ void StepInputs::Build(const StepPlan& plan, const SlotTracker& slots,
   n_rows_ = 0;
   n_tokens_ = 0;
   for (const StepRow& row : plan.rows) {
-    const absl::Span<const int32_t> block_ids = slots.block_ids(row.slot);
-    std::copy(block_ids.begin(), block_ids.end(),
-              block_table_.begin() + n_rows_ * max_blocks_per_row_);
+    if (with_block_tables_) {
+      const absl::Span<const int32_t> block_ids = slots.block_ids(row.slot);
+      std::copy(block_ids.begin(), block_ids.end(),
+                block_table_.begin() + n_rows_ * max_blocks_per_row_);
+    }
     AppendRow(plan, row, last_tokens[row.slot]);
   }
   row_begin_[n_rows_] = static_cast<int32_t>(n_tokens_);
@@ -110,7 +113,7 @@ StepTokensView StepInputs::view() const {
           .row_position = row_position_.data(),
           .positions = positions_.data(),
           .token_row = token_row_.data(),
-          .block_table = block_table_.data(),
+          .block_table = with_block_tables_ ? block_table_.data() : nullptr,
           .max_blocks_per_row = max_blocks_per_row_};
 }
 

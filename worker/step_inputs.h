@@ -31,8 +31,9 @@ int64_t StepInputsBytes(const GroupLimits& limits);
 // Owned by the rank thread.
 class StepInputs {
  public:
-  // `limits` have passed CheckStepInputsLimits.
-  explicit StepInputs(const GroupLimits& limits);
+  // `limits` have passed CheckStepInputsLimits. Without block tables the view has none: for a
+  // device that keeps them by slot.
+  explicit StepInputs(const GroupLimits& limits, bool with_block_tables = true);
 
   // Fills the arrays from a plan that `slots` has just applied. last_tokens: [max_num_seqs], the
   // token that each slot sampled last, read for rows with use_last_sampled.
@@ -51,6 +52,7 @@ class StepInputs {
   void AppendRow(const StepPlan& plan, const StepRow& row, int32_t last_token);
   void AppendHeadRows(const StepPlan& plan, const SlotTracker& slots);
 
+  const bool with_block_tables_;
   int64_t max_blocks_per_row_ = 0;
   int64_t n_rows_ = 0;
   int64_t n_tokens_ = 0;

@@ -1,5 +1,6 @@
 // The device layer of kernels/cuda_runtime.h on the CPU: device memory is heap blocks of exactly
 // their size, so that AddressSanitizer guards them.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -23,6 +24,7 @@ struct CUevent_st {
   CUstream_st* stream = nullptr;
   int64_t mark = 0;           // n_queued when it was recorded
   mutable int n_queries = 0;  // since then
+  std::chrono::steady_clock::time_point reached;
 };
 
 struct CUgraphExec_st {
@@ -129,7 +131,11 @@ absl::StatusOr<CudaEvent> CudaEvent::Create() {
 void CudaEvent::Destroy::operator()(CUevent_st* event) const { delete event; }
 
 void CudaEvent::Record(const CudaStream& stream) {
-  *event_ = {stream.get(), stream.get()->n_queued, 0};
+  CUevent_st* const event = event_.get();
+  cuda_host::Submit(stream.get(), [event] { event->reached = std::chrono::steady_clock::now(); });
+  event->stream = stream.get();
+  event->mark = stream.get()->n_queued;
+  event->n_queries = 0;
 }
 
 // Work that nobody waits for must get done some time: at the second question.
@@ -144,7 +150,9 @@ void CudaEvent::Wait() const {
   if (event_->stream != nullptr) RunUntil(event_->stream, event_->mark);
 }
 
-double CudaEvent::MillisecondsSince(const CudaEvent&) const { return 0; }
+double CudaEvent::MillisecondsSince(const CudaEvent& begin) const {
+  return std::chrono::duration<double, std::milli>(event_->reached - begin.event_->reached).count();
+}
 
 absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
                                              absl::FunctionRef<void()> queue_work) {
@@ -169,6 +177,14 @@ void CudaGraph::Launch(const CudaStream& stream) const {
 
 void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes) {
   cuda_host::Submit(stream, [=] { std::memcpy(device, host, static_cast<size_t>(n_bytes)); });
+}
+
+void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, const void* host,
+                      int64_t row_bytes, int64_t n_rows) {
+  for (int64_t row = 0; row < n_rows; ++row) {
+    CopyToDevice(stream, static_cast<uint8_t*>(device) + row * pitch_bytes,
+                 static_cast<const uint8_t*>(host) + row * row_bytes, row_bytes);
+  }
 }
 
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes) {

@@ -55,7 +55,7 @@ class SimDeviceTest(unittest.TestCase):
         for device, message in (
             ("sim:base=1", "--device=sim:base=1: 'base' is none of base_us, token_us and context_us"),
             ("sim:token_us=-1", "--device=sim:token_us=-1: token_us is '-1', not a number in [0, 1000000]"),
-            ("simulated", "--device=simulated: this build has auto, cpu and sim"),
+            ("simulated", "--device=simulated is none of auto, cpu, cuda, cuda:N and sim"),
         ):
             with self.subTest(device=device):
                 result = subprocess.run([binary("bora-worker"), f"--device={device}"], capture_output=True, text=True,

@@ -1,0 +1,454 @@
+#include "worker/cuda_rank.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/int_math.h"
+#include "base/status_macros.h"
+#include "worker/collectives.h"
+#include "worker/epoch_state.h"
+
+namespace bora {
+namespace {
+
+// Numbers of rows for which steps of decoding are recorded, as far as the limits go: weights bound
+// the time of a step up to about 180 rows, so padding to the next number costs little, and each
+// graph some MB of the device's memory.
+constexpr int64_t kGraphRows[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256};
+
+int64_t MaxRows(const GroupLimits& limits) {
+  return std::min(limits.max_num_seqs, limits.max_num_batched_tokens);
+}
+
+// Padding tokens have positions of their own too.
+int64_t MaxGraphRows(const GroupLimits& limits) {
+  const int64_t largest = kGraphRows[std::size(kGraphRows) - 1];
+  return std::min({largest, MaxRows(limits), int64_t{limits.max_model_len}});
+}
+
+std::vector<int64_t> GraphSizes(const GroupLimits& limits) {
+  std::vector<int64_t> sizes;
+  for (const int64_t n_rows : kGraphRows) {
+    if (n_rows < MaxGraphRows(limits)) sizes.push_back(n_rows);
+  }
+  sizes.push_back(MaxGraphRows(limits));
+  return sizes;
+}
+
+int64_t MaxHeadRows(const GroupLimits& limits) {
+  return MaxRows(limits) + limits.max_num_batched_tokens;
+}
+
+int64_t MaxBlocksPerRow(const GroupLimits& limits) {
+  return CeilDiv(limits.max_model_len, limits.block_size);
+}
+
+AttentionLimits AttentionLimitsOf(const ModelConfig& config, const RankShape& shape,
+                                  const GroupLimits& limits) {
+  return {.local_n_heads = shape.local_n_heads,
+          .local_n_kv_heads = shape.local_n_kv_heads,
+          .head_dim = config.head_dim,
+          .max_rows = MaxRows(limits),
+          .max_tokens = limits.max_num_batched_tokens,
+          .max_positions = limits.max_model_len};
+}
+
+CudaStepCapacity MaxCapacity(const AttentionLimits& attention, const GroupLimits& limits) {
+  const AttentionWorkSizes work = MaxAttentionWork(attention);
+  return {.n_tokens = limits.max_num_batched_tokens,
+          .n_head_rows = MaxHeadRows(limits),
+          .n_merges = work.n_merges,
+          .n_prefill_items = work.n_prefill_items,
+          .n_decode_items = work.n_decode_items};
+}
+
+// Bytes of a rank's buffers, in the order of CudaRank's members.
+struct BufferBytes {
+  int64_t rope = 0;
+  int64_t inputs = 0;
+  int64_t entries = 0;  // of deltas, then those of opened slots
+  int64_t opened = 0;
+  int64_t block_table = 0;
+  int64_t sampling = 0;
+  int64_t last_tokens = 0;
+  int64_t sampled = 0;
+
+  int64_t deltas() const { return entries + opened; }
+  int64_t total() const {
+    return rope + inputs + deltas() + block_table + sampling + last_tokens + sampled;
+  }
+};
+
+BufferBytes PlanBuffers(const ModelConfig& config, const RankShape& shape,
+                        const GroupLimits& limits) {
+  constexpr int64_t kInt = sizeof(int32_t);
+  const int64_t n_entries = limits.max_num_seqs * MaxBlocksPerRow(limits);
+  const AttentionLimits attention = AttentionLimitsOf(config, shape, limits);
+  BufferBytes bytes;
+  bytes.rope = config.head_dim * limits.max_model_len * static_cast<int64_t>(sizeof(float));
+  bytes.inputs = CudaStepLayout(MaxCapacity(attention, limits)).n_bytes;
+  // Every slot may be opened with all its blocks in one plan.
+  bytes.entries = RoundUp(n_entries * static_cast<int64_t>(sizeof(TableEntry)), 256);
+  bytes.opened = limits.max_num_seqs * static_cast<int64_t>(sizeof(SlotSampling));
+  bytes.block_table = (n_entries + MaxBlocksPerRow(limits)) * kInt;
+  bytes.sampling = limits.max_num_seqs * static_cast<int64_t>(sizeof(CudaSampling));
+  bytes.last_tokens = limits.max_num_seqs * kInt;
+  bytes.sampled = MaxHeadRows(limits) * static_cast<int64_t>(sizeof(CudaSampledToken));
+  return bytes;
+}
+
+int64_t PaddingBlocks(const GroupLimits& limits) {
+  return CeilDiv(MaxGraphRows(limits), limits.block_size);
+}
+
+GroupLimits WithPadding(GroupLimits limits) {
+  limits.n_blocks += static_cast<int32_t>(PaddingBlocks(limits));
+  return limits;
+}
+
+}  // namespace
+
+CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& weights,
+                                  const GroupLimits& limits) {
+  const ModelConfig& config = weights.config();
+  const RankShape& shape = weights.shape();
+  CudaRankMemory memory;
+  memory.workspace_bytes =
+      StageWorkspaceBytes(config, shape, limits, sizeof(StageTraits<CudaDevice>::Input),
+                          StageTraits<CudaDevice>::kHeadTileRows) +
+      CudaScratchBytes(device, {.weights = &weights,
+                                .kv = {.head_dim = config.head_dim},
+                                .max_rows = limits.max_num_seqs,
+                                .max_tokens = limits.max_num_batched_tokens,
+                                .max_positions = limits.max_model_len}) +
+      PlanBuffers(config, shape, limits).total();
+  memory.kv_bytes_per_block = KvBytesPerBlock(config, shape, weights.dtype(), limits.block_size);
+  memory.n_padding_blocks = PaddingBlocks(limits);
+  return memory;
+}
+
+absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape) {
+  if (config.head_dim != 16 && config.head_dim != 32 && config.head_dim != 64 &&
+      config.head_dim != 128) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim: ", config.head_dim, " is not 16, 32, 64 or 128, as a GPU's attention takes"));
+  }
+  const std::pair<const char*, int64_t> widths[] = {
+      {"dim", config.dim},
+      {"heads * head_dim of a rank", shape.local_n_heads * config.head_dim},
+      {"hidden_dim of a rank", shape.local_hidden_dim}};
+  for (const auto& [name, width] : widths) {
+    if (width % kCudaLeafAlignment == 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", width, " is not a multiple of ",
+                                                   kCudaLeafAlignment, ", as a GPU takes it"));
+  }
+  return absl::OkStatus();
+}
+
+// What a plan needs on the host while it is under way.
+struct CudaRank::Lane {
+  PinnedBuffer inputs;   // CudaStepLayout
+  PinnedBuffer deltas;   // as deltas_memory_
+  PinnedBuffer sampled;  // CudaSampledToken [head rows]
+  CudaEvent begin;
+  CudaEvent end;
+  int64_t step_id = 0;
+  bool has_tokens = false;
+  std::vector<HeadRow> head_rows;
+};
+
+// Everything that ends with the epoch.
+struct CudaRank::Epoch {
+  Epoch(int64_t epoch_id, const RankPlace& place, const GroupLimits& limits)
+      : id(epoch_id),
+        slots(limits),
+        inputs(limits, /*with_block_tables=*/false),
+        collectives(place, nullptr),
+        last_tokens(limits.max_num_seqs) {
+    for (int32_t slot = 0; slot < limits.max_num_seqs; ++slot) {
+      last_tokens[slot] = LastTokenOf(slot);
+    }
+  }
+
+  const int64_t id;
+  SlotTracker slots;
+  StepInputs inputs;
+  Collectives collectives;
+  std::vector<int32_t> last_tokens;  // [max_num_seqs] how a step names what the device knows
+  std::vector<AttentionRow> attention_rows;
+  AttentionWork work;
+  std::deque<Lane*> begun;  // oldest first
+  int64_t n_begun = 0;      // over the epoch
+  absl::Status failure;     // of the plan that ended the epoch
+};
+
+CudaRank::CudaRank(CudaDevice* device, const CudaStream* stream,
+                   std::unique_ptr<const RankWeights> weights, const CudaRankOptions& options)
+    : device_(device),
+      stream_(stream),
+      weights_(std::move(weights)),
+      options_(options),
+      stage_(device, weights_.get()) {}
+
+CudaRank::~CudaRank() { EndEpoch(); }
+
+absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
+  CHECK(epoch_ == nullptr) << "an epoch has not ended";
+  RETURN_IF_ERROR(CheckEpochOptions(config(), shape(), options));
+  const RankPlace place = {.stage = shape().stage,
+                           .tp_rank = shape().tp_rank,
+                           .pp_size = options.pp_size,
+                           .tp_size = shape().tp_size};
+  if (place.n_ranks() != 1) {
+    return absl::UnimplementedError(
+        absl::StrCat("a group of ", place.n_ranks(), " ranks: a GPU serves a whole model"));
+  }
+  RETURN_IF_ERROR(CheckCudaModel(config(), shape()));
+  if (limits_ != options.limits) {
+    graphs_.clear();
+    limits_ = {};
+    RETURN_IF_ERROR(Allocate(options.limits));
+    limits_ = options.limits;
+  } else {
+    RETURN_IF_ERROR(stage_.Prepare(WithPadding(limits_), options_.poison_kv));
+  }
+  epoch_ = std::make_unique<Epoch>(options.epoch, place, limits_);
+  epoch_->attention_rows.reserve(MaxRows(limits_));
+  if (options_.use_graphs && graphs_.empty()) RETURN_IF_ERROR(CaptureGraphs(limits_));
+  FillDevice(stream_->get(), last_tokens_memory_.data(), 0, last_tokens_memory_.bytes());
+  stream_->Synchronize();
+  // The agent asks every 20 us whether a step is done; timers of a thread are 50 us late otherwise.
+  prctl(PR_SET_TIMERSLACK, 1);
+  return absl::OkStatus();
+}
+
+absl::Status CudaRank::Allocate(const GroupLimits& limits) {
+  RETURN_IF_ERROR(stage_.Prepare(WithPadding(limits), options_.poison_kv));
+  attention_limits_ = AttentionLimitsOf(config(), shape(), limits);
+  max_blocks_per_row_ = MaxBlocksPerRow(limits);
+  const BufferBytes bytes = PlanBuffers(config(), shape(), limits);
+  for (const auto& [buffer, n_bytes, what] :
+       {std::tuple(&rope_memory_, bytes.rope, "rotary table"),
+        std::tuple(&inputs_memory_, bytes.inputs, "step inputs"),
+        std::tuple(&deltas_memory_, bytes.deltas(), "changes of slots"),
+        std::tuple(&block_table_memory_, bytes.block_table, "block tables"),
+        std::tuple(&sampling_memory_, bytes.sampling, "sampling parameters"),
+        std::tuple(&last_tokens_memory_, bytes.last_tokens, "last tokens"),
+        std::tuple(&sampled_memory_, bytes.sampled, "results")}) {
+    *buffer = CudaBuffer();
+    ASSIGN_OR_RETURN(*buffer, CudaBuffer::Allocate(n_bytes, what));
+  }
+  for (std::unique_ptr<Lane>& lane : lanes_) {
+    lane = std::make_unique<Lane>();
+    ASSIGN_OR_RETURN(lane->inputs, PinnedBuffer::Allocate(bytes.inputs, "step inputs"));
+    ASSIGN_OR_RETURN(lane->deltas, PinnedBuffer::Allocate(bytes.deltas(), "changes of slots"));
+    ASSIGN_OR_RETURN(lane->sampled, PinnedBuffer::Allocate(bytes.sampled, "results"));
+    ASSIGN_OR_RETURN(lane->begin, CudaEvent::Create());
+    ASSIGN_OR_RETURN(lane->end, CudaEvent::Create());
+    lane->head_rows.reserve(MaxHeadRows(limits));
+  }
+
+  const RopeTable rope(config().head_dim, limits.max_model_len, config().rope_theta);
+  const int64_t half_bytes = bytes.rope / 2;
+  CopyToDevice(stream_->get(), rope_memory_.data(), rope.view().cosines, half_bytes);
+  CopyToDevice(stream_->get(), rope_memory_.data() + half_bytes, rope.view().sines, half_bytes);
+  rope_ = {reinterpret_cast<const float*>(rope_memory_.data()),
+           reinterpret_cast<const float*>(rope_memory_.data() + half_bytes), limits.max_model_len};
+  // The blocks behind those of the limits are the padding slot's.
+  std::vector<int32_t> padding_blocks(PaddingBlocks(limits));
+  for (size_t i = 0; i < padding_blocks.size(); ++i) {
+    padding_blocks[i] = limits.n_blocks + static_cast<int32_t>(i);
+  }
+  int32_t* const block_table = reinterpret_cast<int32_t*>(block_table_memory_.data());
+  CopyToDevice(stream_->get(), block_table + limits.max_num_seqs * max_blocks_per_row_,
+               padding_blocks.data(),
+               static_cast<int64_t>(padding_blocks.size() * sizeof(int32_t)));
+  stream_->Synchronize();
+  return absl::OkStatus();
+}
+
+CudaStepCapacity CudaRank::DecodeCapacity(int64_t n_rows) const {
+  AttentionLimits limits = attention_limits_;
+  limits.max_rows = limits.max_tokens = n_rows;
+  const AttentionWorkSizes work = MaxAttentionWork(limits);
+  return {.n_tokens = n_rows,
+          .n_head_rows = n_rows,
+          .n_merges = work.n_merges,
+          .n_prefill_items = 0,
+          .n_decode_items = work.n_decode_items};
+}
+
+absl::Status CudaRank::CaptureGraphs(const GroupLimits& limits) {
+  for (const int64_t n_rows : GraphSizes(limits)) {
+    const CudaStepLayout layout(DecodeCapacity(n_rows));
+    CudaStepView step =
+        ViewOf(layout, inputs_memory_.data(),
+               reinterpret_cast<const int32_t*>(block_table_memory_.data()), max_blocks_per_row_);
+    step.tokens.attention_work = &step.attention_work;
+    ASSIGN_OR_RETURN(graphs_[n_rows], CudaGraph::Capture(*stream_, [&] { QueueStep(step); }));
+  }
+  return absl::OkStatus();
+}
+
+void CudaRank::EndEpoch() {
+  // What is queued works on buffers that the next epoch uses.
+  if (epoch_ != nullptr && !epoch_->begun.empty()) stream_->Synchronize();
+  epoch_.reset();
+}
+
+absl::Status CudaRank::Begin(const StepPlan& plan) {
+  if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
+  if (plan.epoch != epoch_->id) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("plan epoch: ", plan.epoch, ", this is epoch ", epoch_->id));
+  }
+  if (!epoch_->failure.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", epoch_->id, " has failed: ", epoch_->failure.message()));
+  }
+  CHECK_LT(static_cast<int>(epoch_->begun.size()), kMaxBegun) << "plans that are not finished";
+  epoch_->failure = QueuePlan(plan);
+  return epoch_->failure;
+}
+
+int64_t CudaRank::GraphRows(const StepPlan& plan, const StepInputs& inputs) const {
+  const bool is_decode = inputs.n_tokens() == static_cast<int64_t>(plan.rows.size()) &&
+                         inputs.n_draws() == static_cast<int64_t>(inputs.head_rows().size());
+  const auto graph = graphs_.lower_bound(inputs.n_tokens());
+  return is_decode && graph != graphs_.end() ? graph->first : 0;
+}
+
+absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
+  Epoch& epoch = *epoch_;
+  RETURN_IF_ERROR(epoch.slots.Apply(plan));
+  Lane& lane = *lanes_[epoch.n_begun++ % kMaxBegun];
+  epoch.inputs.Build(plan, epoch.slots, epoch.last_tokens);
+  const StepTokensView tokens = epoch.inputs.view();
+  lane.step_id = plan.step_id;
+  lane.has_tokens = tokens.n_tokens > 0;
+  lane.head_rows.assign(epoch.inputs.head_rows().begin(), epoch.inputs.head_rows().end());
+  lane.begin.Record(*stream_);
+  QueueDeltas(plan, lane);
+  if (lane.has_tokens) {
+    epoch.attention_rows.clear();
+    for (int64_t row = 0; row < tokens.n_rows; ++row) {
+      epoch.attention_rows.push_back({.table_row = plan.rows[row].slot,
+                                      .token_begin = tokens.row_begin[row],
+                                      .n_tokens = tokens.row_begin[row + 1] - tokens.row_begin[row],
+                                      .position = tokens.row_position[row]});
+    }
+    PlanAttention(attention_limits_, epoch.attention_rows, &epoch.work);
+    const int64_t graph_rows = GraphRows(plan, epoch.inputs);
+    const CudaStepLayout layout(
+        graph_rows > 0
+            ? DecodeCapacity(graph_rows)
+            : CudaStepCapacity{
+                  .n_tokens = tokens.n_tokens,
+                  .n_head_rows = static_cast<int64_t>(lane.head_rows.size()),
+                  .n_merges = static_cast<int64_t>(epoch.work.merges.size()),
+                  .n_prefill_items = static_cast<int64_t>(epoch.work.prefill_items.size()),
+                  .n_decode_items = static_cast<int64_t>(epoch.work.decode_items.size())});
+    const int64_t n_bytes =
+        WriteStep(layout, plan, epoch.inputs, epoch.work, limits_.max_num_seqs, lane.inputs.data());
+    CopyToDevice(stream_->get(), inputs_memory_.data(), lane.inputs.data(), n_bytes);
+    if (graph_rows > 0) {
+      graphs_.at(graph_rows).Launch(*stream_);
+    } else {
+      CudaStepView step =
+          ViewOf(layout, inputs_memory_.data(),
+                 reinterpret_cast<const int32_t*>(block_table_memory_.data()), max_blocks_per_row_);
+      step.tokens.attention_work = &step.attention_work;
+      QueueStep(step);
+    }
+    CopyToHost(stream_->get(), lane.sampled.data(), sampled_memory_.data(),
+               static_cast<int64_t>(lane.head_rows.size() * sizeof(CudaSampledToken)));
+  }
+  lane.end.Record(*stream_);
+  epoch.begun.push_back(&lane);
+  return absl::OkStatus();
+}
+
+void CudaRank::QueueDeltas(const StepPlan& plan, Lane& lane) {
+  if (plan.grants.empty() && plan.opened.empty()) return;
+  TableEntry* const entries = reinterpret_cast<TableEntry*>(lane.deltas.data());
+  const int64_t entries_bytes =
+      RoundUp(static_cast<int64_t>(plan.grants.size() * sizeof(TableEntry)), 256);
+  SlotSampling* const opened = reinterpret_cast<SlotSampling*>(lane.deltas.data() + entries_bytes);
+  const int64_t n_bytes =
+      entries_bytes + static_cast<int64_t>(plan.opened.size() * sizeof(SlotSampling));
+  CHECK_LE(n_bytes, lane.deltas.bytes()) << "changes of slots";
+  for (size_t i = 0; i < plan.grants.size(); ++i) {
+    const BlockGrant& grant = plan.grants[i];
+    entries[i] = {grant.slot, grant.block_idx, grant.block_id};
+  }
+  for (size_t i = 0; i < plan.opened.size(); ++i) {
+    opened[i] = {plan.opened[i].slot, ToCudaSampling(plan.opened[i].sampling)};
+  }
+  uint8_t* const base = deltas_memory_.data();
+  CopyToDevice(stream_->get(), base, lane.deltas.data(), n_bytes);
+  ApplyStepDeltas(*device_,
+                  {.entries = reinterpret_cast<const TableEntry*>(base),
+                   .n_entries = static_cast<int64_t>(plan.grants.size()),
+                   .opened = reinterpret_cast<const SlotSampling*>(base + entries_bytes),
+                   .n_opened = static_cast<int64_t>(plan.opened.size())},
+                  max_blocks_per_row_, reinterpret_cast<int32_t*>(block_table_memory_.data()),
+                  reinterpret_cast<CudaSampling*>(sampling_memory_.data()));
+}
+
+// Queues the forward pass and the draws; also what a graph is recorded from, so everything it reads
+// from the host is fixed with the graph's number of rows. One rank's collectives cannot fail.
+void CudaRank::QueueStep(const CudaStepView& step) {
+  int32_t* const last_tokens = reinterpret_cast<int32_t*>(last_tokens_memory_.data());
+  CudaSampledToken* const sampled = reinterpret_cast<CudaSampledToken*>(sampled_memory_.data());
+  ResolveTokens(*device_, step.tokens.n_tokens, last_tokens, step.token_ids.data());
+  stage_.EmbedTokens(step.token_ids);
+  CHECK_OK(stage_.RunLayers(step.tokens, rope_, epoch_->collectives));
+  constexpr int64_t kTile = StageTraits<CudaDevice>::kHeadTileRows;
+  const int64_t n_head_rows = static_cast<int64_t>(step.head_token_idx.size());
+  for (int64_t begin = 0; begin < n_head_rows; begin += kTile) {
+    const absl::Span<const int32_t> tile = step.head_token_idx.subspan(begin, kTile);
+    const auto logits = stage_.Logits(tile, epoch_->collectives);
+    CHECK_OK(logits.status());
+    Sample(*device_, {.n_rows = static_cast<int64_t>(tile.size()),
+                      .vocab_size = config().vocab_size,
+                      .logits = logits->data(),
+                      .rows = step.sample_rows + begin,
+                      .sampling = reinterpret_cast<const CudaSampling*>(sampling_memory_.data()),
+                      .sampled = sampled + begin,
+                      .last_tokens = last_tokens});
+  }
+}
+
+bool CudaRank::IsDone() const {
+  CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
+  return epoch_->begun.front()->end.IsDone();
+}
+
+absl::StatusOr<std::optional<StepResult>> CudaRank::Finish() {
+  CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
+  const Lane& lane = *epoch_->begun.front();
+  lane.end.Wait();
+  epoch_->begun.pop_front();
+  StepResult result{.epoch = epoch_->id, .step_id = lane.step_id};
+  const auto* sampled = reinterpret_cast<const CudaSampledToken*>(lane.sampled.data());
+  for (size_t i = 0; i < lane.head_rows.size(); ++i) {
+    const HeadRow& row = lane.head_rows[i];
+    std::vector<SampledToken>& list =
+        row.target_token_id < 0 ? result.sampled : result.prompt_logprobs;
+    list.push_back(ToSampledToken(sampled[i], {.slot = row.slot,
+                                               .position = row.position,
+                                               .n_generated_tokens = row.n_generated_tokens,
+                                               .target_token_id = row.target_token_id}));
+  }
+  const double took_us = lane.end.MillisecondsSince(lane.begin) * 1000;
+  result.stage_us = {lane.has_tokens ? static_cast<int64_t>(std::ceil(took_us)) : 0};
+  return result;
+}
+
+}  // namespace bora

@@ -1,0 +1,110 @@
+// The rank that computes on a GPU. The host only plans: it packs a step's inputs, queues the step
+// (for steps of decoding one graph launch) and goes on to the next, which may use tokens that the
+// device has not drawn yet; results come back behind an event.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_runtime.h"
+#include "kernels/ops.h"
+#include "model/step.h"
+#include "worker/cuda_stage.h"
+#include "worker/cuda_step.h"
+#include "worker/rank_weights.h"
+#include "worker/step_executor.h"
+#include "worker/step_inputs.h"
+
+namespace bora {
+
+struct CudaRankOptions {
+  bool poison_kv = false;  // fills the KV cache with NaN when an epoch begins; for tests
+  // Steps in which every row has one token are recorded as graphs when an epoch begins, one for
+  // each of some numbers of rows, and padded to the next number. The bits are the same without.
+  bool use_graphs = true;
+};
+
+// Device memory that a rank takes under limits beside weights and KV blocks: activations, scratch,
+// step inputs and results, the rotary table. `limits`' n_blocks do not matter.
+struct CudaRankMemory {
+  int64_t workspace_bytes = 0;
+  int64_t kv_bytes_per_block = 0;
+  int64_t n_padding_blocks = 0;  // KV blocks beside those of the limits
+};
+CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& weights,
+                                  const GroupLimits& limits);
+
+// INVALID_ARGUMENT names a size of the model that the operations do not take: head_dim must be 16,
+// 32, 64 or 128, and the width of every matrix on this rank a multiple of 16.
+absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape);
+
+// Owned by the rank thread. The group must be this one rank.
+class CudaRank final : public StepExecutor {
+ public:
+  // `device` and `stream`, which is the device's, outlive the rank; the weights lie in the device's
+  // memory.
+  CudaRank(CudaDevice* device, const CudaStream* stream, std::unique_ptr<const RankWeights> weights,
+           const CudaRankOptions& options);
+  ~CudaRank() override;
+
+  const RankWeights& weights() const { return *weights_; }
+
+  const ModelConfig& config() const override { return weights_->config(); }
+  const RankShape& shape() const override { return weights_->shape(); }
+
+  absl::Status BeginEpoch(const EpochOptions& options) override;
+  void EndEpoch() override;
+  absl::Status Begin(const StepPlan& plan) override;
+  int max_begun() const override { return kMaxBegun; }
+  bool IsDone() const override;
+  absl::StatusOr<std::optional<StepResult>> Finish() override;
+
+ private:
+  // One under way on the device, one queued behind it.
+  static constexpr int kMaxBegun = 2;
+
+  struct Epoch;
+  struct Lane;
+
+  absl::Status Allocate(const GroupLimits& limits);
+  absl::Status CaptureGraphs(const GroupLimits& limits);
+  CudaStepCapacity DecodeCapacity(int64_t n_rows) const;
+  // The smallest number of rows with a graph that the plan fits, or 0.
+  int64_t GraphRows(const StepPlan& plan, const StepInputs& inputs) const;
+  absl::Status QueuePlan(const StepPlan& plan);
+  void QueueDeltas(const StepPlan& plan, Lane& lane);
+  void QueueStep(const CudaStepView& step);
+
+  CudaDevice* const device_;
+  const CudaStream* const stream_;
+  const std::unique_ptr<const RankWeights> weights_;
+  const CudaRankOptions options_;
+  Stage<CudaDevice> stage_;
+
+  // Allocated for these limits, and so are graphs.
+  GroupLimits limits_;
+  AttentionLimits attention_limits_;
+  int64_t max_blocks_per_row_ = 0;
+  CudaBuffer rope_memory_;
+  RopeTableView rope_;
+  CudaBuffer inputs_memory_;       // a step's inputs (CudaStepLayout)
+  CudaBuffer deltas_memory_;       // TableEntry [..], SlotSampling [max_num_seqs]
+  CudaBuffer block_table_memory_;  // int32 [max_num_seqs + 1, max_blocks_per_row]
+  CudaBuffer sampling_memory_;     // CudaSampling [max_num_seqs]
+  CudaBuffer last_tokens_memory_;  // int32 [max_num_seqs]
+  CudaBuffer sampled_memory_;      // CudaSampledToken [head rows]
+  std::array<std::unique_ptr<Lane>, kMaxBegun> lanes_;
+  std::map<int64_t, CudaGraph> graphs_;  // by rows
+
+  std::unique_ptr<Epoch> epoch_;
+};
+
+}  // namespace bora

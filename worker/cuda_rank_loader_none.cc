@@ -1,0 +1,13 @@
+#include "worker/cuda_rank_loader.h"
+
+namespace bora {
+
+absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions&) {
+  return absl::UnavailableError("this build has no CUDA (cmake --preset cuda)");
+}
+
+bool HasCudaDevice() { return false; }
+
+std::vector<std::string> DescribeCudaDevices() { return {"cuda: not in this build"}; }
+
+}  // namespace bora

@@ -15,14 +15,17 @@ FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-
 # Most registers of a thread on either architecture. A multiprocessor has 65,536 and holds 2,048 threads: with up to 32 all
 # of them fit. Nothing may spill.
 MAX_REGISTERS = {
+    "AddKernel<1>": 32,
+    "AddKernel<4>": 32,
     "AddRmsNormKernel<1>": 32,
     "AddRmsNormKernel<4>": 32,
-    "EmbedKernel<1>": 32,
-    "EmbedKernel<8>": 32,
+    "EmbedKernel": 32,
+    "OpenSlotsKernel": 64,
+    "ResolveTokensKernel": 32,
     "RopeAndStoreKvKernel<1>": 32,
     "RopeAndStoreKvKernel<8>": 48,
-    "SiluMulKernel<1>": 32,
-    "SiluMulKernel<4>": 32,
+    "SiluMulKernel": 32,
+    "TableKernel": 32,
 }
 
 ENTRY = re.compile(r"Compiling entry function '_Z\w*?\d([A-Z][A-Za-z]*Kernel)(?:ILi(\d+)E)?\w*' for '(\w+)'")

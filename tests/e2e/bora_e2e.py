@@ -204,11 +204,12 @@ class Cluster:
     """
 
     def __init__(self, model=DEMO_MODEL, tp=1, pp=1, coordinator_flags=(), worker_flags=(), start_timeout_s=60,
-                 prefix=(), worker_prefix=None, host="127.0.0.1", start_workers=True):
+                 prefix=(), worker_prefix=None, host="127.0.0.1", start_workers=True, worker_binary="bora-worker"):
         self.model, self.tp, self.pp = model, tp, pp
         self.coordinator_flags, self.worker_flags = list(coordinator_flags), list(worker_flags)
         self.start_timeout_s, self.start_workers = start_timeout_s, start_workers
         self.prefix, self.worker_prefix, self.host = list(prefix), worker_prefix, host
+        self.worker_binary = worker_binary
         self.directory = tempfile.mkdtemp(prefix="bora-e2e-")
         self.processes, self.workers = [], []
         self.coordinator = self.stub = None
@@ -266,7 +267,7 @@ class Cluster:
         index = len(self.workers)
         prefix = list(self.worker_prefix(index)) if self.worker_prefix is not None else self.prefix
         command = prefix + [
-            binary("bora-worker"), f"--coordinator={self.host}:{self.worker_port}",
+            binary(self.worker_binary), f"--coordinator={self.host}:{self.worker_port}",
             f"--credential-file={credential or self.credential}"
         ] + self.worker_flags + list(extra_flags)
         worker = Process(f"worker {index}", command, os.path.join(self.directory, f"worker{index}.log"))

@@ -3,6 +3,8 @@
 // how its prompt is cut, when the others come, go or pause, which slots and blocks it gets, whether
 // others have computed its beginning, how often it loses its blocks, and over how many ranks the
 // model is divided.
+#include "tests/property/same_bytes.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -275,24 +277,7 @@ void ExpectSameBytes(const Mix& mix, const std::vector<WorkOutcome>& outcomes,
   }
 }
 
-struct Layout {
-  int tp_size;
-  int pp_size;
-  WeightFormat format;
-  int n_mixes;
-};
-
-LocalGroupOptions GroupOptions(const Layout& layout) {
-  // A KV cache of NaN where nothing was written.
-  return {.tp_size = layout.tp_size,
-          .pp_size = layout.pp_size,
-          .limits = TinyLimits(),
-          .precision = Precision(layout.format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16,
-                                 layout.format),
-          .rank = {.poison_kv = true}};
-}
-
-class SameBytesTest : public testing::TestWithParam<Layout> {};
+class SameBytesTest : public testing::TestWithParam<SameBytesLayout> {};
 
 // Requests of which neighbours begin alike, for some length.
 std::vector<WorkRequest> MakePool() {
@@ -318,14 +303,14 @@ std::vector<WorkRequest> MakePool() {
 }
 
 TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank) {
-  const Layout layout = GetParam();
+  const SameBytesLayout layout = GetParam();
   const std::vector<WorkRequest> pool = MakePool();
   const DummyWeights weights(TinyConfig(), kSeed);
-  auto one_rank = LocalGroup::Start(weights, GroupOptions({1, 1, layout.format, 0}));
+  auto one_rank = LocalGroup::Start(weights, GroupOf({"", 1, 1, layout.format, 0}));
   ASSERT_TRUE(one_rank.ok()) << one_rank.status();
   const auto alone = RunAlone(**one_rank, pool);
   ASSERT_TRUE(alone.ok()) << alone.status();
-  auto started = LocalGroup::Start(weights, GroupOptions(layout));
+  auto started = LocalGroup::Start(weights, GroupOf(layout));
   ASSERT_TRUE(started.ok()) << started.status();
   LocalGroup& group = **started;
   const auto begin = std::chrono::steady_clock::now();
@@ -364,9 +349,9 @@ TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank
 // Sixty-four long requests in room for two of the longest: they take blocks from each other all the
 // time, and all end with the bytes that each has alone.
 TEST(PreemptionTest, ManyLongRequestsInRoomForTwoAllEndAsAlone) {
-  const Layout layout = {1, 1, WeightFormat::kBf16, 0};
+  const SameBytesLayout layout = {"", 1, 1, WeightFormat::kBf16, 0};
   const std::vector<WorkRequest> pool = MakePool();
-  auto group = LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), GroupOptions(layout));
+  auto group = LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), GroupOf(layout));
   ASSERT_TRUE(group.ok()) << group.status();
   const auto alone = RunAlone(**group, pool);
   ASSERT_TRUE(alone.ok()) << alone.status();
@@ -393,16 +378,8 @@ TEST(PreemptionTest, ManyLongRequestsInRoomForTwoAllEndAsAlone) {
               static_cast<int>(run.n_steps()));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Layouts, SameBytesTest,
-    testing::Values(Layout{1, 1, WeightFormat::kF32, 500}, Layout{1, 1, WeightFormat::kBf16, 300},
-                    Layout{1, 1, WeightFormat::kInt8, 100}, Layout{2, 2, WeightFormat::kBf16, 150},
-                    Layout{2, 1, WeightFormat::kInt8, 60}, Layout{4, 1, WeightFormat::kF32, 60},
-                    Layout{1, 2, WeightFormat::kF32, 60}, Layout{1, 4, WeightFormat::kBf16, 60}),
-    [](const auto& info) {
-      return absl::StrCat("Tp", info.param.tp_size, "Pp", info.param.pp_size,
-                          FormatName(info.param.format));
-    });
+INSTANTIATE_TEST_SUITE_P(Layouts, SameBytesTest, testing::ValuesIn(SameBytesLayouts()),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace bora

@@ -141,6 +141,13 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
 }
 
 float PackedElement(const PackedWeight& weight, int64_t row, int64_t col) {
+  if (weight.layout != WeightLayout::kPanels) {
+    const int64_t half = weight.n_rows / 2;
+    if (weight.layout == WeightLayout::kGatedRows) {
+      row = GatedRow(row % half) + (row < half ? 0 : kGatedGroupRows);
+    }
+    return ToFloat(static_cast<const Bf16*>(weight.data)[row * weight.n_cols + col]);
+  }
   const uint8_t* panel = PanelOf(weight, row, const_cast<void*>(weight.data));
   const int64_t lane = row % kPanelRows;
   if (weight.format == WeightFormat::kInt8) {

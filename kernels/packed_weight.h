@@ -97,7 +97,8 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
               void* data);
 
-// The element that is stored at (row, col), in float. For tests and tools.
+// The element of the matrix at (row, col), in float; of kGatedRows the gate's rows come first. For
+// tests and tools: a weight in device memory cannot be read like this.
 float PackedElement(const PackedWeight& weight, int64_t row, int64_t col);
 
 }  // namespace bora

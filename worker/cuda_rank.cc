@@ -120,8 +120,7 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
   const RankShape& shape = weights.shape();
   CudaRankMemory memory;
   memory.workspace_bytes =
-      StageWorkspaceBytes(config, shape, limits, sizeof(StageTraits<CudaDevice>::Input),
-                          StageTraits<CudaDevice>::kHeadTileRows) +
+      StageWorkspaceBytes(config, shape, limits, StageTraits<CudaDevice>::Form(device)) +
       CudaScratchBytes(device, {.weights = &weights,
                                 .kv = {.head_dim = config.head_dim},
                                 .max_rows = limits.max_num_seqs,

@@ -16,6 +16,11 @@ struct StageTraits<CudaDevice> {
   // 256 rows of 32,000 logits are 33 MB; more rows than a step of decoding has.
   static constexpr int64_t kHeadTileRows = 256;
 
+  static WorkspaceForm Form(const CudaDevice& device) {
+    return {.input_bytes = sizeof(Input),
+            .head_tile_rows = kHeadTileRows,
+            .keeps_gate_up = device.matrix_library() != nullptr};
+  }
   static absl::StatusOr<CudaBuffer> Allocate(int64_t n_bytes, absl::string_view what) {
     return CudaBuffer::Allocate(n_bytes, what);
   }

@@ -13,7 +13,9 @@ namespace stage_internal {
 constexpr int64_t kBufferAlignment = 256;
 
 WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens,
-                            int64_t input_bytes, int64_t head_tile_rows) {
+                            const WorkspaceForm& form) {
+  const int64_t input_bytes = form.input_bytes;
+  const int64_t head_tile_rows = form.head_tile_rows;
   const auto bytes = [](int64_t n_rows, int64_t n_cols, int64_t element_bytes) {
     return RoundUp(n_rows * n_cols * element_bytes, kBufferAlignment);
   };
@@ -60,10 +62,8 @@ void JoinVocabulary(const float* all, const RankShape& shape, int64_t n_rows, in
 }  // namespace stage_internal
 
 int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,
-                            const GroupLimits& limits, int64_t input_bytes,
-                            int64_t head_tile_rows) {
-  return stage_internal::PlanWorkspace(config, shape, limits.max_num_batched_tokens, input_bytes,
-                                       head_tile_rows)
+                            const GroupLimits& limits, const WorkspaceForm& form) {
+  return stage_internal::PlanWorkspace(config, shape, limits.max_num_batched_tokens, form)
       .n_bytes();
 }
 
@@ -71,6 +71,8 @@ int64_t KvBytesPerBlock(const ModelConfig& config, const RankShape& shape, DType
                         int64_t block_size) {
   return stage_internal::KvShape(config, shape, dtype, 1, block_size).total_bytes();
 }
+
+WorkspaceForm StageTraits<CpuDevice>::Form(const CpuDevice&) { return {}; }
 
 void StageTraits<CpuDevice>::FillWithNan(CpuDevice&, const AlignedBuffer& buffer) {
   // All ones is a NaN in float and in bf16.

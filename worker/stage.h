@@ -19,6 +19,14 @@
 
 namespace bora {
 
+// What of a device decides the size of a stage's activations.
+struct WorkspaceForm {
+  int64_t input_bytes = sizeof(float);  // of StageTraits::Input
+  int64_t head_tile_rows = 64;          // StageTraits::kHeadTileRows
+  // MatMulSiluMul uses its working memory.
+  bool keeps_gate_up = true;
+};
+
 // What differs from device to device. A specialisation has
 //   Input                       what an operation hands to a matrix product
 //   Buffer                      a block of the device's memory, with data() and bytes()
@@ -29,6 +37,7 @@ namespace bora {
 //   FillWithNan                 of (device, buffer)
 //   ReserveScratch              Status of (device, what operations take at most, buffer): no step
 //                               makes the scratch grow
+//   Form                        WorkspaceForm of (device)
 //   Attend                      PagedAttention with the arguments that both have
 template <typename Device>
 struct StageTraits;
@@ -51,6 +60,7 @@ struct StageTraits<CpuDevice> {
   // is free.
   static constexpr int64_t kHeadTileRows = 64;
 
+  static WorkspaceForm Form(const CpuDevice& device);
   static absl::StatusOr<AlignedBuffer> Allocate(int64_t n_bytes, absl::string_view what) {
     return AlignedBuffer::Allocate(n_bytes, what);
   }
@@ -68,11 +78,9 @@ struct StageTraits<CpuDevice> {
 
 inline constexpr int64_t kHeadTileRows = StageTraits<CpuDevice>::kHeadTileRows;
 
-// Bytes of a stage's activations on a device whose products take inputs of input_bytes each and
-// whose LM head takes so many rows at once.
+// Bytes of a stage's activations.
 int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,
-                            const GroupLimits& limits, int64_t input_bytes = sizeof(float),
-                            int64_t head_tile_rows = kHeadTileRows);
+                            const GroupLimits& limits, const WorkspaceForm& form = {});
 
 // Bytes that one KV block of block_size tokens costs on this rank, over all its layers.
 int64_t KvBytesPerBlock(const ModelConfig& config, const RankShape& shape, DType dtype,

@@ -32,7 +32,7 @@ struct WorkspacePlan {
 };
 
 WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens,
-                            int64_t input_bytes, int64_t head_tile_rows);
+                            const WorkspaceForm& form);
 
 KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dtype,
                      int64_t n_blocks, int64_t block_size);
@@ -57,7 +57,7 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
     workspace_ = {};
     max_tokens_ = 0;
     const stage_internal::WorkspacePlan plan = stage_internal::PlanWorkspace(
-        config, shape, limits.max_num_batched_tokens, sizeof(Input), Traits::kHeadTileRows);
+        config, shape, limits.max_num_batched_tokens, Traits::Form(*device_));
     ASSIGN_OR_RETURN(workspace_, Traits::Allocate(plan.n_bytes(), "activations"));
     max_tokens_ = limits.max_num_batched_tokens;
     uint8_t* next = workspace_.data();

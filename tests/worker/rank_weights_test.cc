@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,11 +57,16 @@ class FakeSource final : public WeightSource {
 };
 
 float ElementOf(const Weight& weight, int64_t row, int64_t col) {
-  return static_cast<const float*>(weight.data)[row * weight.n_cols + col];
+  const int64_t i = row * weight.n_cols + col;
+  if (weight.dtype == DType::kBf16) return ToFloat(static_cast<const Bf16*>(weight.data)[i]);
+  return static_cast<const float*>(weight.data)[i];
 }
 float ElementOf(const PackedWeight& weight, int64_t row, int64_t col) {
   return PackedElement(weight, row, col);
 }
+
+bool IsBf16(const Weight& weight) { return weight.dtype == DType::kBf16; }
+bool IsBf16(const PackedWeight& weight) { return weight.format == WeightFormat::kBf16; }
 
 // Expects rows [row, row + slice.n_rows()) of `weight` to be the slice of the tensor.
 template <typename AnyWeight>
@@ -69,6 +75,9 @@ void ExpectRows(const AnyWeight& weight, int64_t row, TensorId id, const TensorS
   ASSERT_LE(row + slice.n_rows(), weight.n_rows) << TensorName(id);
   std::vector<float> expected(slice.n_elements());
   CHECK_OK(DummyWeights(TinyConfig(), kSeed).ReadSlice(id, slice, absl::MakeSpan(expected)));
+  if (IsBf16(weight)) {
+    for (float& value : expected) value = RoundToBf16(value);
+  }
   for (int64_t i = 0; i < slice.n_elements(); ++i) {
     const int64_t n_cols = slice.n_cols();
     ASSERT_EQ(ElementOf(weight, row + i / n_cols, i % n_cols), expected[i])
@@ -113,6 +122,58 @@ TEST(RankWeightsTest, EveryRankHoldsItsShareOfEveryTensor) {
       ExpectRows(weights.output(), 0, {TensorKind::kOutput},
                  {shape.vocab_begin, shape.vocab_end, 0, 64});
     }
+  }
+}
+
+// A device's memory that the host can read, which takes what was staged only when it must.
+class FakeDeviceMemory final : public DeviceMemory {
+ public:
+  absl::Status Allocate(int64_t n_bytes, int n_staging, int64_t staging_bytes) override {
+    memory_.assign(n_bytes, 0);
+    staging_.assign(n_staging, std::vector<uint8_t>(staging_bytes));
+    return absl::OkStatus();
+  }
+  uint8_t* data() const override { return const_cast<uint8_t*>(memory_.data()); }
+  uint8_t* staging(int i) override { return staging_.at(i).data(); }
+  void Store(int i, uint8_t* to, int64_t n_groups, int64_t group_bytes,
+             int64_t stride_bytes) override {
+    copies_.push_back([=, this] {
+      for (int64_t group = 0; group < n_groups; ++group) {
+        std::memcpy(to + group * stride_bytes, staging(i) + group * group_bytes, group_bytes);
+      }
+    });
+  }
+  void Wait() override {
+    for (const auto& copy : copies_) copy();
+    copies_.clear();
+  }
+  void FreeStaging() override { EXPECT_TRUE(copies_.empty()); }
+
+ private:
+  std::vector<uint8_t> memory_;
+  std::vector<std::vector<uint8_t>> staging_;
+  std::vector<std::function<void()>> copies_;
+};
+
+TEST(RankWeightsTest, ADeviceGetsMatricesByRows) {
+  for (const int tp_size : {1, 2}) {
+    const RankShape shape = TinyShape(tp_size, 1, 0, tp_size - 1);
+    CpuDevice device(3);
+    const auto loaded = RankWeights::Load(FakeSource(), shape, DType::kBf16, device, {},
+                                          std::make_unique<FakeDeviceMemory>());
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const RankWeights& weights = **loaded;
+    EXPECT_EQ(weights.bytes(), RankWeightBytes(TinyConfig(), shape, DType::kBf16, true));
+    for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
+      const LayerWeights& layer = weights.layers()[i];
+      ExpectLayer(layer, i, shape);
+      EXPECT_EQ(layer.wqkv.layout, WeightLayout::kRows);
+      EXPECT_EQ(layer.w13.layout, WeightLayout::kGatedRows);
+      EXPECT_EQ(layer.wo.n_leaves * tp_size, 4);
+    }
+    ExpectRows(weights.tok_embeddings(), 0, {TensorKind::kTokEmbeddings}, {0, 257, 0, 64});
+    ExpectRows(weights.output(), 0, {TensorKind::kOutput},
+               {shape.vocab_begin, shape.vocab_end, 0, 64});
   }
 }
 

@@ -272,9 +272,9 @@ void WorkerAgent::OnStepFailed(int64_t connection_id, const absl::Status& status
 
 void WorkerAgent::Leave() {
   joined_epoch_ = 0;
+  if (rank_ != nullptr) rank_->EndEpoch();  // waits for what a device has begun
   begun_.clear();
   step_begin_us_ = 0;
-  if (rank_ != nullptr) rank_->EndEpoch();
   mesh_.reset();
 }
 

@@ -219,6 +219,10 @@ absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
   }
   epoch_ = std::make_unique<Epoch>(options.epoch, place, limits_);
   epoch_->attention_rows.reserve(MaxRows(limits_));
+  const AttentionWorkSizes sizes = MaxAttentionWork(attention_limits_);
+  epoch_->work.decode_items.reserve(sizes.n_decode_items);
+  epoch_->work.prefill_items.reserve(sizes.n_prefill_items);
+  epoch_->work.merges.reserve(sizes.n_merges);
   if (options_.use_graphs && graphs_.empty()) RETURN_IF_ERROR(CaptureGraphs(limits_));
   FillDevice(stream_->get(), last_tokens_memory_.data(), 0, last_tokens_memory_.bytes());
   stream_->Synchronize();

@@ -5,6 +5,8 @@
 //   load_s, weights_mib, kv_mib, rss_peak_mib     always (rss: the whole process, at the end)
 //   prefill_tokens_per_s, prefill_step_ms_*       when a prompt was computed
 //   decode_tokens_per_s, decode_step_ms_*         --mode decode or both
+//   decode_busy                                   part of that time in which the (first) stage
+//   worked
 // A run opens --batch sequences, passes their prompts in steps of at most --chunk tokens, only the
 // last token of each through the head, then decodes. prefill: prompts of --tokens. decode: prompts
 // of --depth, computed once before the first repetition, then --tokens steps a repetition, each
@@ -35,12 +37,15 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/dummy_weights.h"
+#include "tests/cuda/cuda_ranks.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
 
 ABSL_FLAG(std::string, shape, "1b", "Model of made-up weights: 1b, 7b, tiny64, tiny or demo.");
 ABSL_FLAG(std::string, model, "", "Directory of a checkpoint to load instead.");
 ABSL_FLAG(std::string, dtype, "bf16", "bf16, f32, or int8: matrices in 8 bits, the rest in bf16.");
+ABSL_FLAG(std::string, device, "cpu", "cpu, or cuda: the first GPU, in builds with CUDA.");
+ABSL_FLAG(bool, graphs, true, "With --device=cuda: steps of decoding are launched as graphs.");
 ABSL_FLAG(int, threads, 2, "Threads of all ranks together.");
 ABSL_FLAG(int, tp, 1, "Tensor parallel ranks; divides --threads.");
 ABSL_FLAG(std::string, mode, "both", "prefill, decode, both or load.");
@@ -182,6 +187,7 @@ struct Measurement {
   std::vector<double> decode_s;
   std::vector<double> prefill_step_s;  // of all repetitions
   std::vector<double> decode_step_s;
+  double decode_busy_s = 0;  // of all repetitions
 };
 
 double SecondsSince(std::chrono::steady_clock::time_point begin) {
@@ -254,7 +260,7 @@ class Bench {
   absl::Status PrefillStep() {
     const auto begin = std::chrono::steady_clock::now();
     group_->Submit(builder_.Take());
-    RETURN_IF_ERROR(TakeResult());
+    RETURN_IF_ERROR(TakeResult().status());
     measurement_.prefill_step_s.push_back(SecondsSince(begin));
     return absl::OkStatus();
   }
@@ -268,7 +274,8 @@ class Bench {
       for (; n_submitted < std::min(n_steps, n_done + options_.n_in_flight); ++n_submitted) {
         group_->Submit(DecodePlan());
       }
-      RETURN_IF_ERROR(TakeResult());
+      ASSIGN_OR_RETURN(const StepResult result, TakeResult());
+      measurement_.decode_busy_s += 1e-6 * static_cast<double>(result.stage_us[0]);
       const auto now = std::chrono::steady_clock::now();
       measurement_.decode_step_s.push_back(std::chrono::duration<double>(now - previous).count());
       previous = now;
@@ -288,12 +295,12 @@ class Bench {
     return builder_.Take();
   }
 
-  absl::Status TakeResult() {
-    ASSIGN_OR_RETURN(const StepResult result, group_->WaitResult(kStepTimeout));
+  absl::StatusOr<StepResult> TakeResult() {
+    ASSIGN_OR_RETURN(StepResult result, group_->WaitResult(kStepTimeout));
     for (const SampledToken& token : result.sampled) {
       if (token.non_finite) return absl::InternalError("logits that are not finite");
     }
-    return absl::OkStatus();
+    return result;
   }
 
   std::vector<int32_t> RandomTokens(int n) {
@@ -342,7 +349,7 @@ double PeakRssMib() {
 void PrintMemory(const LocalGroup& group) {
   double weight_bytes = 0;
   double kv_bytes = 0;
-  for (int rank = 0; rank < group.n_ranks(); ++rank) {
+  for (int rank = 0; rank < group.n_ranks() && group.has_weights(rank); ++rank) {
     const RankWeights& weights = group.weights(rank);
     const GroupLimits& limits = group.options().limits;
     const RankMemory memory =
@@ -366,6 +373,12 @@ absl::Status Run() {
       ParameterCount(weights->config()) * 2 > sysconf(_SC_AVPHYS_PAGES) * sysconf(_SC_PAGESIZE) / 4;
   group_options.n_threads = absl::GetFlag(FLAGS_threads) / group_options.tp_size;
   group_options.limits = LimitsFor(options, weights->config());
+  if (absl::GetFlag(FLAGS_device) == "cuda") {
+    group_options.make_rank = CudaRanks({.use_graphs = absl::GetFlag(FLAGS_graphs)});
+  } else if (absl::GetFlag(FLAGS_device) != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device=", absl::GetFlag(FLAGS_device), " is not cpu or cuda"));
+  }
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalGroup> group,
                    LocalGroup::Start(*weights, group_options));
   weights.reset();  // ranks have their copies: its mapped files need not stay resident
@@ -379,6 +392,9 @@ absl::Status Run() {
     if (options.decode) {
       PrintSpeed("decode", n_sequences * options.n_decode_steps, measured.decode_s,
                  measured.decode_step_s);
+      double decode_s = 0;
+      for (const double seconds : measured.decode_s) decode_s += seconds;
+      Print("decode_busy", measured.decode_busy_s / decode_s, "ratio");
     }
   }
   Print("rss_peak_mib", PeakRssMib(), "MiB");

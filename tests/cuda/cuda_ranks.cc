@@ -24,7 +24,7 @@ CudaRanks(const CudaRankOptions& options) {
       [context, options](const WeightSource& source,
                          const RankShape& shape) -> absl::StatusOr<std::unique_ptr<StepExecutor>> {
         RETURN_IF_ERROR(CheckCudaModel(source.config(), shape));
-    ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(0));
+        ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(0));
         ASSIGN_OR_RETURN(context->stream, CudaStream::Create());
         context->device.emplace(context->stream.get(), info.limits);
         CpuDevice readers(2);

@@ -218,6 +218,8 @@ absl::StatusOr<StepResult> LocalGroup::RunStep(const StepPlan& plan) {
   return WaitResult();
 }
 
+bool LocalGroup::has_weights(int rank) const { return ranks_.at(rank)->weights != nullptr; }
+
 const RankWeights& LocalGroup::weights(int rank) const { return *ranks_.at(rank)->weights; }
 
 }  // namespace bora

@@ -79,7 +79,9 @@ class LocalGroup {
   absl::Status NextEpoch(const GroupLimits& limits);
   absl::Status NextEpoch() { return NextEpoch(options_.limits); }
 
-  // The weights of a rank that has some; valid as long as the group.
+  // Whether weights(rank) can be asked for: ranks of make_rank and simulated ones show none.
+  bool has_weights(int rank) const;
+  // The weights of a rank; valid as long as the group.
   const RankWeights& weights(int rank) const;
 
  private:

@@ -19,10 +19,19 @@ MAX_REGISTERS = {
     "AddRmsNormKernel<4>": 32,
     "EmbedKernel<1>": 32,
     "EmbedKernel<8>": 32,
+    # 128 threads, but 256 for the last, and as many blocks as kernels/matmul_plan.h says.
+    "MatMulKernel<0>": 255,
+    "MatMulKernel<1>": 255,
+    "MatMulKernel<2>": 255,
+    "MatMulKernel<3>": 255,
+    "MatMulKernel<4>": 255,
+    "MatMulKernel<5>": 255,
     "RopeAndStoreKvKernel<1>": 32,
     "RopeAndStoreKvKernel<8>": 48,
     "SiluMulKernel<1>": 32,
     "SiluMulKernel<4>": 32,
+    "TreeSumKernel<1>": 32,
+    "TreeSumKernel<4>": 32,
 }
 
 ENTRY = re.compile(r"Compiling entry function '_Z\w*?\d([A-Z][A-Za-z]*Kernel)(?:ILi(\d+)E)?\w*' for '(\w+)'")

@@ -20,12 +20,21 @@ MAX_REGISTERS = {
     "AddRmsNormKernel<1>": 32,
     "AddRmsNormKernel<4>": 32,
     "EmbedKernel": 32,
+    # 128 threads, but 256 for the last, and as many blocks as kernels/matmul_plan.h says.
+    "MatMulKernel<0>": 255,
+    "MatMulKernel<1>": 255,
+    "MatMulKernel<2>": 255,
+    "MatMulKernel<3>": 255,
+    "MatMulKernel<4>": 255,
+    "MatMulKernel<5>": 255,
     "OpenSlotsKernel": 64,
     "ResolveTokensKernel": 32,
     "RopeAndStoreKvKernel<1>": 32,
     "RopeAndStoreKvKernel<8>": 48,
     "SiluMulKernel": 32,
     "TableKernel": 32,
+    "TreeSumKernel<1>": 32,
+    "TreeSumKernel<4>": 32,
 }
 
 ENTRY = re.compile(r"Compiling entry function '_Z\w*?\d([A-Z][A-Za-z]*Kernel)(?:ILi(\d+)E)?\w*' for '(\w+)'")

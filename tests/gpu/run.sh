@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
+#   tests/gpu/run.sh [tests] [sanitizers] [bench] [torch]      all four without arguments; at most 8 minutes on 16 cores
+# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and cublas_lt_test
+# sanitizers  the same tests of our own kernels under compute-sanitizer's memcheck and racecheck
+# bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
+# torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
+# What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much. The exit code is 0
+# unless the build fails, a test fails, a sanitizer finds something or a program ends badly.
+#
+# It needs nvcc (CUDA 13), CMake 3.25 and a C++20 compiler; ninja where there is one, else make. Abseil, GoogleTest and
+# nlohmann-json come from the system or from BORA_DEPS, a folder that tests/gpu/pack-deps.sh made (default build/gpu-deps where
+# that exists). BORA_BINARY_DIR: a build to use as it is. BORA_SANITIZER_FILTER: another choice of tests for the sanitizers.
+# Settings of the GPU are left as they are; its clocks are reported.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+steps=${*:-tests sanitizers bench torch}
+for name in $steps; do
+  case $name in tests | sanitizers | bench | torch) ;; *) sed -n '2,3p' "$0" >&2; exit 2 ;; esac
+done
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+failures=()
+
+step() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
+wants() { case " $steps " in *" $1 "*) true ;; *) false ;; esac; }
+has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+
+# What says something: not each test that went well, and nothing twice.
+tidy() {
+  grep --line-buffered -vE '^$|^\[-+\]|^\[ +(RUN|OK) +\]|^\[  SKIPPED \] [A-Z]|: Skipped$' | awk '!seen[$0]++ { print; fflush() }'
+}
+
+# Runs for at most so many seconds, with the output kept in a file too. What ends badly, or not in time, is a failure.
+attempt() {  # name seconds command...
+  local name=$1 seconds=$2 status=0
+  shift 2
+  timeout "$seconds" "$@" 2>&1 | tee "$logs/$name" | tidy || status=${PIPESTATUS[0]}
+  [ "$status" -eq 124 ] && echo "$name: stopped after $seconds s"
+  [ "$status" -eq 0 ] || failures+=("$name")
+}
+
+# The folder of Python's packages that holds a file of NVIDIA's wheels (nvidia/*/lib, nvidia/*/include).
+python_nvidia_folder() {  # folder/file
+  python3 - "$1" 2>/dev/null <<'PYTHON' || true
+import glob, os, sys
+for path in sys.path:
+    for found in glob.glob(os.path.join(path, "nvidia", "*", sys.argv[1])):
+        print(os.path.dirname(found))
+        sys.exit()
+PYTHON
+}
+
+find_cuda() {
+  command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
+  nvcc=$(command -v nvcc) || { echo "run.sh: no nvcc" >&2; exit 1; }
+  cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
+  if ! ldconfig -p | grep -q 'libcublasLt\.so'; then
+    local folder
+    for folder in "$cuda/lib64" "$(python_nvidia_folder 'lib/libcublasLt.so.*')"; do
+      if compgen -G "$folder/libcublasLt.so*" >/dev/null; then
+        export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+        break
+      fi
+    done
+  fi
+}
+
+describe_machine() {
+  nvcc --version | grep release
+  if has_gpu; then
+    nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit \
+      --format=csv
+  else
+    echo "no GPU"
+  fi
+}
+
+# Only for the GPU that is there: half the compile time of kernels.
+architectures() {
+  case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1) in
+    9.0) echo "90a-real" ;;
+    8.*) echo "80-real" ;;
+    *) echo "80-real;90a-real" ;;
+  esac
+}
+
+build() {
+  local options=(-DCMAKE_BUILD_TYPE=Release -DBORA_WITH_GRPC=OFF -DBORA_WITH_CUDA=ON "-DBORA_CUDA_ARCHITECTURES=$(architectures)")
+  command -v ninja >/dev/null && options+=(-G Ninja)
+  local deps=${BORA_DEPS:-}
+  [ -z "$deps" ] && [ -d build/gpu-deps ] && deps=$root/build/gpu-deps
+  if [ -n "$deps" ]; then
+    options+=("-Dabsl_DIR=$(dirname "$(find "$deps" -name abslConfig.cmake)")"
+              "-DGTest_DIR=$(dirname "$(find "$deps" -name GTestConfig.cmake)")"
+              "-Dnlohmann_json_DIR=$(dirname "$(find "$deps" -name nlohmann_jsonConfig.cmake)")")
+  fi
+  local folder
+  for folder in "$cuda/include" "$(python_nvidia_folder include/cublasLt.h)" "$deps/cublas"; do
+    if [ -f "$folder/cublasLt.h" ]; then
+      options+=("-DBORA_CUBLASLT_INCLUDE_DIR=$folder")
+      break
+    fi
+  done
+  binaries=$root/build/gpu
+  if ! { cmake -S . -B "$binaries" "${options[@]}" &&
+         cmake --build "$binaries" --target bora_gpu --parallel "$(nproc)"; } >"$logs/build" 2>&1; then
+    tail -n 60 "$logs/build"
+    echo "run.sh: the build failed; without Abseil and GoogleTest on this machine it needs tests/gpu/pack-deps.sh's folder" >&2
+    exit 1
+  fi
+  tail -n 1 "$logs/build"
+}
+
+run_tests() {
+  attempt cublas_lt_test 60 "$binaries/test/cublas_lt_test"
+  attempt gpu_ops_test 120 "$binaries/test/gpu_ops_test"
+  sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations: no GPU/p' "$logs/gpu_ops_test"
+}
+
+# The library's kernels are NVIDIA's business.
+run_sanitizers() {
+  local sanitizer
+  sanitizer=$(command -v compute-sanitizer || echo "$cuda/bin/compute-sanitizer")
+  if ! has_gpu; then echo "skipped 2 sanitizers: no GPU"; return; fi
+  if ! [ -x "$sanitizer" ]; then echo "skipped 2 sanitizers: no compute-sanitizer"; return; fi
+  local tool
+  for tool in memcheck racecheck; do
+    attempt "$tool" 80 "$sanitizer" --tool "$tool" --error-exitcode 9 "$binaries/test/gpu_ops_test" --gtest_brief=1 \
+      "--gtest_filter=${BORA_SANITIZER_FILTER:--MatrixLibraryTest*}"
+  done
+}
+
+# The clock that the figures were measured at: the median of those in use while the benchmark ran.
+run_bench() {
+  local sampler=
+  if has_gpu; then
+    nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu --format=csv,noheader,nounits -lms 500 \
+      >"$logs/clocks" 2>/dev/null &
+    sampler=$!
+  fi
+  attempt bora-bench-gpu 150 "$binaries/bin/bora-bench-gpu"
+  [ -z "$sampler" ] && return
+  kill "$sampler" 2>/dev/null || true
+  local column=1 name
+  for name in "gpu_sm_clock MHz" "gpu_memory_clock MHz" "gpu_power W" "gpu_temperature C"; do
+    cut -d, -f"$column" "$logs/clocks" | sort -n |
+      awk -v name="${name% *}" -v unit="${name#* }" \
+        '{ v[NR] = $1 } END { if (NR) printf "figure %s %s %s p10 %s p90 %s\n", name, v[int((NR + 1) / 2)], unit,
+           v[int(NR / 10) + 1], v[NR - int(NR / 10)] }'
+    column=$((column + 1))
+  done
+}
+
+run_torch() {
+  if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    attempt torch_peer 100 python3 tests/gpu/torch_peer.py
+  else
+    echo "skipped 1 peer: python3 has no PyTorch that sees a GPU"
+  fi
+}
+
+find_cuda
+step machine
+describe_machine
+binaries=${BORA_BINARY_DIR:-}
+if [ -z "$binaries" ]; then step build; build; fi
+if wants tests; then step tests; run_tests; fi
+if wants sanitizers; then step sanitizers; run_sanitizers; fi
+if wants bench; then step bench; run_bench; fi
+if wants torch; then step torch; run_torch; fi
+step "done"
+if [ ${#failures[@]} -gt 0 ]; then
+  echo "failed: ${failures[*]}"
+  exit 1
+fi

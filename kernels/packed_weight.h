@@ -62,11 +62,11 @@ int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols);
 // A packed matrix. The memory belongs to the weight loader and outlives every operation.
 struct PackedWeight {
   WeightFormat format = WeightFormat::kF32;
+  WeightLayout layout = WeightLayout::kPanels;
   const void* data = nullptr;  // bytes(), 64-byte aligned (kPanels) or 256 (others)
   int64_t n_rows = 0;          // output elements
   int64_t n_cols = 0;          // input elements
   int64_t n_leaves = 1;
-  WeightLayout layout = WeightLayout::kPanels;
 
   int64_t n_panels() const { return CeilDiv(n_rows, kPanelRows); }
   int64_t padded_cols() const { return RoundUp(n_cols, kLeafAlignment); }

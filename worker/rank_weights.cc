@@ -121,11 +121,11 @@ void RankWeights::PlanPlain(Weight* weight, DType dtype, TensorId id, const Tens
 void RankWeights::PlanPacked(PackedWeight* weight, absl::Span<const Piece> parts, int64_t n_rows,
                              int64_t n_leaves) {
   *weight = {.format = precision_.weights,
+             .layout = by_rows_ ? WeightLayout::kRows : WeightLayout::kPanels,
              .data = nullptr,
              .n_rows = n_rows,
              .n_cols = parts[0].slice.n_cols(),
-             .n_leaves = n_leaves,
-             .layout = by_rows_ ? WeightLayout::kRows : WeightLayout::kPanels};
+             .n_leaves = n_leaves};
   packed_offsets_.emplace_back(weight, Reserve(weight->bytes()));
   int64_t row = 0;
   for (Piece piece : parts) {

@@ -110,12 +110,18 @@ void BenchMatMulShape(CpuDevice& device, const char* name, PackedWeight w, doubl
 // Peaks of one thread at 3.57 GHz: 32, 64 and 128 operations a cycle with 512-bit registers.
 void BenchMatMul(CpuDevice& device) {
   for (const auto& [n_rows, n_cols] : {std::pair{14336, 4096}, {5632, 2048}}) {
-    BenchMatMulShape(device, "bf16", {WeightFormat::kBf16, nullptr, n_rows, n_cols, 8}, 228);
-    BenchMatMulShape(device, "int8", {WeightFormat::kInt8, nullptr, n_rows, n_cols, 8}, 457);
-    BenchMatMulShape(device, "f32", {WeightFormat::kF32, nullptr, n_rows, n_cols, 8}, 114);
+    BenchMatMulShape(
+        device, "bf16",
+        {.format = WeightFormat::kBf16, .n_rows = n_rows, .n_cols = n_cols, .n_leaves = 8}, 228);
+    BenchMatMulShape(
+        device, "int8",
+        {.format = WeightFormat::kInt8, .n_rows = n_rows, .n_cols = n_cols, .n_leaves = 8}, 457);
+    BenchMatMulShape(
+        device, "f32",
+        {.format = WeightFormat::kF32, .n_rows = n_rows, .n_cols = n_cols, .n_leaves = 8}, 114);
   }
   for (int64_t dim : {128, 384, 1024}) {
-    PackedWeight w = {WeightFormat::kBf16, nullptr, dim, dim, 1};
+    PackedWeight w = {.format = WeightFormat::kBf16, .n_rows = dim, .n_cols = dim};
     const std::vector<uint64_t> memory(w.bytes() / 8 + 8, 0x3c3c3c3c3c3c3c3c);
     w.data = reinterpret_cast<const char*>(
         RoundUp(static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory.data())), 64));

@@ -47,7 +47,7 @@ Problem MakeProblem(WeightFormat format, int64_t m, int64_t n, int64_t k, int64_
   Problem problem;
   problem.x = RandomFloats(m * k, 1);
   problem.w = RandomFloats(n * k, 2);
-  problem.weight = {format, nullptr, n, k, n_leaves};
+  problem.weight = {.format = format, .n_rows = n, .n_cols = k, .n_leaves = n_leaves};
   Pack(&problem);
   return problem;
 }

@@ -280,4 +280,6 @@ void CublasLt::MatMul(CudaDevice& device, const Bf16* x, int64_t m, const Packed
       "cublasLtMatmul");
 }
 
+absl::StatusOr<std::unique_ptr<MatrixLibrary>> OpenMatrixLibrary() { return CublasLt::Create(); }
+
 }  // namespace bora

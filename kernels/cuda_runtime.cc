@@ -189,7 +189,8 @@ double CudaEvent::MillisecondsSince(const CudaEvent& begin) const {
 
 absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
                                              absl::FunctionRef<void()> queue_work) {
-  Check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "capture");
+  // Relaxed: a kernel that is queued for the first time has its code loaded meanwhile.
+  Check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed), "capture");
   queue_work();
   cudaGraph_t graph = nullptr;
   Check(cudaStreamEndCapture(stream.get(), &graph), "capture");

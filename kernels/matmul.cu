@@ -423,14 +423,6 @@ void Launch(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m
                kKernels[plan.tile], task);
 }
 
-// Into y through the splits' partial sums.
-void MultiplySplits(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
-                    const PackedWeight& w, float* y) {
-  auto* parts = reinterpret_cast<float*>(device.Scratch(PlanScratchBytes(plan, m, w.n_rows)));
-  Launch(device, plan, x, m, w, parts, nullptr);
-  TreeSum(device, m * w.n_rows, plan.n_splits, parts, y);
-}
-
 MatMulPlan PlanFor(const CudaDevice& device, int64_t m, const PackedWeight& w) {
   return PlanMatMul(m, w.n_rows, w.n_leaves, device.limits().n_multiprocessors);
 }
@@ -443,17 +435,23 @@ void MatMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int
   if (plan.n_splits == 1) {
     Launch(device, plan, x, m, w, y, nullptr);
   } else {
-    MultiplySplits(device, plan, x, m, w, y);
+    auto* parts = reinterpret_cast<float*>(device.Scratch(PlanScratchBytes(plan, m, w.n_rows)));
+    Launch(device, plan, x, m, w, parts, nullptr);
+    TreeSum(device, m * w.n_rows, plan.n_splits, parts, y);
   }
 }
 
 void MatMulSiluMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
-                         const PackedWeight& w, float* gate_up, Bf16* hidden) {
+                         const PackedWeight& w, Bf16* hidden) {
   CheckWeight(w, WeightLayout::kGatedRows);
   if (plan.n_splits == 1) {
     Launch(device, plan, x, m, w, nullptr, hidden);
   } else {
-    MultiplySplits(device, plan, x, m, w, gate_up);
+    auto* parts =
+        reinterpret_cast<float*>(device.Scratch(GatedPlanScratchBytes(plan, m, w.n_rows)));
+    float* const gate_up = parts + plan.n_splits * m * w.n_rows;
+    Launch(device, plan, x, m, w, parts, nullptr);
+    TreeSum(device, m * w.n_rows, plan.n_splits, parts, gate_up);
     SiluMul(device, m, w.n_rows / 2, gate_up, hidden);
   }
 }
@@ -474,15 +472,17 @@ void MatMulSiluMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWei
     device.matrix_library()->MatMul(device, x, m, w, gate_up);
     SiluMul(device, m, w.n_rows / 2, gate_up, hidden);
   } else {
-    MatMulSiluMulByPlan(device, PlanFor(device, m, w), x, m, w, gate_up, hidden);
+    MatMulSiluMulByPlan(device, PlanFor(device, m, w), x, m, w, hidden);
   }
 }
 
 int64_t MatMulScratchBytes(const CudaDevice& device, int64_t max_rows, const PackedWeight& w) {
+  const auto bytes_of =
+      w.layout == WeightLayout::kGatedRows ? GatedPlanScratchBytes : PlanScratchBytes;
   int64_t n_bytes = 0;
   // Not the most for the most rows: many need no split.
   for (int64_t m = 1; m <= max_rows; ++m) {
-    n_bytes = std::max(n_bytes, PlanScratchBytes(PlanFor(device, m, w), m, w.n_rows));
+    n_bytes = std::max(n_bytes, bytes_of(PlanFor(device, m, w), m, w.n_rows));
   }
   return n_bytes;
 }

@@ -55,8 +55,8 @@ inline constexpr int64_t kOwnKernelRows = 64;
 void MatMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w, float* y);
 
 // w in layout kGatedRows. hidden: [m, w.n_rows / 2]. gate_up: [m, w.n_rows] float, working memory
-// that may stay unused. The products' order is MatMul's; the activation's error is SiluMul's, then
-// hidden is rounded to bf16.
+// that only a matrix library needs; null without one. The products' order is MatMul's; the
+// activation's error is SiluMul's, then hidden is rounded to bf16.
 void MatMulSiluMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w,
                    float* gate_up, Bf16* hidden);
 

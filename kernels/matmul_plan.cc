@@ -38,4 +38,9 @@ int64_t PlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows) {
   return plan.n_splits * m * n_rows * static_cast<int64_t>(sizeof(float));
 }
 
+int64_t GatedPlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows) {
+  if (plan.n_splits == 1) return 0;
+  return PlanScratchBytes(plan, m, n_rows) + m * n_rows * static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace bora

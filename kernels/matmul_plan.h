@@ -79,8 +79,10 @@ struct MatMulPlan {
 // A pure function. m: rows of x, at least 1. n_rows, n_leaves: of the weight.
 MatMulPlan PlanMatMul(int64_t m, int64_t n_rows, int64_t n_leaves, int n_multiprocessors);
 
-// Scratch that the plan takes.
+// Scratch that the plan takes for a product, and for one with the gated activation: there it also
+// has the product itself.
 int64_t PlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows);
+int64_t GatedPlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows);
 
 // MatMul by a plan. y: [m, w.n_rows]. The plan's leaf warps must divide w.n_leaves / n_splits.
 void MatMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
@@ -88,6 +90,6 @@ void MatMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int
 
 // MatMulSiluMul by a plan.
 void MatMulSiluMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
-                         const PackedWeight& w, float* gate_up, Bf16* hidden);
+                         const PackedWeight& w, Bf16* hidden);
 
 }  // namespace bora

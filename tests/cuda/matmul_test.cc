@@ -245,11 +245,10 @@ TEST_P(CudaMatMulTest, GatedProductAgreesWithReference) {
     std::vector<MatMulPlan> plans = AllPlans(shape.n_leaves);
     plans.push_back(PlanMatMul(shape.m, shape.n_rows, shape.n_leaves, 132));
     for (const MatMulPlan& plan : plans) {
-      CudaDevice& device = Device(PlanScratchBytes(plan, shape.m, shape.n_rows));
-      DeviceArray<float> gate_up(shape.m * shape.n_rows);
+      CudaDevice& device = Device(GatedPlanScratchBytes(plan, shape.m, shape.n_rows));
       DeviceArray<Bf16> hidden(shape.m * hidden_dim);
       MatMulSiluMulByPlan(device, plan, problem.x_on_device.data(), shape.m, problem.weight,
-                          gate_up.data(), hidden.data());
+                          hidden.data());
       const std::vector<Bf16> got = hidden.ToHost();
       for (int64_t i = 0; i < shape.m * hidden_dim; ++i) {
         const int64_t gate = i / hidden_dim * shape.n_rows + i % hidden_dim;
@@ -280,11 +279,10 @@ TEST_P(CudaMatMulTest, GatedBitsAreThoseOfMatMulAndSiluMul) {
                products.data());
   SiluMul(Device(), shape.m, shape.n_rows / 2, products.data(), want.data());
   for (const MatMulPlan& plan : AllPlans(shape.n_leaves)) {
-    CudaDevice& device = Device(PlanScratchBytes(plan, shape.m, shape.n_rows));
-    DeviceArray<float> gate_up(shape.m * shape.n_rows);
+    CudaDevice& device = Device(GatedPlanScratchBytes(plan, shape.m, shape.n_rows));
     DeviceArray<Bf16> hidden(n_hidden);
     MatMulSiluMulByPlan(device, plan, problem.x_on_device.data(), shape.m, problem.weight,
-                        gate_up.data(), hidden.data());
+                        hidden.data());
     EXPECT_EQ(bits(hidden), bits(want)) << NameOf(plan);
   }
 }
@@ -309,7 +307,7 @@ TEST_P(CudaMatMulTest, LibraryMultipliesManyRows) {
   FakeLibrary library;
   const Shape shape = {kOwnKernelRows + 1, 16, 16, 1};
   const Problem rows(shape), gated(shape, WeightLayout::kGatedRows);
-  CudaDevice& device = Device(MatMulScratchBytes(Device(), shape.m, rows.weight));
+  CudaDevice& device = Device(MatMulScratchBytes(Device(), shape.m, gated.weight));
   device.SetMatrixLibrary(&library);
   for (const int64_t m : {int64_t{0}, kOwnKernelRows, kOwnKernelRows + 1}) {
     library.n_calls = 0;

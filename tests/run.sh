@@ -27,14 +27,14 @@ if [ "$quick" -eq 1 ]; then
 fi
 build fuzz
 build tsan
+trees="release fuzz tsan"
 if command -v nvcc >/dev/null; then
   step "build cuda"
   cmake --preset cuda >/dev/null
-  cmake --build --preset cuda --target bora_kernels
+  cmake --build --preset cuda --target bora_gpu bora-worker
+  trees="$trees cuda/tests/gpu"
 fi
-# One ctest run over the three build trees, so that its summary counts every test.
-cat >build/CTestTestfile.cmake <<'CTEST'
-subdirs(release fuzz tsan)
-CTEST
+# One ctest run over the build trees, so that its summary counts every test.
+echo "subdirs($trees)" >build/CTestTestfile.cmake
 step "tests"
 exec ctest --test-dir build --output-on-failure -j "$(nproc)" "$@"

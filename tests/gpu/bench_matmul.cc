@@ -70,6 +70,7 @@ GpuWork LibraryProduct(GpuBench& bench, const WeightShape& shape, int64_t m, int
           }};
 }
 
+// Floats of a row of the widest product.
 int64_t MaxOutputFloats() {
   int64_t n_rows = 0;
   for (const WeightShape& shape : kShapes) n_rows = std::max(n_rows, shape.n_rows);

@@ -1,4 +1,5 @@
-// Products of cuBLASLt against float64.
+// Products of cuBLASLt against float64: of the library on a GPU, and of fake_cublas_lt.cc on the
+// CPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,7 +18,7 @@ class MatrixLibraryTest : public CudaTest {
   void SetUp() override {
     CudaTest::SetUp();
     if (IsSkipped()) return;
-    auto library = CublasLt::Create();
+    auto library = CublasLt::Create(BORA_CUBLAS_LT);
     ASSERT_TRUE(library.ok()) << library.status();
     library_ = *std::move(library);
   }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Copies what the engine and its tests need of Debian's Abseil, GoogleTest and nlohmann-json into one folder, for machines
-# that have CUDA but not these: tests/gpu/pack-deps.sh [FOLDER]   (default build/gpu-deps, which git ignores; about 10 MB)
+# Copies what the engine and its tests need of Debian's Abseil, GoogleTest, nlohmann-json and OpenSSL's libcrypto into one
+# folder, for machines that have CUDA but not these:
+#   tests/gpu/pack-deps.sh [FOLDER]   (default build/gpu-deps, which git ignores; about 21 MB)
 # Headers, static libraries and CMake's files, so that a program built with them needs nothing of the folder to run. Made on
 # a Debian 12 machine (deploy/install-packages.sh run test); tests/gpu/run.sh takes it from there, or from BORA_DEPS.
 # Of the CUDA Toolkit it adds cuBLASLt's header where there is one: the library comes with many things, its header does not.
@@ -10,13 +11,14 @@ out=${1:-$root/build/gpu-deps}
 triplet=$(g++ -dumpmachine)
 lib=/usr/lib/$triplet
 
-for needed in "$lib/cmake/absl" "$lib/cmake/GTest" /usr/share/cmake/nlohmann_json; do
-  [ -d "$needed" ] || { echo "no $needed: run deploy/install-packages.sh run test" >&2; exit 1; }
+for needed in "$lib/cmake/absl" "$lib/cmake/GTest" /usr/share/cmake/nlohmann_json "$lib/libcrypto.a"; do
+  [ -e "$needed" ] || { echo "no $needed: run deploy/install-packages.sh run test" >&2; exit 1; }
 done
 rm -rf "$out"
 mkdir -p "$out/include" "$out/lib/$triplet/cmake" "$out/share/cmake"
-cp -r /usr/include/absl /usr/include/gtest /usr/include/gmock /usr/include/nlohmann "$out/include/"
-cp "$lib"/libabsl_*.a "$lib"/libgtest*.a "$lib"/libgmock*.a "$out/lib/$triplet/"
+cp -r /usr/include/absl /usr/include/gtest /usr/include/gmock /usr/include/nlohmann /usr/include/openssl "$out/include/"
+cp "/usr/include/$triplet/openssl"/*.h "$out/include/openssl/"
+cp "$lib"/libabsl_*.a "$lib"/libgtest*.a "$lib"/libgmock*.a "$lib/libcrypto.a" "$out/lib/$triplet/"
 cp -r "$lib/cmake/absl" "$lib/cmake/GTest" "$out/lib/$triplet/cmake/"
 cp -r /usr/share/cmake/nlohmann_json "$out/share/cmake/"
 

@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
 # Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
-#   tests/gpu/run.sh [tests] [sanitizers] [bench] [torch]      all four without arguments; at most 8 minutes on 16 cores
-# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and cublas_lt_test
-# sanitizers  the same tests of our own kernels under compute-sanitizer's memcheck and racecheck
+#   tests/gpu/run.sh [tests] [bench] [torch] [sanitizers]      all four without arguments; at most 8 minutes on 16 cores
+# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and those of cuBLASLt
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
 # torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
+# sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
 # What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much. The exit code is 0
 # unless the build fails, a test fails, a sanitizer finds something or a program ends badly.
 #
-# It needs nvcc (CUDA 13), CMake 3.25 and a C++20 compiler; ninja where there is one, else make. Abseil, GoogleTest and
-# nlohmann-json come from the system or from BORA_DEPS, a folder that tests/gpu/pack-deps.sh made (default build/gpu-deps where
-# that exists). BORA_BINARY_DIR: a build to use as it is. BORA_SANITIZER_FILTER: another choice of tests for the sanitizers.
-# Settings of the GPU are left as they are; its clocks are reported.
+# It needs nvcc (CUDA 13), CMake 3.25 and a C++20 compiler; ninja where there is one, else make. Abseil, GoogleTest,
+# nlohmann-json and OpenSSL come from the system or from BORA_DEPS, a folder that tests/gpu/pack-deps.sh made (default
+# build/gpu-deps where that exists). BORA_BINARY_DIR: a build to use as it is. BORA_SANITIZER_FILTER: another choice of tests
+# for the sanitizers. Settings of the GPU are left as they are; its clocks are reported.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
-steps=${*:-tests sanitizers bench torch}
+steps=${*:-tests bench torch sanitizers}
 for name in $steps; do
-  case $name in tests | sanitizers | bench | torch) ;; *) sed -n '2,3p' "$0" >&2; exit 2 ;; esac
+  case $name in tests | bench | torch | sanitizers) ;; *) sed -n '2,3p' "$0" >&2; exit 2 ;; esac
 done
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 failures=()
+deadline_s=475  # of $SECONDS: 8 minutes, with some seconds to clean up
 
 step() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
 wants() { case " $steps " in *" $1 "*) true ;; *) false ;; esac; }
@@ -29,15 +30,22 @@ has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
 
 # What says something: not each test that went well, and nothing twice.
 tidy() {
-  grep --line-buffered -vE '^$|^\[-+\]|^\[ +(RUN|OK) +\]|^\[  SKIPPED \] [A-Z]|: Skipped$' | awk '!seen[$0]++ { print; fflush() }'
+  grep --line-buffered -vE '^$|^\[-+\]|^\[ +(RUN|OK) +\]|^\[  SKIPPED \] [A-Z]|: Skipped$' |
+    awk '!seen[$0]++ { print; fflush() }'
 }
 
 # Runs for at most so many seconds, with the output kept in a file too. What ends badly, or not in time, is a failure.
 attempt() {  # name seconds command...
   local name=$1 seconds=$2 status=0
   shift 2
-  timeout "$seconds" "$@" 2>&1 | tee "$logs/$name" | tidy || status=${PIPESTATUS[0]}
-  [ "$status" -eq 124 ] && echo "$name: stopped after $seconds s"
+  [ "$seconds" -le $((deadline_s - SECONDS)) ] || seconds=$((deadline_s - SECONDS))
+  : >"$logs/$name"
+  if [ "$seconds" -gt 0 ]; then
+    timeout "$seconds" "$@" 2>&1 | tee "$logs/$name" | tidy || status=${PIPESTATUS[0]}
+  else
+    status=124
+  fi
+  [ "$status" -ne 124 ] || echo "$name: stopped after $seconds s"
   [ "$status" -eq 0 ] || failures+=("$name")
 }
 
@@ -56,7 +64,8 @@ find_cuda() {
   command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
   nvcc=$(command -v nvcc) || { echo "run.sh: no nvcc" >&2; exit 1; }
   cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
-  if ! ldconfig -p | grep -q 'libcublasLt\.so'; then
+  # A user's PATH may lack /sbin.
+  if ! PATH="$PATH:/sbin" ldconfig -p | grep -q 'libcublasLt\.so'; then
     local folder
     for folder in "$cuda/lib64" "$(python_nvidia_folder 'lib/libcublasLt.so.*')"; do
       if compgen -G "$folder/libcublasLt.so*" >/dev/null; then
@@ -70,8 +79,8 @@ find_cuda() {
 describe_machine() {
   nvcc --version | grep release
   if has_gpu; then
-    nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit \
-      --format=csv
+    local fields=name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit
+    nvidia-smi "--query-gpu=$fields" --format=csv
   else
     echo "no GPU"
   fi
@@ -87,14 +96,17 @@ architectures() {
 }
 
 build() {
-  local options=(-DCMAKE_BUILD_TYPE=Release -DBORA_WITH_GRPC=OFF -DBORA_WITH_CUDA=ON "-DBORA_CUDA_ARCHITECTURES=$(architectures)")
+  local options=(-DCMAKE_BUILD_TYPE=Release -DBORA_WITH_GRPC=OFF -DBORA_WITH_CUDA=ON
+                 "-DBORA_CUDA_ARCHITECTURES=$(architectures)")
   command -v ninja >/dev/null && options+=(-G Ninja)
   local deps=${BORA_DEPS:-}
   [ -z "$deps" ] && [ -d build/gpu-deps ] && deps=$root/build/gpu-deps
   if [ -n "$deps" ]; then
     options+=("-Dabsl_DIR=$(dirname "$(find "$deps" -name abslConfig.cmake)")"
               "-DGTest_DIR=$(dirname "$(find "$deps" -name GTestConfig.cmake)")"
-              "-Dnlohmann_json_DIR=$(dirname "$(find "$deps" -name nlohmann_jsonConfig.cmake)")")
+              "-Dnlohmann_json_DIR=$(dirname "$(find "$deps" -name nlohmann_jsonConfig.cmake)")"
+              -DOPENSSL_USE_STATIC_LIBS=ON "-DOPENSSL_INCLUDE_DIR=$deps/include"
+              "-DOPENSSL_CRYPTO_LIBRARY=$(find "$deps" -name libcrypto.a)")
   fi
   local folder
   for folder in "$cuda/include" "$(python_nvidia_folder include/cublasLt.h)" "$deps/cublas"; do
@@ -107,7 +119,7 @@ build() {
   if ! { cmake -S . -B "$binaries" "${options[@]}" &&
          cmake --build "$binaries" --target bora_gpu --parallel "$(nproc)"; } >"$logs/build" 2>&1; then
     tail -n 60 "$logs/build"
-    echo "run.sh: the build failed; without Abseil and GoogleTest on this machine it needs tests/gpu/pack-deps.sh's folder" >&2
+    echo "run.sh: the build failed; a machine without Abseil and GoogleTest needs tests/gpu/pack-deps.sh's folder" >&2
     exit 1
   fi
   tail -n 1 "$logs/build"
@@ -115,8 +127,9 @@ build() {
 
 run_tests() {
   attempt cublas_lt_test 60 "$binaries/test/cublas_lt_test"
+  attempt cublas_lt_fake_test 60 "$binaries/test/cublas_lt_fake_test"
   attempt gpu_ops_test 120 "$binaries/test/gpu_ops_test"
-  sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations: no GPU/p' "$logs/gpu_ops_test"
+  sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations/p' "$logs/gpu_ops_test"
 }
 
 # The library's kernels are NVIDIA's business.
@@ -167,9 +180,9 @@ describe_machine
 binaries=${BORA_BINARY_DIR:-}
 if [ -z "$binaries" ]; then step build; build; fi
 if wants tests; then step tests; run_tests; fi
-if wants sanitizers; then step sanitizers; run_sanitizers; fi
 if wants bench; then step bench; run_bench; fi
 if wants torch; then step torch; run_torch; fi
+if wants sanitizers; then step sanitizers; run_sanitizers; fi
 step "done"
 if [ ${#failures[@]} -gt 0 ]; then
   echo "failed: ${failures[*]}"

@@ -37,6 +37,15 @@ struct Thread {
   void* record = nullptr;
 };
 
+// The lanes of a warp that wait in one collective of all lanes.
+struct WarpWait {
+  int n_exited = 0;  // of the warp's lanes
+  int n_waiting = 0;
+  const char* operation = nullptr;
+  Place place;
+  void* records[kWarpSize];
+};
+
 struct SharedBlock {
   uint8_t* bytes = nullptr;
   int64_t offset = 0;
@@ -53,6 +62,7 @@ LaunchShape launch;
 void (*launch_body)(void*) = nullptr;
 void* launch_arguments = nullptr;
 std::vector<Thread> threads;
+std::vector<WarpWait> warps;
 std::vector<int> ready;  // threads that can run: [n_resumed, end)
 size_t n_resumed = 0;
 int n_at_barrier = 0;
@@ -126,6 +136,7 @@ void ThreadMain() {
   const int me = current_thread;
   threads[me].exited = true;
   ++n_exited;
+  ++warps[me / kWarpSize].n_exited;
   if (n_at_barrier > 0) {
     FailBlock("thread " + std::to_string(me) + " exits while others wait in __syncthreads");
   }
@@ -156,6 +167,7 @@ void FreeShared() {
 void RunBlock() {
   const int n_threads = static_cast<int>(launch.n_threads);
   threads.assign(n_threads, Thread());
+  warps.assign(CeilDiv(n_threads, kWarpSize), WarpWait());
   n_at_barrier = n_exited = 0;
   ForgetSharedContents();
   BeginRaceBlock(n_threads);
@@ -226,13 +238,47 @@ void BlockBarrier(Place place) {
   }
 }
 
-void Rendezvous(const char* operation, unsigned mask, void* record, Combine combine, Place place) {
+namespace {
+
+// Collectives of all lanes, which is nearly all there are: only the first lane looks at the others.
+// False when it is not one of these, or not in order: RendezvousOf finds out.
+bool RendezvousOfAll(const char* operation, void* record, Combine combine, Place place) {
+  const int me = current_thread;
+  WarpWait& warp = warps[me / kWarpSize];
+  if (warp.n_exited > 0 || warp.n_waiting == 0 || warp.operation != operation ||
+      !Same(warp.place, place)) {
+    return false;
+  }
+  warp.records[me % kWarpSize] = record;
+  Thread& thread = threads[me];
+  thread.mask = kFullMask;
+  if (++warp.n_waiting < kWarpSize) {
+    thread.record = record;
+    Suspend(operation, place);
+    return true;
+  }
+  warp.n_waiting = 0;
+  thread.place = place;
+  combine(warp.records, kFullMask);
+  const int warp_begin = me / kWarpSize * kWarpSize;
+  for (int i = warp_begin; i < warp_begin + kWarpSize; ++i) {
+    if (i == me) continue;
+    threads[i].record = nullptr;
+    MakeReady(i);
+  }
+  return true;
+}
+
+// Of the lanes in the mask.
+void RendezvousOf(const char* operation, unsigned mask, void* record, Combine combine,
+                  Place place) {
   const int me = current_thread;
   const int warp_begin = me / kWarpSize * kWarpSize;
   if ((mask >> (me % kWarpSize) & 1) == 0) {
     Fail(place, std::string(operation) + " by a lane that is not in its own mask");
   }
   bool complete = true;
+  int n_waiting = 0;  // in the mask
   void* records[kWarpSize] = {};
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Thread& other = threads[warp_begin + lane];
@@ -251,22 +297,38 @@ void Rendezvous(const char* operation, unsigned mask, void* record, Combine comb
                       ", in the mask, " + WaitsIn(other));
     }
     records[lane] = other.record;
+    ++n_waiting;
   }
   Thread& thread = threads[me];
   thread.mask = mask;
   if (!complete) {
     thread.record = record;
+    if (mask == kFullMask && n_waiting == 0) {
+      WarpWait& warp = warps[warp_begin / kWarpSize];
+      warp.n_waiting = 1;
+      warp.operation = operation;
+      warp.place = place;
+      warp.records[me % kWarpSize] = record;
+    }
     Suspend(operation, place);
     return;
   }
   records[me % kWarpSize] = record;
   thread.place = place;
+  warps[warp_begin / kWarpSize].n_waiting = 0;
   combine(records, mask);
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if ((mask >> lane & 1) == 0 || warp_begin + lane == me) continue;
     threads[warp_begin + lane].record = nullptr;
     MakeReady(warp_begin + lane);
   }
+}
+
+}  // namespace
+
+void Rendezvous(const char* operation, unsigned mask, void* record, Combine combine, Place place) {
+  if (mask == kFullMask && RendezvousOfAll(operation, record, combine, place)) return;
+  RendezvousOf(operation, mask, record, combine, place);
 }
 
 void* SharedArray(int take_idx, int64_t offset, int64_t n_bytes, int64_t alignment, Place place) {

@@ -10,6 +10,9 @@
 
 namespace bora {
 
+// Requests that mixes are drawn from, a multiple of 5; each is run alone first.
+extern const int kSameBytesPool;
+
 struct SameBytesLayout {
   std::string name;
   int tp_size = 1;

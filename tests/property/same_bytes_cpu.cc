@@ -4,6 +4,8 @@
 
 namespace bora {
 
+const int kSameBytesPool = 150;
+
 std::vector<SameBytesLayout> SameBytesLayouts() {
   std::vector<SameBytesLayout> layouts = {
       {"", 1, 1, WeightFormat::kF32, 500},  {"", 1, 1, WeightFormat::kBf16, 300},

@@ -34,9 +34,9 @@ namespace {
 constexpr int kMixDivisor = kSanitized ? 10 : 1;
 
 constexpr uint64_t kSeed = 7;
-constexpr int kPoolRequests = 150;
-// Behind them in the pool: of some, the same prompt with the seeds of further candidates.
-constexpr int kForkedRequests = 30;
+// Behind the pool's requests: of a fifth of them, the same prompt with the seeds of further
+// candidates.
+constexpr int kRequestsPerFork = 5;
 constexpr int kFurtherCandidates = 3;
 constexpr size_t kMaxPromptTokens = 80;
 
@@ -79,7 +79,7 @@ std::string ToString(const Mix& mix) {
 }
 
 // Of the pool's requests, the one with further candidates.
-int ForkedIdx(int fork) { return fork * (kPoolRequests / kForkedRequests); }
+int ForkedIdx(int fork) { return fork * kRequestsPerFork; }
 
 Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -99,9 +99,9 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
     request.priority = static_cast<Priority>(below(3));
     request.tenant = std::string(1, static_cast<char>('a' + below(3)));
     // Neighbours in the pool begin alike.
-    request.pool_idx = below(2) == 0 ? below(kPoolRequests)
+    request.pool_idx = below(2) == 0 ? below(kSameBytesPool)
                                      : mix.requests[below(mix.requests.size())].pool_idx ^ below(4);
-    request.pool_idx %= kPoolRequests;
+    request.pool_idx %= kSameBytesPool;
     request.prefix_cache = below(8) != 0;
     round += below(3) == 0 ? below(10) : 0;
     request.arrival_round = round;
@@ -109,14 +109,14 @@ Mix RandomMix(const std::vector<WorkRequest>& pool, uint64_t seed) {
     if (below(4) == 0) request.hold_one_in = 2 + below(6);
     if (below(8) != 0) continue;
     // Further candidates of a prompt.
-    const int fork = below(kForkedRequests);
+    const int fork = below(kSameBytesPool / kRequestsPerFork);
     request.pool_idx = ForkedIdx(fork);
     request.n_tokens_until_cancel = -1;
     const int leader = static_cast<int>(mix.requests.size()) - 1;
     const MixRequest leading = request;
     for (int k = 0; k < kFurtherCandidates; ++k) {
       MixRequest& further = mix.requests.emplace_back(leading);
-      further.pool_idx = kPoolRequests + fork * kFurtherCandidates + k;
+      further.pool_idx = kSameBytesPool + fork * kFurtherCandidates + k;
       further.candidate_of = leader;
     }
   }
@@ -281,7 +281,7 @@ class SameBytesTest : public testing::TestWithParam<SameBytesLayout> {};
 
 // Requests of which neighbours begin alike, for some length.
 std::vector<WorkRequest> MakePool() {
-  std::vector<WorkRequest> pool = RandomRequests(TinyLimits(), kPoolRequests, kSeed);
+  std::vector<WorkRequest> pool = RandomRequests(TinyLimits(), kSameBytesPool, kSeed);
   for (size_t i = 0; i < pool.size(); ++i) {
     std::vector<int32_t>& prompt = pool[i].prompt;
     prompt.resize(std::min(prompt.size(), kMaxPromptTokens));
@@ -291,7 +291,7 @@ std::vector<WorkRequest> MakePool() {
     // Those that grow long under way are the ones that run out of blocks.
     if (i % 3 == 0) pool[i].n_generate += 40;
   }
-  for (int fork = 0; fork < kForkedRequests; ++fork) {
+  for (int fork = 0; fork < kSameBytesPool / kRequestsPerFork; ++fork) {
     for (int k = 1; k <= kFurtherCandidates; ++k) {
       WorkRequest further = pool[ForkedIdx(fork)];
       further.sampling.seed += k;
@@ -347,8 +347,8 @@ TEST_P(SameBytesTest, BatchedChunkedCachedPreemptedCancelledEqualsAloneOnOneRank
       static_cast<int>(n_cached_tokens), static_cast<int>(n_preemptions), elapsed.count());
 }
 
-// Sixty-four long requests in room for two of the longest: they take blocks from each other all the
-// time, and all end with the bytes that each has alone.
+// Up to sixty-four long requests in room for two of the longest: they take blocks from each other
+// all the time, and all end with the bytes that each has alone.
 TEST(PreemptionTest, ManyLongRequestsInRoomForTwoAllEndAsAlone) {
   const SameBytesLayout layout = {"", 1, 1, WeightFormat::kBf16, 0};
   const std::vector<WorkRequest> pool = MakePool();
@@ -361,7 +361,7 @@ TEST(PreemptionTest, ManyLongRequestsInRoomForTwoAllEndAsAlone) {
   mix.limits = TinyLimits();
   mix.limits.max_num_seqs = 16;
   int64_t n_blocks = 0;
-  for (int i = 0; i < 64; ++i) {
+  for (int i = 0; i < std::min(64, kSameBytesPool); ++i) {
     MixRequest& request = mix.requests.emplace_back();
     request.pool_idx = i;
     request.prefix_cache = i % 2 == 0;

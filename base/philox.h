@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a
 // counter-based generator. A value is a pure function of (key, counter): sampling keyed by (seed,
 // position) does not depend on which step, batch or worker draws it, and dummy weights do not
-// depend on who makes them.
+// depend on who makes them. constexpr is what lets kernels call it.
 #pragma once
 
 #include <array>
@@ -10,8 +10,8 @@
 namespace bora {
 
 // Four 32-bit words for a 64-bit key and a 128-bit counter given as two 64-bit halves.
-inline std::array<uint32_t, 4> Philox4x32(uint64_t key, uint64_t counter_low,
-                                          uint64_t counter_high) {
+constexpr std::array<uint32_t, 4> Philox4x32(uint64_t key, uint64_t counter_low,
+                                             uint64_t counter_high) {
   std::array<uint32_t, 4> c = {
       static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
       static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)};
@@ -29,12 +29,12 @@ inline std::array<uint32_t, 4> Philox4x32(uint64_t key, uint64_t counter_low,
 }
 
 // Uniform in [0, 1) with 53 bits, from two words.
-inline double UniformDouble(uint32_t high, uint32_t low) {
+constexpr double UniformDouble(uint32_t high, uint32_t low) {
   const uint64_t bits = ((static_cast<uint64_t>(high) << 32) | low) >> 11;
   return static_cast<double>(bits) * 0x1p-53;
 }
 
 // Uniform in [0, 1) with 24 bits.
-inline float UniformFloat(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+constexpr float UniformFloat(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 }  // namespace bora

@@ -1,17 +1,17 @@
 // exp and log in double from plain arithmetic alone. A libm picks variants by the processor, whose
 // last bits differ; a token must not depend on that. No fused operations (-ffp-contract=off), so
-// the bits are the same on every IEEE machine. Loops over Exp vectorise.
+// the bits are the same on every IEEE machine. Loops over Exp vectorise. constexpr is what lets
+// kernels call them.
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 namespace bora {
 
 // e^x within 4 units in the last place for -708 <= x <= 709; 0 below -708, where the result would
 // be subnormal. x must not exceed 709; NaN stays NaN.
-inline double Exp(double x) {
+constexpr double Exp(double x) {
   constexpr double kRound = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
   const double shifted = x * 0x1.71547652b82fep+0 + kRound;
   const double n = shifted - kRound;
@@ -39,7 +39,7 @@ inline double Exp(double x) {
 
 // Natural logarithm of a positive, normal x within 4 units in the last place (absolutely 1e-16 near
 // x = 1).
-inline double Log(double x) {
+constexpr double Log(double x) {
   uint64_t bits = std::bit_cast<uint64_t>(x);
   int64_t exponent = static_cast<int64_t>(bits >> 52) - 1023;
   double m = std::bit_cast<double>((bits & 0xfffffffffffffull) | 0x3ff0000000000000ull);

@@ -127,6 +127,7 @@ struct AttentionWorkView {
   int64_t max_decode_items = 0;
   int64_t max_prefill_items = 0;
   int64_t max_merges = 0;
+  int64_t max_partials = 0;  // of AttentionWork::n_partials
 };
 
 // block_table: [.., max_blocks_per_row] in device memory. qkv: as RopeAndStoreKv left it, float.
@@ -139,6 +140,13 @@ struct AttentionWorkView {
 // rounded to bf16, their sum and the values' added by instructions over ascending positions. Splits
 // are merged in ascending order. Slots that were never written may hold NaN: neither they nor
 // another sequence's values reach a result.
+//
+// Error against exact arithmetic on the rounded query, keys and values, with eps = 2^-24, S and V
+// as above, the instructions' sums as in kernels/matmul.h and n_split <= 512 the positions of a
+// split: a score's is at most s = (4 head_dim + 7) S eps; a weight's relative error before it is
+// rounded to bf16 w = 2 s + (3 S + 4) eps; what a weight is scaled by later adds f = s + (31 S +
+// 75) eps; the sums (4 n_split + 6 + (2 S + 6) (splits - 1)) eps each; 2 V of these, and the
+// result's rounding.
 void PagedAttention(CudaDevice& device, const AttentionWorkView& work, const int32_t* block_table,
                     int64_t max_blocks_per_row, int64_t local_n_heads, const float* qkv,
                     const KvLayerView& cache, Bf16* out);

@@ -65,6 +65,13 @@ __device__ inline void AwaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kNewest) : "memory");
 }
 
+// Both rounded to bf16, `low` in the low half.
+__device__ inline uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
 // 2^x within 2 units in the last place; results below 2^-126 are 0.
 __device__ inline float Exp2(float x) {
   float y;

@@ -1,19 +1,16 @@
 #include "kernels/sample.h"
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 
 #include "base/check.h"
 #include "base/philox.h"
 #include "kernels/exact_math.h"
 #include "kernels/simd.h"
+#include "kernels/token_order.h"
 
 namespace bora {
 namespace {
-
-// Upper half of the Philox counter, so that no other use of the same seed draws the same numbers.
-constexpr uint64_t kSamplingStream = 0x73616d706c65;  // "sample"
 
 // First piece of the vocabulary that is sorted; each further piece is four times as long. Most
 // draws at temperature 1 end within it.
@@ -38,15 +35,6 @@ void AddToLanes(const double* values, int64_t n, double (&lanes)[kSumLanes]) {
   for (; i < n; ++i) sums[i % kSumLanes] += values[i];
   std::copy_n(sums, kSumLanes, lanes);
 }
-
-// Orders tokens by logit, greatest first, then by id: ascending keys. -0 equals 0.
-uint64_t OrderKey(float logit, int64_t token_id) {
-  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
-  const uint32_t descending = (bits & 0x80000000u) != 0 ? bits : ~(bits | 0x80000000u);
-  return (uint64_t{descending} << 32) | static_cast<uint64_t>(token_id);
-}
-
-int32_t TokenOf(uint64_t key) { return static_cast<int32_t>(key & 0xffffffffu); }
 
 // log(sum exp(logits)), max being the greatest of them.
 double LogSumExp(const SimdKernels& simd, absl::Span<const float> logits, double max) {
@@ -214,9 +202,9 @@ int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const flo
     total = kept;
   }
 
-  const auto words =
-      Philox4x32(sampling.seed, static_cast<uint64_t>(row.position), kSamplingStream);
-  const double target = UniformDouble(words[0], words[1]) * total;
+  const uint64_t bits = SamplingBits(sampling.seed, row.position);
+  const double target =
+      UniformDouble(static_cast<uint32_t>(bits >> 32), static_cast<uint32_t>(bits)) * total;
   double cumulative = 0;
   int32_t token_id = best;
   for (int64_t i = 0; i < n_kept; ++i) {

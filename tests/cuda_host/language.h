@@ -24,18 +24,19 @@
 namespace bora::cuda_host {
 
 enum class ShuffleKind { kIndex, kUp, kDown, kXor };
-uint32_t Shuffle(ShuffleKind kind, unsigned mask, uint32_t value, int operand, int width,
+uint64_t Shuffle(ShuffleKind kind, unsigned mask, uint64_t value, int operand, int width,
                  Place place);
 unsigned Ballot(unsigned mask, bool predicate, Place place);
 void WarpBarrier(unsigned mask, Place place);
+uint32_t AtomicAdd(uint32_t* address, uint32_t value, Place place);
 
 template <typename T>
 T ShuffleAs(ShuffleKind kind, unsigned mask, T value, int operand, int width, Place place) {
-  static_assert(sizeof(T) == sizeof(uint32_t));
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
+  static_assert(sizeof(T) == sizeof(uint32_t) || sizeof(T) == sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(value));
   bits = Shuffle(kind, mask, bits, operand, width, place);
-  std::memcpy(&value, &bits, sizeof(bits));
+  std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
@@ -81,4 +82,17 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
 inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
                               int line = __builtin_LINE()) {
   return bora::cuda_host::Ballot(mask, predicate != 0, {file, line});
+}
+
+inline uint32_t atomicAdd(uint32_t* address, uint32_t value, const char* file = __builtin_FILE(),
+                          int line = __builtin_LINE()) {
+  return bora::cuda_host::AtomicAdd(address, value, {file, line});
+}
+
+// 1 + the index of the lowest bit that is set, 0 without any.
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
+
+// The upper half of the product.
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }

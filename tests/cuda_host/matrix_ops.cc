@@ -118,6 +118,10 @@ float Ex2(float x) {
   return y < 0x1p-126f ? 0.0f : y;
 }
 
+uint32_t CvtBf16x2(float low, float high) {
+  return ToBf16(low).bits | uint32_t{ToBf16(high).bits} << 16;
+}
+
 void ResetBankCounts() { counts = {}; }
 BankCounts bank_counts() { return counts; }
 

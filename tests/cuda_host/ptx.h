@@ -15,6 +15,7 @@ void CpAsync(void* shared, const void* global, int n_bytes, Place place);
 void CpAsyncCommit();
 void CpAsyncWait(int n_newest);
 float Ex2(float x);
+uint32_t CvtBf16x2(float low, float high);
 
 // The shared memory cycles of ldmatrix since the last reset: a phase reads the 8 rows of a matrix
 // in one cycle, and one more for every further row that a bank must serve.
@@ -54,6 +55,8 @@ template <int kNewest>
 void AwaitCopies() {
   cuda_host::CpAsyncWait(kNewest);
 }
+
+inline uint32_t PackBf16(float low, float high) { return cuda_host::CvtBf16x2(low, high); }
 
 inline float Exp2(float x) { return cuda_host::Ex2(x); }
 

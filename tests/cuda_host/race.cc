@@ -20,7 +20,7 @@ namespace {
 
 constexpr uintptr_t kCellBytes = 2;
 constexpr uintptr_t kPageBytes = 4096;
-constexpr int kNoReaders = -1;
+constexpr int kOneThread = -1;
 
 // The last access of one kind: by thread `thread` of block `block` at its time `time`. Blocks are
 // numbered over all launches, from 1 on.
@@ -31,12 +31,18 @@ struct Access {
   const void* pc = nullptr;
 };
 
+// Accesses of one kind that are no race with one another: reads, or atomic operations.
+struct Accesses {
+  Access last;
+  // Index into `thread_times` when several unordered threads of last.block took part.
+  int times_idx = kOneThread;
+  bool by_other_blocks = false;  // of the launch, before last.block
+};
+
 struct Cell {
   Access write;
-  Access read;
-  // Index into `reader_times` when several unordered threads of read.block have read.
-  int readers_idx = kNoReaders;
-  bool read_by_other_blocks = false;  // of the launch, before read.block
+  Accesses reads;
+  Accesses atomics;
   bool unwritten = false;
 };
 
@@ -55,7 +61,7 @@ int n_threads_now = 0;
 // clocks[t * n_threads + u]: up to which time of thread u everything happened before thread t's
 // next access. A thread's own entry is its time.
 std::vector<uint32_t> clocks;
-std::vector<std::vector<uint32_t>> reader_times;  // [.][n_threads], 0: has not read
+std::vector<std::vector<uint32_t>> thread_times;  // [.][n_threads], 0: took no part
 
 uint32_t& ClockOf(int thread_idx, int other_idx) {
   return clocks[static_cast<size_t>(thread_idx) * n_threads_now + other_idx];
@@ -108,39 +114,56 @@ bool Ordered(const Access& before, int thread_idx) {
   return before.thread == thread_idx || ClockOf(thread_idx, before.thread) >= before.time;
 }
 
+void Add(Accesses& accesses, const Access& now) {
+  const Access& last = accesses.last;
+  if (last.block != block_now) {
+    accesses.by_other_blocks = last.block >= launch_first_block;
+    accesses.times_idx = kOneThread;
+  } else if (accesses.times_idx == kOneThread && !Ordered(last, now.thread)) {
+    accesses.times_idx = static_cast<int>(thread_times.size());
+    thread_times.emplace_back(n_threads_now, 0);
+    thread_times.back()[last.thread] = last.time;
+  }
+  if (accesses.times_idx != kOneThread) thread_times[accesses.times_idx][now.thread] = now.time;
+  accesses.last = now;
+}
+
+// Ends the process with `what` unless all the accesses happened before.
+void CheckOrdered(const Accesses& accesses, const Access& now, const char* what,
+                  uintptr_t address) {
+  const Access& last = accesses.last;
+  if (!Ordered(last, now.thread)) Report(what, &last, now, address);
+  if (last.block >= launch_first_block && accesses.by_other_blocks) {
+    Report((std::string(what) + " by several blocks").c_str(), &last, now, address);
+  }
+  if (last.block == block_now && accesses.times_idx != kOneThread) {
+    const std::vector<uint32_t>& times = thread_times[accesses.times_idx];
+    for (int i = 0; i < n_threads_now; ++i) {
+      const Access access = {block_now, times[i], i, last.pc};
+      if (!Ordered(access, now.thread)) Report(what, &access, now, address);
+    }
+  }
+}
+
 void ReadCell(Cell& cell, const Access& now, uintptr_t address) {
   if (cell.unwritten) Report("read of what nobody has written", nullptr, now, address);
   if (!Ordered(cell.write, now.thread)) Report("read after write", &cell.write, now, address);
-  if (cell.read.block != block_now) {
-    cell.read_by_other_blocks = cell.read.block >= launch_first_block;
-    cell.readers_idx = kNoReaders;
-  } else if (cell.readers_idx == kNoReaders && !Ordered(cell.read, now.thread)) {
-    cell.readers_idx = static_cast<int>(reader_times.size());
-    reader_times.emplace_back(n_threads_now, 0);
-    reader_times.back()[cell.read.thread] = cell.read.time;
-  }
-  if (cell.readers_idx != kNoReaders) reader_times[cell.readers_idx][now.thread] = now.time;
-  cell.read = now;
+  CheckOrdered(cell.atomics, now, "read after atomic", address);
+  Add(cell.reads, now);
 }
 
 void WriteCell(Cell& cell, const Access& now, uintptr_t address) {
   if (!Ordered(cell.write, now.thread)) Report("write after write", &cell.write, now, address);
-  if (!Ordered(cell.read, now.thread)) Report("write after read", &cell.read, now, address);
-  if (cell.read.block >= launch_first_block && cell.read_by_other_blocks) {
-    Report("write after read by several blocks", &cell.read, now, address);
-  }
-  if (cell.read.block == block_now && cell.readers_idx != kNoReaders) {
-    const std::vector<uint32_t>& times = reader_times[cell.readers_idx];
-    for (int i = 0; i < n_threads_now; ++i) {
-      const Access read = {block_now, times[i], i, cell.read.pc};
-      if (!Ordered(read, now.thread)) Report("write after read", &read, now, address);
-    }
-  }
-  cell.write = now;
-  cell.read = {};
-  cell.readers_idx = kNoReaders;
-  cell.read_by_other_blocks = false;
-  cell.unwritten = false;
+  CheckOrdered(cell.reads, now, "write after read", address);
+  CheckOrdered(cell.atomics, now, "write after atomic", address);
+  cell = {.write = now};
+}
+
+void AtomicCell(Cell& cell, const Access& now, uintptr_t address) {
+  if (cell.unwritten) Report("atomic on what nobody has written", nullptr, now, address);
+  if (!Ordered(cell.write, now.thread)) Report("atomic after write", &cell.write, now, address);
+  CheckOrdered(cell.reads, now, "atomic after read", address);
+  Add(cell.atomics, now);
 }
 
 using CellFunction = void (*)(Cell&, const Access&, uintptr_t);
@@ -174,7 +197,7 @@ void BeginRaceBlock(int n_threads) {
   n_threads_now = n_threads;
   clocks.assign(static_cast<size_t>(n_threads) * n_threads, 0);
   for (int i = 0; i < n_threads; ++i) ClockOf(i, i) = 1;
-  reader_times.clear();
+  thread_times.clear();
 }
 
 void JoinAllClocks() {
@@ -211,6 +234,10 @@ void RecordRead(int thread_idx, const void* address, int64_t n_bytes, const void
 
 void RecordWrite(int thread_idx, const void* address, int64_t n_bytes, const void* pc) {
   if (instrumented) Record(WriteCell, thread_idx, address, n_bytes, pc);
+}
+
+void RecordAtomic(int thread_idx, const void* address, int64_t n_bytes, const void* pc) {
+  if (instrumented) Record(AtomicCell, thread_idx, address, n_bytes, pc);
 }
 
 void SetWritten(const void* address, int64_t n_bytes, bool written) {

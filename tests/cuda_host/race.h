@@ -4,7 +4,8 @@
 // The stock runtime library is not linked: it knows neither blocks nor shared memory.
 //
 // Barriers and __syncwarp order memory; shuffles, votes, ldmatrix and mma do not. Blocks of a
-// launch are never ordered, launches always.
+// launch are never ordered, launches always. Atomic operations are no race with one another, and
+// order nothing.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ void JoinWarpClocks(unsigned mask);
 // block. pc: where in the kernel.
 void RecordRead(int thread_idx, const void* address, int64_t n_bytes, const void* pc);
 void RecordWrite(int thread_idx, const void* address, int64_t n_bytes, const void* pc);
+void RecordAtomic(int thread_idx, const void* address, int64_t n_bytes, const void* pc);
 
 // Says whether memory has defined contents: reading memory that has none is an error until it is
 // written. Memory counts as written unless told otherwise; tell before it is freed, too.

@@ -17,6 +17,36 @@ __global__ void BallotKernel(unsigned* out) {
   out[threadIdx.x] = __ballot_sync(kFullMask, threadIdx.x % 3 == 0);
 }
 
+__global__ void WideWordsKernel(uint64_t* out) {
+  const int lane = threadIdx.x;
+  const uint64_t mine = lane + (uint64_t{1} << 40) * (lane + 1);
+  out[lane] = __shfl_down_sync(kFullMask, mine, 1);
+  out[32 + lane] = __shfl_xor_sync(kFullMask, mine, 1);
+  out[64 + lane] = __umul64hi(mine, (uint64_t{1} << 63) + lane);
+}
+
+__global__ void CountKernel(CountBug bug, const int* in, uint32_t* out) {
+  const int thread = threadIdx.x;
+  Shared shared;
+  uint32_t* counts = shared.Take<uint32_t>(kCountBins);
+  if (bug != CountBug::kDoesNotClear && thread < kCountBins) counts[thread] = 0;
+  if (bug != CountBug::kNoBarrierAfterClearing) __syncthreads();
+  int bin = in[blockIdx.x * 64 + thread] % kCountBins;
+  if (bug == CountBug::kOneBinTooFar && thread == 63) bin = kCountBins;
+  if (bug == CountBug::kOneThreadAddsWithoutAtomic && thread == 63) {
+    ++counts[bin];
+  } else {
+    atomicAdd(&counts[bin], 1u);
+  }
+  if (bug != CountBug::kNoBarrierBeforeReading) __syncthreads();
+  if (thread >= kCountBins) return;
+  if (bug == CountBug::kBlocksAddWithoutAtomic && blockIdx.x == 1) {
+    out[thread] += counts[thread];
+  } else {
+    atomicAdd(&out[thread], counts[thread]);
+  }
+}
+
 __global__ void RingKernel(int n_rounds, int* out) {
   const int n_threads = blockDim.x;
   const int me = threadIdx.x;
@@ -75,6 +105,18 @@ void RunShuffles(CudaDevice& device, int operand, int width, const float* in, fl
 
 void RunBallot(CudaDevice& device, int n_threads, unsigned* out) {
   LaunchKernel(device, {.n_threads = n_threads}, BallotKernel, out);
+}
+
+void RunWideWords(CudaDevice& device, uint64_t* out) {
+  LaunchKernel(device, {.n_threads = 32}, WideWordsKernel, out);
+}
+
+void RunCount(CudaDevice& device, CountBug bug, int n_blocks, const int* in, uint32_t* out) {
+  LaunchKernel(device,
+               {.n_blocks_x = n_blocks,
+                .n_threads = 64,
+                .shared_bytes = SharedBytes().Add<uint32_t>(kCountBins).bytes()},
+               CountKernel, bug, in, out);
 }
 
 void RunRing(CudaDevice& device, int n_blocks, int n_threads, int n_rounds, int* out) {

@@ -52,6 +52,30 @@ TEST_P(ShimTest, BallotCountsItsWarp) {
   }
 }
 
+TEST_P(ShimTest, WordsOf64BitsArriveWhole) {
+  std::vector<uint64_t> out(3 * 32);
+  RunWideWords(device_, out.data());
+  for (uint64_t lane = 0; lane < 32; ++lane) {
+    const auto word = [](uint64_t of_lane) {
+      return of_lane + (uint64_t{1} << 40) * (of_lane + 1);
+    };
+    EXPECT_EQ(out[lane], word(lane < 31 ? lane + 1 : lane));
+    EXPECT_EQ(out[32 + lane], word(lane ^ 1));
+    // word * lane / 2^64 is below 1/2.
+    EXPECT_EQ(out[64 + lane], word(lane) / 2);
+  }
+}
+
+TEST_P(ShimTest, AtomicsAddUp) {
+  constexpr int kBlocks = 3;
+  std::vector<int> in(kBlocks * 64);
+  for (int i = 0; i < kBlocks * 64; ++i) in[i] = i * i;
+  std::vector<uint32_t> want(kCountBins, 7), out(kCountBins, 7);
+  for (const int value : in) ++want[value % kCountBins];
+  RunCount(device_, CountBug::kNone, kBlocks, in.data(), out.data());
+  EXPECT_EQ(out, want);
+}
+
 TEST_P(ShimTest, BarriersOrderSharedMemory) {
   for (int n_threads : {32, 96, 1024}) {
     std::vector<int> out(2 * n_threads, -1);
@@ -208,6 +232,48 @@ TEST_P(MisuseDeathTest, ReadsWhatNobodyHasWritten) {
                "read of what nobody has written of global memory");
   SetWritten(in.data(), 64 * sizeof(int), true);
   RunMisuse(device_, Misuse::kNone, 1, in.data(), out.data());
+}
+
+class CountDeathTest : public CudaHostTest {
+ protected:
+  // Expects the race program to end with a message; the other one sees nothing wrong.
+  void ExpectRace(CountBug bug, const std::string& want, int n_blocks = 1) {
+    if (!HasRaceDetector()) return;
+    EXPECT_DEATH(Run(bug, n_blocks), want);
+  }
+  void Run(CountBug bug, int n_blocks) {
+    std::vector<int> in(n_blocks * 64);
+    std::iota(in.begin(), in.end(), 0);
+    std::vector<uint32_t> out(kCountBins);
+    RunCount(device_, bug, n_blocks, in.data(), out.data());
+  }
+};
+INSTANTIATE_TEST_SUITE_P(, CountDeathTest, testing::ValuesIn(AllRunOptions()), RunOptionsName);
+
+TEST_P(CountDeathTest, DoesNotClear) {
+  ExpectRace(CountBug::kDoesNotClear, "atomic on what nobody has written of shared memory");
+}
+
+TEST_P(CountDeathTest, NoBarrierAfterClearing) {
+  ExpectRace(CountBug::kNoBarrierAfterClearing, "atomic after write of shared memory");
+}
+
+TEST_P(CountDeathTest, NoBarrierBeforeReading) {
+  ExpectRace(CountBug::kNoBarrierBeforeReading,
+             "(read after atomic|atomic after read) of shared memory");
+}
+
+TEST_P(CountDeathTest, OneThreadAddsWithoutAtomic) {
+  ExpectRace(CountBug::kOneThreadAddsWithoutAtomic, "read after atomic of shared memory");
+}
+
+TEST_P(CountDeathTest, BlocksAddWithoutAtomic) {
+  ExpectRace(CountBug::kBlocksAddWithoutAtomic, "read after atomic of global memory", 2);
+}
+
+TEST_P(CountDeathTest, OneBinTooFar) {
+  if (!HasAddressSanitizer()) return;
+  EXPECT_DEATH(Run(CountBug::kOneBinTooFar, 1), "atomicAdd outside of an array");
 }
 
 }  // namespace

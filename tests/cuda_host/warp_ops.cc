@@ -11,11 +11,11 @@ namespace {
 
 struct ShuffleRecord {
   ShuffleKind kind;
-  uint32_t value;
+  uint64_t value;
   int operand;
   int width;
   Place place;
-  uint32_t result;
+  uint64_t result;
 };
 
 // The lane that a lane reads, by the PTX definition of shfl: its own where the other is outside its
@@ -83,7 +83,7 @@ const char* ShuffleName(ShuffleKind kind) {
 
 }  // namespace
 
-uint32_t Shuffle(ShuffleKind kind, unsigned mask, uint32_t value, int operand, int width,
+uint64_t Shuffle(ShuffleKind kind, unsigned mask, uint64_t value, int operand, int width,
                  Place place) {
   ShuffleRecord record = {kind, value, operand, width, place, 0};
   Rendezvous(ShuffleName(kind), mask, &record, CombineShuffle, place);

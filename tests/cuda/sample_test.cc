@@ -1,0 +1,477 @@
+// Sample of CUDA against a model of its rules that sorts, the float64 reference, and the CPU's
+// form.
+#include "kernels/sample.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/exact_math.h"
+#include "tests/cuda/cuda_testing.h"
+#include "tests/kernels/op_testing.h"
+#include "tests/reference/reference.h"
+
+namespace bora {
+namespace {
+
+using testing::AnyOf;
+using testing::ElementsAre;
+
+// Logits with ties, in no order.
+std::vector<float> Logits(int64_t vocab_size, float scale, uint64_t seed) {
+  std::vector<float> logits = RandomFloats(vocab_size, seed);
+  for (float& logit : logits) logit = std::round(logit * 16) / 16 * scale;
+  return logits;
+}
+
+// Best first, the lowest id of equals.
+std::vector<int32_t> InOrder(const std::vector<float>& logits) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  return order;
+}
+
+// What one test row asks for.
+struct Request {
+  std::vector<float> logits;
+  SamplingParams sampling;
+  int32_t position = 0;
+  int32_t n_generated_tokens = 0;
+  int32_t target_token_id = -1;
+  bool skipped = false;
+};
+
+using Wide = unsigned __int128;
+
+// Whether kept >= top_p * total, exactly.
+bool Reaches(uint64_t kept, float top_p, uint64_t total) {
+  int exponent = 0;
+  const auto mantissa = static_cast<uint64_t>(std::ldexp(std::frexp(top_p, &exponent), 24));
+  const int shift = 24 - exponent;  // top_p = mantissa * 2^-shift
+  // A top_p below 2^-40 asks for less than the best token's 2^44 of at most 2^63.
+  return shift > 64 ? kept > 0 : Wide{kept} << shift >= Wide{mantissa} * total;
+}
+
+// The contract of kernels/sample.h word by word: sort, restrict, walk.
+int32_t ModelDraw(const Request& request) {
+  const SamplingParams& sampling = request.sampling;
+  const std::vector<float>& logits = request.logits;
+  std::vector<int32_t> order = InOrder(logits);
+  if (request.n_generated_tokens < sampling.min_tokens) {
+    const std::vector<int32_t> all = order;
+    for (const int32_t id : sampling.stop_token_ids) std::erase(order, id);
+    if (order.empty()) order = all;
+  }
+  if (sampling.temperature == 0) return order[0];
+  if (sampling.top_k > 0 && sampling.top_k < static_cast<int64_t>(order.size())) {
+    order.resize(sampling.top_k);
+  }
+  const double max = logits[order[0]];
+  const double inverse_temperature = 1 / double{sampling.temperature};
+  std::vector<uint64_t> weights(logits.size());
+  uint64_t total = 0;
+  for (const int32_t id : order) {
+    const double weight = Exp((logits[id] - max) * inverse_temperature) * 0x1p44 + 0.5;
+    weights[id] = static_cast<uint64_t>(weight);
+    total += weights[id];
+  }
+  if (sampling.top_p < 1) {
+    uint64_t kept = 0;
+    size_t n = 0;
+    while (!Reaches(kept, sampling.top_p, total) || n == 0) kept += weights[order[n++]];
+    order.resize(n);
+  }
+  std::erase_if(order, [&](int32_t id) {
+    return static_cast<double>(weights[id]) < double{sampling.min_p} * 0x1p44;
+  });
+  std::sort(order.begin(), order.end());
+  total = 0;
+  for (const int32_t id : order) total += weights[id];
+  const auto words = Philox4x32(sampling.seed, request.position, 0x73616d706c65);
+  const uint64_t fraction = (uint64_t{words[0]} << 32 | words[1]) >> 11;
+  const auto target = static_cast<uint64_t>(Wide{fraction} * total >> 53);
+  uint64_t cumulative = 0;
+  for (const int32_t id : order) {
+    cumulative += weights[id];
+    if (cumulative > target) return id;
+  }
+  return -1;
+}
+
+class CudaSampleTest : public CudaTest {
+ protected:
+  // One launch; row i has slot i. All logits are of one vocabulary.
+  std::vector<SampledToken> Run(const std::vector<Request>& requests) {
+    const int64_t n = static_cast<int64_t>(requests.size());
+    const int64_t vocab_size = n == 0 ? 1 : static_cast<int64_t>(requests[0].logits.size());
+    std::vector<float> logits;
+    std::vector<CudaSampleRow> rows;
+    std::vector<CudaSampling> sampling;
+    for (const Request& request : requests) {
+      CHECK_EQ(static_cast<int64_t>(request.logits.size()), vocab_size);
+      logits.insert(logits.end(), request.logits.begin(), request.logits.end());
+      const auto slot = static_cast<int32_t>(rows.size());
+      rows.push_back({request.skipped ? -1 : slot, request.position, request.n_generated_tokens,
+                      request.target_token_id});
+      sampling.push_back(ToCudaSampling(request.sampling));
+    }
+    const DeviceArray<float> device_logits(logits);
+    const DeviceArray<CudaSampleRow> device_rows(rows);
+    const DeviceArray<CudaSampling> device_sampling(sampling);
+    DeviceArray<CudaSampledToken> sampled(n);
+    DeviceArray<int32_t> last_tokens(std::vector<int32_t>(n, kUntouched));
+    Sample(Device(SampleScratchBytes(n, vocab_size)), {.n_rows = n,
+                                                       .vocab_size = vocab_size,
+                                                       .logits = device_logits.data(),
+                                                       .rows = device_rows.data(),
+                                                       .sampling = device_sampling.data(),
+                                                       .sampled = sampled.data(),
+                                                       .last_tokens = last_tokens.data()});
+    last_tokens_ = last_tokens.ToHost();
+    raw_ = sampled.ToHost();
+    std::vector<SampledToken> tokens;
+    for (int64_t i = 0; i < n; ++i) {
+      tokens.push_back(rows[i].slot < 0 ? SampledToken() : ToSampledToken(raw_[i], rows[i]));
+    }
+    return tokens;
+  }
+
+  SampledToken RunOne(const Request& request) { return Run({request})[0]; }
+
+  // The token at each of n positions.
+  std::vector<int32_t> Draws(const std::vector<float>& logits, const SamplingParams& sampling,
+                             int32_t n) {
+    std::vector<Request> requests;
+    for (int32_t i = 0; i < n; ++i) requests.push_back({logits, sampling, i});
+    std::vector<int32_t> ids;
+    for (const SampledToken& token : Run(requests)) ids.push_back(token.token_id);
+    return ids;
+  }
+
+  static constexpr int32_t kUntouched = -7;
+  std::vector<CudaSampledToken> raw_;  // of the last run
+  std::vector<int32_t> last_tokens_;
+};
+INSTANTIATE_TEST_SUITE_P(, CudaSampleTest, testing::ValuesIn(CudaRunModes()), CudaRunModeName);
+
+SampledToken OnCpu(const Request& request, int32_t slot = 0) {
+  CpuDevice device(1);
+  std::vector<SampledToken> out;
+  Sample(device, static_cast<int64_t>(request.logits.size()),
+         {{request.logits.data(), &request.sampling, slot, request.position,
+           request.n_generated_tokens, request.target_token_id}},
+         &out);
+  return out[0];
+}
+
+// Any combination of restrictions, from none to all.
+Request RandomRequest(int64_t vocab_size, uint64_t seed) {
+  const auto words = Philox4x32(seed, 99, 0), more = Philox4x32(seed, 99, 1);
+  Request request;
+  request.logits = Logits(vocab_size, seed % 5 == 0 ? 40 : 5, seed);
+  request.position = static_cast<int32_t>(more[0] % 10000);
+  request.sampling = {
+      .temperature = std::exp(4 * UniformFloat(words[0]) - 2),
+      .top_p = words[1] % 3 == 0 ? 1.0f : 0.05f + 0.949f * UniformFloat(words[1]),
+      .top_k = words[2] % 3 == 0 ? 0 : static_cast<int32_t>(words[2] % (vocab_size + 9)),
+      .min_p = words[3] % 3 == 0 ? 0.05f * UniformFloat(words[3]) : 0.0f,
+      .seed = seed};
+  if (more[1] % 3 == 0) {
+    request.sampling.min_tokens = 1;
+    for (int32_t id = more[2] % 5; id < vocab_size && request.sampling.stop_token_ids.size() < 50;
+         id += 1 + more[3] % 40) {
+      request.sampling.stop_token_ids.push_back(id);
+    }
+  }
+  return request;
+}
+
+TEST_P(CudaSampleTest, DrawsWhatTheModelDraws) {
+  struct Size {
+    int64_t vocab_size;
+    int n_rows;
+  };
+  for (const Size size : {Size{0, 0},
+                          {1, 3},
+                          {2, 8},
+                          {7, 20},
+                          {33, 20},
+                          {96, 30},
+                          {1000, 20},
+                          {1024, 12},
+                          {4099, 4}}) {
+    std::vector<Request> requests;
+    for (int i = 0; i < size.n_rows; ++i) {
+      requests.push_back(RandomRequest(size.vocab_size, 1000 * size.vocab_size + i));
+    }
+    const std::vector<SampledToken> got = Run(requests);
+    for (int i = 0; i < size.n_rows; ++i) {
+      EXPECT_EQ(got[i].token_id, ModelDraw(requests[i])) << size.vocab_size << " row " << i;
+      EXPECT_EQ(last_tokens_[i], got[i].token_id);
+    }
+  }
+}
+
+TEST_P(CudaSampleTest, DrawsFromAWholeVocabulary) {
+  const int64_t vocab_size = 32000;
+  Request nucleus = {RandomFloats(vocab_size, 3), {.temperature = 0.3f, .top_p = 0.9f, .seed = 7}};
+  EXPECT_EQ(RunOne(nucleus).token_id, ModelDraw(nucleus));
+  Request plain = {RandomFloats(vocab_size, 4), {.top_k = 31000, .seed = 7}};
+  EXPECT_EQ(RunOne(plain).token_id, ModelDraw(plain));
+}
+
+// Pearson's chi-square of draws against the float64 reference, as in tests/kernels/sample_test.cc:
+// with d degrees of freedom the statistic has mean d and variance 2d; d + 4 sqrt(2d) + 8 is
+// exceeded with a probability below 1e-4. The seed is fixed, so it either always passes or never.
+TEST_P(CudaSampleTest, DrawsFollowTheReferenceDistribution) {
+  constexpr int32_t kDraws = 3000;
+  struct Case {
+    int64_t vocab_size;
+    SamplingParams sampling;
+    std::vector<int32_t> banned;
+  };
+  const std::vector<Case> cases = {
+      {7, {}, {}},
+      {40, {.temperature = 0.7f}, {}},
+      {40, {.temperature = 1.5f, .top_p = 0.9f, .top_k = 20, .min_p = 0.02f}, {}},
+      {40, {.top_p = 0.9f, .min_tokens = 1, .stop_token_ids = {3, 10, 39}}, {3, 10, 39}},
+  };
+  for (size_t c = 0; c < cases.size(); ++c) {
+    SamplingParams sampling = cases[c].sampling;
+    sampling.seed = 12345 + c;
+    const std::vector<float> logits = Logits(cases[c].vocab_size, 2, c);
+    const std::vector<double> probs =
+        reference::SamplingDistribution(ToDoubles(logits), {.temperature = sampling.temperature,
+                                                            .top_k = sampling.top_k,
+                                                            .top_p = sampling.top_p,
+                                                            .min_p = sampling.min_p,
+                                                            .banned_ids = cases[c].banned});
+    std::vector<double> counts(cases[c].vocab_size);
+    for (const int32_t id : Draws(logits, sampling, kDraws)) ++counts.at(id);
+    // Tokens expected fewer than 5 times share a cell.
+    double statistic = 0, rest_expected = 0, rest_count = 0, n_cells = 0;
+    const auto add_cell = [&](double expected, double count) {
+      statistic += (count - expected) * (count - expected) / expected;
+      ++n_cells;
+    };
+    for (size_t id = 0; id < probs.size(); ++id) {
+      const double expected = probs[id] * kDraws;
+      if (expected == 0) {
+        EXPECT_EQ(counts[id], 0) << "case " << c << " token " << id;
+      } else if (expected < 5) {
+        rest_expected += expected;
+        rest_count += counts[id];
+      } else {
+        add_cell(expected, counts[id]);
+      }
+    }
+    if (rest_expected > 0) add_cell(rest_expected, rest_count);
+    const double degrees = n_cells - 1;
+    std::printf("chi-square case %zu: %.1f, degrees %.0f\n", c, statistic, degrees);
+    EXPECT_LE(statistic, degrees + 4 * std::sqrt(2 * degrees) + 8) << "case " << c;
+  }
+}
+
+TEST_P(CudaSampleTest, ExtremeParametersGiveTheirLimit) {
+  const std::vector<float> logits = {0.5f, 2.0f, 1.9999f, 2.0f, -3e38f, 1.0f};
+  const auto draws = [&](const SamplingParams& sampling) { return Draws(logits, sampling, 60); };
+  // The two best tie; everything else is 100 temperatures away or more.
+  EXPECT_THAT(draws({.temperature = 1e-6f}), testing::Each(AnyOf(1, 3)));
+  EXPECT_THAT(draws({.temperature = 1e-45f}), testing::Each(AnyOf(1, 3)));
+  EXPECT_THAT(draws({.min_p = 1}), testing::Each(AnyOf(1, 3)));
+  EXPECT_THAT(draws({.top_p = 1e-9f}), testing::Each(1));
+  EXPECT_THAT(draws({.top_p = 1e-45f}), testing::Each(1));
+  EXPECT_THAT(draws({.top_k = 1}), testing::Each(1));
+  // -3e38 has no weight even at temperature 1e6; all others have about the same.
+  const std::vector<int32_t> hot = draws({.temperature = 1e6f, .top_k = kMaxTopK});
+  for (int32_t id = 0; id < 6; ++id) {
+    EXPECT_EQ(std::count(hot.begin(), hot.end(), id) > 0, id != 4) << id;
+  }
+  // What no token is ruled out by changes nothing.
+  EXPECT_EQ(draws({.top_k = kMaxTopK}), draws({}));
+  EXPECT_EQ(draws({.top_k = 6}), draws({}));
+  EXPECT_EQ(draws({.min_p = 1e-30f}), draws({}));
+}
+
+// A restriction ends among equals: the lowest ids stay.
+TEST_P(CudaSampleTest, TiesAtARestrictionGoToTheLowestIds) {
+  const int64_t vocab_size = 1000;
+  std::vector<float> equal(vocab_size, -0.0f);
+  for (int64_t id = 0; id < vocab_size; id += 2) equal[id] = 0.0f;  // equal to -0
+  // 0.25 of 1000 equal tokens are exactly 250.
+  for (const SamplingParams& sampling :
+       {SamplingParams{.top_k = 250, .seed = 3}, SamplingParams{.top_p = 0.25f, .seed = 3}}) {
+    const std::vector<int32_t> drawn = Draws(equal, sampling, 12);
+    for (int32_t position = 0; position < 12; ++position) {
+      EXPECT_EQ(drawn[position], ModelDraw({equal, sampling, position}));
+      EXPECT_LT(drawn[position], 250);
+    }
+  }
+  // One above the crowd, the second of which is at 501: top_k 3 takes 700, 1, 501.
+  std::vector<float> few(vocab_size, -5.0f);
+  few[700] = 1.0f;
+  few[1] = few[501] = few[502] = 0.75f;
+  EXPECT_THAT(Draws(few, {.top_k = 3}, 30), testing::Each(AnyOf(700, 1, 501)));
+  EXPECT_THAT(Draws(few, {.top_k = 3}, 30), testing::Contains(501));
+  // Their probabilities are 1, 0.78, 0.78, 0.78 of about 10: each is a prefix of its own.
+  const double total = 1 + 3 * std::exp(-0.25) + 996 * std::exp(-6.0);
+  for (int n_kept = 1; n_kept <= 4; ++n_kept) {
+    const auto top_p = static_cast<float>((0.7 + (n_kept - 1) * std::exp(-0.25)) / total);
+    const std::vector<int32_t> drawn = Draws(few, {.top_p = top_p}, 12);
+    const std::vector<int32_t> order = {700, 1, 501, 502};
+    for (const int32_t id : drawn) {
+      EXPECT_LT(std::find(order.begin(), order.end(), id) - order.begin(), n_kept) << top_p;
+    }
+  }
+}
+
+TEST_P(CudaSampleTest, ARowDoesNotDependOnTheOthers) {
+  for (int64_t vocab_size : {50, 1030}) {
+    Request request = RandomRequest(vocab_size, 4);
+    request.sampling.n_logprobs = 5;
+    request.sampling.top_p = 0.8f;
+    const SampledToken alone = RunOne(request);
+    std::vector<Request> batch;
+    for (uint64_t seed = 10; seed < 14; ++seed) batch.push_back(RandomRequest(vocab_size, seed));
+    batch[1].logits[7] = NAN;
+    for (size_t at : {0, 2, 4}) {
+      std::vector<Request> with = batch;
+      with.insert(with.begin() + static_cast<ptrdiff_t>(at), request);
+      SampledToken got = Run(with)[at];
+      EXPECT_EQ(got.slot, static_cast<int32_t>(at));
+      got.slot = alone.slot;
+      EXPECT_EQ(got, alone);
+    }
+  }
+}
+
+TEST_P(CudaSampleTest, GreedyIsTheCpus) {
+  for (int64_t vocab_size : {1, 2, 31, 1000, 2049}) {
+    std::vector<Request> requests;
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      Request request = RandomRequest(vocab_size, seed);
+      request.sampling.temperature = seed % 2 == 0 ? 0 : 1;
+      request.sampling.top_k = 1;
+      // Bans the best one.
+      request.sampling.stop_token_ids = {InOrder(request.logits)[0]};
+      request.sampling.min_tokens = seed < 2 ? 0 : 1;
+      requests.push_back(request);
+    }
+    const std::vector<SampledToken> got = Run(requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(got[i], OnCpu(requests[i], static_cast<int32_t>(i)));
+    }
+  }
+}
+
+TEST_P(CudaSampleTest, MinTokensBansStopTokensUntilReached) {
+  const std::vector<float> logits = {9, 1, 8, 0};
+  const SamplingParams sampling = {
+      .temperature = 0, .n_logprobs = 2, .min_tokens = 3, .stop_token_ids = {0, 2, 50}};
+  const std::vector<SampledToken> got =
+      Run({{logits, sampling, 0, 2}, {logits, sampling, 0, 3}, {logits, {.n_logprobs = 2}}});
+  EXPECT_EQ(got[0].token_id, 1);
+  // Log-probabilities still include them.
+  EXPECT_EQ(got[0].rank, 3);
+  EXPECT_EQ(got[0].top, got[2].top);
+  EXPECT_EQ(got[1].token_id, 0);
+  // A ban of everything is void.
+  const std::vector<int32_t> all = {0, 1, 2, 3, 50};
+  EXPECT_EQ(RunOne({logits, {.temperature = 0, .min_tokens = 1, .stop_token_ids = all}}).token_id,
+            0);
+  // top_k counts what is left.
+  const SamplingParams two = {
+      .temperature = 100, .top_k = 2, .min_tokens = 1, .stop_token_ids = {0}};
+  EXPECT_THAT(Draws(logits, two, 40), testing::Each(AnyOf(1, 2)));
+  EXPECT_THAT(Draws(logits, two, 40), testing::Contains(1));
+}
+
+TEST_P(CudaSampleTest, NonFiniteRowFailsAlone) {
+  const std::vector<float> good = Logits(70, 3, 1);
+  const SamplingParams sampling = {.n_logprobs = 1, .n_prompt_logprobs = 1};
+  const SampledToken want = RunOne({good, sampling});
+  for (float poison : {NAN, -NAN, INFINITY, -INFINITY}) {
+    std::vector<float> bad = good;
+    bad[69] = poison;
+    const std::vector<SampledToken> got =
+        Run({{good, sampling}, {bad, sampling}, {bad, sampling, 0, 0, 5}});
+    EXPECT_EQ(got[0], want);
+    for (int i : {1, 2}) {
+      EXPECT_TRUE(got[i].non_finite);
+      EXPECT_EQ(got[i].token_id, -1);
+      EXPECT_TRUE(got[i].top.empty());
+    }
+    EXPECT_THAT(last_tokens_, ElementsAre(want.token_id, 0, kUntouched));
+  }
+}
+
+TEST_P(CudaSampleTest, SkippedRowsAndTargetsLeaveWhatIsNotTheirs) {
+  const std::vector<float> logits = Logits(20, 3, 1);
+  Request skipped = {logits, {}}, target = {logits, {.n_prompt_logprobs = 0}};
+  skipped.skipped = true;
+  target.target_token_id = 4;
+  const std::vector<SampledToken> got = Run({skipped, target, {logits, {.temperature = 0}}});
+  const CudaSampledToken& untouched = raw_[0];
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&untouched);
+  EXPECT_EQ(std::count(bytes, bytes + sizeof(untouched), 0xff),
+            static_cast<ptrdiff_t>(sizeof(untouched)));
+  EXPECT_EQ(got[1].token_id, 4);
+  EXPECT_EQ(got[1].rank, OnCpu(target).rank);
+  EXPECT_THAT(last_tokens_, ElementsAre(kUntouched, kUntouched, InOrder(logits)[0]));
+  // Nothing is reported that was not asked for.
+  EXPECT_EQ(got[2].rank, 0);
+  EXPECT_EQ(got[2].logprob, 0);
+}
+
+// Rounded to float once (kFloatEps of the result). In double: exponentials within 4 ulp (2^-50
+// relative), whose sum has at most one addition for each token of a thread and 10 in the trees;
+// the logarithm of a sum in [1, n] within 4 ulp; the additions to max and to the logit.
+double LogprobTolerance(int64_t vocab_size, double max, double want) {
+  const int64_t n_threads = std::clamp<int64_t>(RoundUp(vocab_size, 32), 64, 512);
+  const double log_n = std::log(static_cast<double>(vocab_size));
+  const double sum = 0x1p-50 + static_cast<double>(CeilDiv(vocab_size, n_threads) + 10) * 0x1p-53;
+  const double in_double =
+      sum + log_n * 0x1p-50 + (std::abs(max) + log_n + std::abs(want)) * 0x1p-53;
+  // The reference is in double, too.
+  return kFloatEps * std::abs(want) + 2 * in_double;
+}
+
+TEST_P(CudaSampleTest, LogprobsRanksAndAlternativesAgreeWithReferenceAndCpu) {
+  WorstRatio worst("cuda logprob");
+  for (int64_t vocab_size : {1, 2, 7, 100, 1000, 3001}) {
+    const std::vector<float> logits = Logits(vocab_size, 8, vocab_size);
+    const std::vector<double> want = reference::LogSoftmax(ToDoubles(logits));
+    const double max = *std::max_element(logits.begin(), logits.end());
+    std::vector<Request> requests;
+    for (int32_t n : {-1, 0, 1, 5, 20}) {
+      const auto last = static_cast<int32_t>(vocab_size - 1);
+      requests.push_back({logits, {.n_prompt_logprobs = n}, 0, 0, n < 5 ? last : last / 2});
+      requests.push_back({logits, {.temperature = 0, .n_logprobs = n}});
+    }
+    const std::vector<SampledToken> got = Run(requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const SampledToken on_cpu = OnCpu(requests[i], static_cast<int32_t>(i));
+      EXPECT_EQ(got[i].token_id, on_cpu.token_id);
+      EXPECT_EQ(got[i].rank, on_cpu.rank);
+      ASSERT_EQ(got[i].top.size(), on_cpu.top.size());
+      const auto check = [&](int32_t id, float logprob) {
+        worst.Add(logprob, want[id], LogprobTolerance(vocab_size, max, want[id]));
+      };
+      if (got[i].rank > 0) check(got[i].token_id, got[i].logprob);
+      for (size_t k = 0; k < on_cpu.top.size(); ++k) {
+        EXPECT_EQ(got[i].top[k].token_id, on_cpu.top[k].token_id);
+        check(got[i].top[k].token_id, got[i].top[k].logprob);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bora

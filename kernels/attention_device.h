@@ -36,6 +36,12 @@ __device__ constexpr int ChunkOffset(int position, int chunk) {
   return position * kHeadDim + (chunk ^ Swizzle<kHeadDim>(position)) * kChunk;
 }
 
+// The offset of 2 k chunks behind lane_offset, which is at chunk 0 or 1 of a position; the last
+// term, of chunks that do not change places, is a constant next to a register.
+__device__ constexpr int ChunkPair(int lane_offset, int k) {
+  return (lane_offset ^ 2 * k % 8 * kChunk) + 2 * k / 8 * 8 * kChunk;
+}
+
 // The queries of a warp as A operands, 16 dimensions each, rounded to bf16.
 template <int kHeadDim>
 struct QueryTile {
@@ -80,7 +86,7 @@ __device__ __forceinline__ void ComputeScores(const QueryTile<kHeadDim>& query, 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t loaded[4];
-      LoadMatrices(loaded, keys + half * 16 * kHeadDim + (lane_offset ^ 2 * k * kChunk));
+      LoadMatrices(loaded, keys + half * 16 * kHeadDim + ChunkPair(lane_offset, k));
       const uint32_t first[2] = {loaded[0], loaded[1]}, second[2] = {loaded[2], loaded[3]};
       MultiplyAddBf16(scores[2 * half], query.a[k], first);
       MultiplyAddBf16(scores[2 * half + 1], query.a[k], second);
@@ -108,8 +114,7 @@ __device__ __forceinline__ void AddValues(const float (&weights)[4][4], const Bf
 #pragma unroll
     for (int n = 0; n < kHeadDim / 16; ++n) {
       uint32_t loaded[4];
-      LoadMatricesTransposed(loaded,
-                             values + half * 16 * kHeadDim + (lane_offset ^ 2 * n * kChunk));
+      LoadMatricesTransposed(loaded, values + half * 16 * kHeadDim + ChunkPair(lane_offset, n));
       const uint32_t first[2] = {loaded[0], loaded[1]}, second[2] = {loaded[2], loaded[3]};
       MultiplyAddBf16(sums.values[2 * n], a, first);
       MultiplyAddBf16(sums.values[2 * n + 1], a, second);

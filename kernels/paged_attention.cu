@@ -76,34 +76,35 @@ struct Team {
 // `row_begin` of the item's (token by token, the heads of the group) on.
 template <typename Team>
 struct Tile {
-  AttentionItem item;
+  // Read again where it is needed: registers are scarcer.
+  const AttentionItem* item;
   int kv_head_idx;
   int row_begin;
 
   __device__ int PositionBegin() const {
-    return item.split_begin * static_cast<int>(kAttentionSplitTokens);
+    return item->split_begin * static_cast<int>(kAttentionSplitTokens);
   }
   // No token of the item sees what is there or beyond, and nothing of it is read.
   __device__ int PositionEnd() const {
-    return std::min(item.split_end * static_cast<int>(kAttentionSplitTokens),
-                    item.position + item.n_tokens);
+    return std::min(item->split_end * static_cast<int>(kAttentionSplitTokens),
+                    item->position + item->n_tokens);
   }
 };
 
 // Begins to copy a stage's keys and values to shared memory, zeros from `end` on. A thread has one
 // chunk of every kStep-th position.
 template <typename Team>
-__device__ __forceinline__ void CopyStage(const Params& params, const Tile<Team>& tile, int begin,
-                                          int end, Bf16* keys, Bf16* values) {
+__device__ __forceinline__ void CopyStage(const Params& params, const int32_t* table,
+                                          int kv_head_idx, int begin, int end, Bf16* keys,
+                                          Bf16* values) {
   constexpr int kHeadDim = Team::kHeadDim;
   constexpr int kChunks = kHeadDim / kChunk;
   constexpr int kStep = Team::kThreads / kChunks;
   const int chunk = Team::Thread() % kChunks;
   const int first = Team::Thread() / kChunks;
   if (kStep > Team::kStagePositions && first >= Team::kStagePositions) return;
-  const int32_t* table = params.block_table + tile.item.table_row * params.max_blocks_per_row;
   // KvLayerView::RowMajorOffset, but for the block and the slot.
-  const int head_chunk = tile.kv_head_idx * params.head_elements + chunk * kChunk;
+  const int head_chunk = kv_head_idx * params.head_elements + chunk * kChunk;
   const int first_to = ChunkOffset<kHeadDim>(first, chunk);
 #pragma unroll kCopyUnroll
   for (int i = 0; i < Team::kStagePositions; i += kStep) {
@@ -134,19 +135,19 @@ struct LaneRows {
 template <typename Team>
 __device__ __forceinline__ LaneRows RowsOf(const Params& params, const Tile<Team>& tile) {
   const int warp_row = tile.row_begin + Team::Warp() * kTileRows;
-  const int n_rows = tile.item.n_tokens * params.group;
+  const int n_rows = tile.item->n_tokens * params.group;
   LaneRows rows;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = warp_row + threadIdx.x % kWarpSize / 4 + 8 * i;
     rows.token[i] = row / params.group;
     rows.head_idx[i] = tile.kv_head_idx * params.group + row % params.group;
-    rows.position[i] = row < n_rows ? tile.item.position + rows.token[i] : -1;
+    rows.position[i] = row < n_rows ? tile.item->position + rows.token[i] : -1;
   }
-  rows.first_position = tile.item.position + warp_row / params.group;
+  rows.first_position = tile.item->position + warp_row / params.group;
   rows.last_position =
       warp_row < n_rows
-          ? tile.item.position + std::min(warp_row + kTileRows - 1, n_rows - 1) / params.group
+          ? tile.item->position + std::min(warp_row + kTileRows - 1, n_rows - 1) / params.group
           : -1;
   return rows;
 }
@@ -159,7 +160,7 @@ __device__ __forceinline__ QueryTile<Team::kHeadDim> LoadQuery(const Params& par
   QueryTile<Team::kHeadDim> query;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float* from = params.qkv + (tile.item.token_begin + rows.token[i]) * stride +
+    const float* from = params.qkv + (tile.item->token_begin + rows.token[i]) * stride +
                         rows.head_idx[i] * Team::kHeadDim + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int k = 0; k < Team::kHeadDim / 16; ++k) {
@@ -179,8 +180,9 @@ __device__ __forceinline__ QueryTile<Team::kHeadDim> LoadQuery(const Params& par
 // Writes what a lane has of a split's sums.
 template <typename Team>
 __device__ __forceinline__ void StorePartial(const Params& params, int partial_idx,
-                                             const LaneRows& rows,
+                                             const Tile<Team>& tile,
                                              const AttentionSums<Team::kHeadDim>& sums) {
+  const LaneRows rows = RowsOf(params, tile);
   float* partial = params.partials + partial_idx * params.partial_floats;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -201,13 +203,13 @@ __device__ __forceinline__ void StorePartial(const Params& params, int partial_i
 
 template <typename Team>
 __device__ __forceinline__ void StoreResult(const Params& params, const Tile<Team>& tile,
-                                            const LaneRows& rows,
                                             const AttentionSums<Team::kHeadDim>& total) {
+  const LaneRows rows = RowsOf(params, tile);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (rows.position[i] < 0) continue;
     const float inverse = 1.0f / total.weights[2 * i];
-    const int64_t token = tile.item.token_begin + rows.token[i];
+    const int64_t token = tile.item->token_begin + rows.token[i];
     Bf16* to = params.out + (token * params.n_heads + rows.head_idx[i]) * Team::kHeadDim +
                threadIdx.x % 4 * 2;
 #pragma unroll
@@ -241,45 +243,48 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
   constexpr int kSplit = static_cast<int>(kAttentionSplitTokens);
   static_assert(kSplit % Team::kStagePositions == 0 && Team::kStages > 1);
   const int end = tile.PositionEnd();
-  int copied = tile.PositionBegin();  // up to there copies have begun
-  const auto copy_next = [&](int slot) {
-    if (copied < end) {
-      CopyStage(params, tile, copied, end, team.keys.At(slot), team.values.At(slot));
+  const int32_t* table = params.block_table + tile.item->table_row * params.max_blocks_per_row;
+  const auto copy = [&](int begin, int slot) {
+    if (begin < end) {
+      CopyStage<Team>(params, table, tile.kv_head_idx, begin, end, team.keys.At(slot),
+                      team.values.At(slot));
     }
     CommitCopies();
-    copied += Team::kStagePositions;
   };
   // Others may still read what the tile before left in the last stages.
   Team::Sync();
 #pragma unroll
-  for (int slot = 0; slot + 1 < Team::kStages; ++slot) copy_next(slot);
+  for (int slot = 0; slot + 1 < Team::kStages; ++slot) {
+    copy(tile.PositionBegin() + slot * Team::kStagePositions, slot);
+  }
 
   const LaneRows rows = RowsOf(params, tile);
   const QueryTile<Team::kHeadDim> query = LoadQuery(params, tile, rows);
   AttentionSums<Team::kHeadDim> sums, total;
   sums.Reset();
   total.Reset();
-  int partial_idx = tile.item.partial_begin;
+  int partial_idx = tile.item->partial_begin;
   int slot = 0;
 #pragma unroll 1
   for (int begin = tile.PositionBegin(); begin < end; begin += Team::kStagePositions) {
     AwaitCopies<Team::kStages - 2>();
     // All have the stage, and nobody reads the one before any more.
     Team::Sync();
-    copy_next(slot == 0 ? Team::kStages - 1 : slot - 1);
+    copy(begin + (Team::kStages - 1) * Team::kStagePositions,
+         slot == 0 ? Team::kStages - 1 : slot - 1);
     AttendStage<Team>(query, team.keys.At(slot), team.values.At(slot), begin, rows, params.scale,
                       sums);
     slot = slot + 1 == Team::kStages ? 0 : slot + 1;
     const int next = begin + Team::kStagePositions;
     if (next % kSplit != 0 && next < end) continue;
-    if (tile.item.partial_begin >= 0) {
-      StorePartial<Team>(params, partial_idx++, rows, sums);
+    if (partial_idx >= 0) {
+      StorePartial<Team>(params, partial_idx++, tile, sums);
     } else {
       MergeSplit<Team::kHeadDim>(sums, total);
     }
     sums.Reset();
   }
-  if (tile.item.partial_begin < 0) StoreResult(params, tile, rows, total);
+  if (partial_idx < 0) StoreResult(params, tile, total);
 }
 
 // The teams of both kernels. A team's stages, and those of all teams of a block, take at most 96
@@ -322,17 +327,19 @@ __global__ void __launch_bounds__(PrefillTeam<kHeadDim>::kThreads)
     const int in_round = blockIdx.x;
     const int unit = begin + (round % 2 == 0 ? in_round : n_blocks - 1 - in_round);
     if (unit >= n_units) continue;
-    Tile<Team> tile = {params.items[unit / params.n_kv_heads], unit % params.n_kv_heads, 0};
-    const int n_rows = tile.item.n_tokens * params.group;
+    Tile<Team> tile = {params.items + unit / params.n_kv_heads, unit % params.n_kv_heads, 0};
+    const int n_rows = tile.item->n_tokens * params.group;
     for (; tile.row_begin < n_rows; tile.row_begin += Team::kWarps * kTileRows) {
       AttendTile(params, team, tile);
     }
   }
 }
 
-// As above, each warp for itself. The first (item, KV head) pairs go to different blocks.
+// As above, each warp for itself. The first (item, KV head) pairs go to different blocks. Two
+// blocks share a multiprocessor's registers; said (0: unsaid) only where a thread does not need all
+// it can have.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize)
+__global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize, kHeadDim == 128 ? 0 : 2)
     DecodeAttentionKernel(Params params) {
   using Team = DecodeTeam<kHeadDim>;
   const int warp_idx = threadIdx.x / kWarpSize;
@@ -354,8 +361,8 @@ __global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize)
   const int n_warps = gridDim.x * kDecodeTeams<kHeadDim>;
   const int first = blockIdx.x + warp_idx * gridDim.x;
   for (int unit = first; unit < n_units; unit += n_warps) {
-    Tile<Team> tile = {params.items[unit / params.n_kv_heads], unit % params.n_kv_heads, 0};
-    const int n_rows = tile.item.n_tokens * params.group;
+    Tile<Team> tile = {params.items + unit / params.n_kv_heads, unit % params.n_kv_heads, 0};
+    const int n_rows = tile.item->n_tokens * params.group;
     for (; tile.row_begin < n_rows; tile.row_begin += kTileRows) AttendTile(params, team, tile);
   }
 }

@@ -230,8 +230,9 @@ TEST_P(CudaSampleTest, DrawsFromAWholeVocabulary) {
 // Pearson's chi-square of draws against the float64 reference, as in tests/kernels/sample_test.cc:
 // with d degrees of freedom the statistic has mean d and variance 2d; d + 4 sqrt(2d) + 8 is
 // exceeded with a probability below 1e-4. The seed is fixed, so it either always passes or never.
-TEST_P(CudaSampleTest, DrawsFollowTheReferenceDistribution) {
-  constexpr int32_t kDraws = 3000;
+// The kernel draws what the model draws, token by token: the tests above.
+TEST(CudaSampleModelTest, FollowsTheReferenceDistribution) {
+  constexpr int32_t kDraws = 20000;
   struct Case {
     int64_t vocab_size;
     SamplingParams sampling;
@@ -254,7 +255,7 @@ TEST_P(CudaSampleTest, DrawsFollowTheReferenceDistribution) {
                                                             .min_p = sampling.min_p,
                                                             .banned_ids = cases[c].banned});
     std::vector<double> counts(cases[c].vocab_size);
-    for (const int32_t id : Draws(logits, sampling, kDraws)) ++counts.at(id);
+    for (int32_t i = 0; i < kDraws; ++i) ++counts.at(ModelDraw({logits, sampling, i}));
     // Tokens expected fewer than 5 times share a cell.
     double statistic = 0, rest_expected = 0, rest_count = 0, n_cells = 0;
     const auto add_cell = [&](double expected, double count) {

@@ -264,7 +264,8 @@ TEST_P(CountDeathTest, NoBarrierBeforeReading) {
 }
 
 TEST_P(CountDeathTest, OneThreadAddsWithoutAtomic) {
-  ExpectRace(CountBug::kOneThreadAddsWithoutAtomic, "read after atomic of shared memory");
+  ExpectRace(CountBug::kOneThreadAddsWithoutAtomic,
+             "(read after atomic|atomic after write) of shared memory");
 }
 
 TEST_P(CountDeathTest, BlocksAddWithoutAtomic) {

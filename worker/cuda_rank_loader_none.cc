@@ -3,7 +3,8 @@
 namespace bora {
 
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions&) {
-  return absl::UnavailableError("this build has no CUDA (cmake --preset cuda)");
+  return absl::UnavailableError(
+      "this build has no CUDA: take --device=cpu, or build with cmake --preset cuda");
 }
 
 bool HasCudaDevice() { return false; }

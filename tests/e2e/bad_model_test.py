@@ -15,6 +15,7 @@ from bora_e2e import DEMO_MODEL, Cluster, binary, collect, make_checkpoint, stre
 USAGE = 2
 # A word of Abseil's: a flag that is not known or does not parse ends the process before our code sees it.
 ABSEIL_USAGE = 1
+CANNOT_START = 1
 REFUSED = 3  # of a worker, by its coordinator
 TOKENIZER = os.path.join(DEMO_MODEL, "tokenizer.model")
 DIMENSIONS = dict(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, hidden_dim=128, max_position=256)
@@ -312,7 +313,8 @@ class BadModelTest(unittest.TestCase):
         return subprocess.run([binary("bora-worker"), *flags], capture_output=True, text=True, timeout=30)
 
     def test_worker_flags(self):
-        for flags, parts in ((["--device=cuda:9"], ["--device=cuda:9", "cpu"]),
+        for flags, parts in ((["--device=gpu"], ["--device=gpu", "cpu", "cuda:N"]),
+                             (["--device=cuda:x"], ["--device=cuda:x", "cuda:N"]),
                              (["--credential-file=/nowhere"], ["/nowhere"]),
                              (["--coordinator=nonsense"], ["nonsense"]),
                              (["--coordinator=127.0.0.1:70000"], ["70000"]),
@@ -322,9 +324,13 @@ class BadModelTest(unittest.TestCase):
                 self.assertEqual(result.returncode, USAGE, result.stderr)
                 for part in parts:
                     self.assertIn(part, result.stderr)
-        result = self.worker("--bind=300.1.1.1")  # not known to be wrong before a name server has said so
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("300.1.1.1", result.stderr)
+        # A device that this host or build does not have; an address that is not known to be wrong before a name server has
+        # said so.
+        for flag in ("--device=cuda:9", "--bind=300.1.1.1"):
+            with self.subTest(flag=flag):
+                result = self.worker(flag)
+                self.assertEqual(result.returncode, CANNOT_START, result.stderr)
+                self.assertIn(flag.split("=")[1], result.stderr)
 
     def test_worker_with_another_credential_is_refused(self):
         with Cluster(model=self.model, start_workers=False) as cluster:

@@ -122,6 +122,9 @@ pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
   if (options.top_p) sampling->set_top_p(*options.top_p);
   if (options.top_k) sampling->set_top_k(*options.top_k);
   if (options.min_p) sampling->set_min_p(*options.min_p);
+  if (options.repetition_penalty) sampling->set_repetition_penalty(*options.repetition_penalty);
+  if (options.frequency_penalty) sampling->set_frequency_penalty(*options.frequency_penalty);
+  if (options.presence_penalty) sampling->set_presence_penalty(*options.presence_penalty);
   if (options.seed) sampling->set_seed(*options.seed);
   pb::StopOptions* stopping = request.mutable_stopping();
   if (options.max_tokens) stopping->set_max_tokens(*options.max_tokens);

@@ -34,6 +34,9 @@ struct GenerateOptions {
   std::optional<float> top_p;
   std::optional<int32_t> top_k;
   std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<float> frequency_penalty;
+  std::optional<float> presence_penalty;
   std::optional<int64_t> seed;
   std::vector<std::string> stop;  // with \n, \t and \\ as escapes
   std::vector<int32_t> stop_token_ids;

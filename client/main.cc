@@ -29,6 +29,12 @@ void AddGenerate(CLI::App& app, GenerateOptions* options) {
   command->add_option("--top-p", options->top_p, "(0, 1] (default 1)");
   command->add_option("--top-k", options->top_k, "0 = no limit (default 0)");
   command->add_option("--min-p", options->min_p, "[0, 1] (default 0)");
+  command->add_option("--repetition-penalty", options->repetition_penalty,
+                      "[0.01, 100], on prompt and generated tokens (default 1)");
+  command->add_option("--frequency-penalty", options->frequency_penalty,
+                      "[-2, 2] for each time a token was generated (default 0)");
+  command->add_option("--presence-penalty", options->presence_penalty,
+                      "[-2, 2] once a token was generated (default 0)");
   command->add_option("--seed", options->seed, "Seed (default: chosen by the server)");
   command->add_option("--stop", options->stop, "Stop sequence, may be repeated; \\n is a newline")
       ->allow_extra_args(false);

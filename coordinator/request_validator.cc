@@ -103,6 +103,18 @@ void CheckSampling(const v1::SamplingOptions& sampling, Violations* violations) 
   if (sampling.has_min_p()) {
     violations->CheckRange("sampling.min_p", sampling.min_p(), 0.0f, 1.0f);
   }
+  if (sampling.has_repetition_penalty()) {
+    violations->CheckRange("sampling.repetition_penalty", sampling.repetition_penalty(),
+                           kMinRepetitionPenalty, kMaxRepetitionPenalty);
+  }
+  if (sampling.has_frequency_penalty()) {
+    violations->CheckRange("sampling.frequency_penalty", sampling.frequency_penalty(), -kMaxPenalty,
+                           kMaxPenalty);
+  }
+  if (sampling.has_presence_penalty()) {
+    violations->CheckRange("sampling.presence_penalty", sampling.presence_penalty(), -kMaxPenalty,
+                           kMaxPenalty);
+  }
 }
 
 void CheckStopSequences(const v1::StopOptions& stopping, Violations* violations) {
@@ -186,6 +198,9 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const v1::Outpu
   if (sampling.has_top_p()) params.top_p = sampling.top_p();
   if (sampling.has_top_k()) params.top_k = sampling.top_k();
   if (sampling.has_min_p()) params.min_p = sampling.min_p();
+  if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
+  if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
+  if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
   params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed();
   if (output.has_logprobs()) params.n_logprobs = output.logprobs();
   if (output.has_prompt_logprobs()) params.n_prompt_logprobs = output.prompt_logprobs();

@@ -439,9 +439,22 @@ bool Scheduler::IsBlocked(const Sequence& sequence) const {
          n_blocked_needs_ > blocks_.n_available() - BlocksDue();
 }
 
+bool Scheduler::HasRoomForKnownTokens(const StepPlan& plan, int32_t n_known) {
+  // 20 MB of a message's 64 at most, unless one sequence is longer.
+  constexpr int64_t kMaxKnownTokens = int64_t{4} << 20;
+  int64_t n_tokens = 0;
+  for (const SlotOpen& open : plan.opened)
+    n_tokens += static_cast<int64_t>(open.known_tokens.size());
+  return n_tokens == 0 || n_tokens + n_known <= kMaxKnownTokens;
+}
+
 bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   // What a preempted sequence still had in flight may be a token that it must pass again.
   if (free_slots_.empty() || sequence->n_rows_in_flight > 0) return false;
+  if (sequence->spec.sampling.has_penalties() &&
+      !HasRoomForKnownTokens(*plan, sequence->n_known())) {
+    return false;
+  }
   const int32_t n_free = blocks_.n_available() - BlocksDue();
   if (blocked_handle_ == sequence->spec.handle && n_blocked_needs_ > n_free &&
       n_blocked_plans_-- > 0) {
@@ -476,6 +489,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   open.n_cached_tokens = sequence->n_planned;
   open.sampling = sequence->spec.sampling;
   if (!sequence->WantsPromptLogprobs()) open.sampling.n_prompt_logprobs = -1;
+  if (open.sampling.has_penalties()) open.known_tokens = sequence->tokens;
   plan->opened.push_back(std::move(open));
   for (int32_t i = 0; i < n_cached; ++i) {
     blocks_.Hold(match.block_ids[i]);

@@ -252,6 +252,8 @@ class Scheduler {
   bool IsBlocked(const Sequence& sequence) const;
   // A preemption for want of blocks: fewer are admitted.
   void ExpectGrowth();
+  // Whether a plan can carry so many more tokens for penalties.
+  static bool HasRoomForKnownTokens(const StepPlan& plan, int32_t n_known);
   // Gives the sequence a slot and the cached blocks that it begins with.
   bool Admit(Sequence* sequence, StepPlan* plan);
   // Blocks to leave for running sequences: for the rest of their prompts, and for a part of their

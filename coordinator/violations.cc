@@ -1,6 +1,7 @@
 #include "coordinator/violations.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
@@ -64,7 +65,11 @@ ApiError Violations::TakeError() {
   return error;
 }
 
-std::string FloatText(float value) { return absl::StrFormat("%.9g", value); }
+std::string FloatText(float value) {
+  char text[32];
+  const std::to_chars_result end = std::to_chars(text, text + sizeof(text), value);
+  return std::string(text, end.ptr);
+}
 
 std::string Excerpt(absl::string_view text) {
   std::string excerpt(text.substr(0, 64));

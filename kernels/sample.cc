@@ -219,6 +219,17 @@ int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const flo
   return token_id;
 }
 
+// The row's logits after its penalties; valid until the thread's next call.
+absl::Span<const float> Penalized(const SampleRow& row, absl::Span<const float> logits) {
+  static thread_local std::vector<float> penalized;
+  CHECK(row.token_counts != nullptr) << "a row with penalties has no counts";
+  penalized.resize(logits.size());
+  for (size_t id = 0; id < logits.size(); ++id) {
+    penalized[id] = PenalizedLogit(logits[id], row.token_counts[id], *row.sampling);
+  }
+  return penalized;
+}
+
 void SampleOne(const SimdKernels& simd, int64_t vocab_size, const SampleRow& row,
                SampledToken* token) {
   const absl::Span<const float> logits(row.logits, vocab_size);
@@ -235,6 +246,10 @@ void SampleOne(const SimdKernels& simd, int64_t vocab_size, const SampleRow& row
   if (is_target) {
     CHECK_LT(row.target_token_id, vocab_size);
     token->token_id = row.target_token_id;
+  } else if (row.sampling->has_penalties()) {
+    const absl::Span<const float> penalized = Penalized(row, logits);
+    const int64_t argmax = simd.scan_logits(penalized.data(), vocab_size).argmax;
+    token->token_id = Draw(simd, row, penalized, static_cast<int32_t>(argmax));
   } else {
     token->token_id = Draw(simd, row, logits, static_cast<int32_t>(scan.argmax));
   }
@@ -243,6 +258,13 @@ void SampleOne(const SimdKernels& simd, int64_t vocab_size, const SampleRow& row
 }
 
 }  // namespace
+
+void CountTokens(absl::Span<const int32_t> known_tokens, int64_t n_prompt_tokens,
+                 absl::Span<uint32_t> counts) {
+  std::fill(counts.begin(), counts.end(), 0);
+  for (const int32_t id : known_tokens.subspan(n_prompt_tokens)) ++counts.at(id);
+  for (const int32_t id : known_tokens.first(n_prompt_tokens)) counts.at(id) |= kTokenInPrompt;
+}
 
 void Sample(CpuDevice& device, int64_t vocab_size, absl::Span<const SampleRow> rows,
             std::vector<SampledToken>* out) {

@@ -285,6 +285,16 @@ __device__ Candidates WithoutBanned(Candidates tokens, const CudaSampling& sampl
   return tokens;
 }
 
+// Fills in penalized, [n_tokens], for the slot that the counts are of.
+__device__ void Penalize(const BlockThreads& block, const Candidates& tokens,
+                         const CudaSampling& sampling, const uint32_t* token_counts,
+                         float* penalized) {
+  ForEachToken(block, tokens, [&](int token_id, float logit) {
+    penalized[token_id] = PenalizedLogit(logit, token_counts[token_id], sampling);
+  });
+  __syncthreads();
+}
+
 // Fills in the n_top best tokens, in order.
 __device__ void FillTop(const Workspace& work, const Candidates& tokens, int n_top,
                         double log_sum_exp, CudaSampledToken* out) {
@@ -329,8 +339,19 @@ __device__ void FillLogprobs(const Workspace& work, const Candidates& tokens, fl
   if (n_top > 0) FillTop(work, tokens, n_top, log_sum_exp, out);
 }
 
+__device__ bool HasPenalties(const CudaSampling& sampling) {
+  return sampling.repetition_penalty != 1.0f || sampling.frequency_penalty != 0.0f ||
+         sampling.presence_penalty != 0.0f;
+}
+
+// Working memory, [n_rows, vocab_size] each.
+struct RowScratch {
+  uint64_t* weights = nullptr;
+  float* penalized = nullptr;  // logits
+};
+
 __global__ void __launch_bounds__(kMaxThreads)
-    SampleKernel(CudaSampleCall call, uint64_t* scratch) {
+    SampleKernel(CudaSampleCall call, RowScratch scratch) {
   const CudaSampleRow row = call.rows[blockIdx.x];
   if (row.slot < 0) return;
   const Workspace work = TakeWorkspace();
@@ -348,9 +369,18 @@ __global__ void __launch_bounds__(kMaxThreads)
   if (is_target && is_finite) {
     token_id = row.target_token_id;
   } else if (is_finite) {
-    const Candidates tokens = WithoutBanned(all, sampling, row.n_generated_tokens);
-    const uint64_t best_left = tokens.n_banned > 0 ? BestKey(work.block, tokens) : best_key;
-    token_id = Draw(work, tokens, best_left, sampling, row.position, scratch + row_begin);
+    Candidates tokens = WithoutBanned(all, sampling, row.n_generated_tokens);
+    uint32_t* const counts =
+        HasPenalties(sampling) ? call.token_counts + int64_t{row.slot} * n_tokens : nullptr;
+    if (counts != nullptr) {
+      float* const penalized = scratch.penalized + row_begin;
+      Penalize(work.block, all, sampling, counts, penalized);
+      tokens.logits = penalized;
+    }
+    const bool has_changed = counts != nullptr || tokens.n_banned > 0;
+    const uint64_t best_left = has_changed ? BestKey(work.block, tokens) : best_key;
+    token_id = Draw(work, tokens, best_left, sampling, row.position, scratch.weights + row_begin);
+    if (writes && counts != nullptr) ++counts[token_id];
   }
   if (writes) {
     out->token_id = token_id;
@@ -371,14 +401,16 @@ __global__ void __launch_bounds__(kMaxThreads)
 }  // namespace
 
 int64_t SampleScratchBytes(int64_t max_rows, int64_t vocab_size) {
-  return max_rows * vocab_size * static_cast<int64_t>(sizeof(uint64_t));
+  return max_rows * vocab_size * static_cast<int64_t>(sizeof(uint64_t) + sizeof(float));
 }
 
 void Sample(CudaDevice& device, const CudaSampleCall& call) {
   CHECK_GT(call.vocab_size, 0);
   CHECK_LE(call.vocab_size, kMaxVocabSize);
-  auto* scratch =
+  auto* weights =
       reinterpret_cast<uint64_t*>(device.Scratch(SampleScratchBytes(call.n_rows, call.vocab_size)));
+  const RowScratch scratch = {weights,
+                              reinterpret_cast<float*>(weights + call.n_rows * call.vocab_size)};
   // A function of vocab_size alone: the order of logsumexp depends on it.
   const int64_t n_threads =
       std::clamp<int64_t>(RoundUp(call.vocab_size, kWarpSize), kMinThreads, kMaxThreads);

@@ -5,6 +5,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/device.h"
+#include "kernels/token_counts.h"
 #include "model/sampling_params.h"
 #include "model/step.h"
 
@@ -19,13 +20,16 @@ struct SampleRow {
   int32_t n_generated_tokens = 0;  // before this token, for min_tokens
   // >= 0: do not draw, report this token's log-probability with n_prompt_logprobs alternatives.
   int32_t target_token_id = -1;
+  // [vocab_size] as CountTokens says, of what the sequence has before this token; needed with
+  // penalties only.
+  const uint32_t* token_counts = nullptr;
 };
 
-// Each restriction of SamplingParams acts on the distribution that the one before it left,
-// renormalised. A token is drawn by the inverse of the cumulative distribution over the kept
-// tokens, most probable first, in double. Exponentials and logarithms are our own
-// (kernels/exact_math.h), so a draw does not depend on the machine's libm. When min_tokens would
-// ban every token it bans none.
+// Penalties act on the logits first. Each restriction of SamplingParams acts on the distribution
+// that the one before it left, renormalised. A token is drawn by the inverse of the cumulative
+// distribution over the kept tokens, most probable first, in double. Exponentials and logarithms
+// are our own (kernels/exact_math.h), so a draw does not depend on the machine's libm. When
+// min_tokens would ban every token it bans none.
 //
 // Fills one SampledToken per row, in order. A row with any non-finite logit gets non_finite and
 // token_id -1 and touches nothing else. Log-probabilities: logit - logsumexp(all logits of the
@@ -45,6 +49,9 @@ struct CudaSampling {
   int32_t n_prompt_logprobs = -1;
   int32_t min_tokens = 0;
   int32_t n_stop_token_ids = 0;
+  float repetition_penalty = 1.0f;
+  float frequency_penalty = 0.0f;
+  float presence_penalty = 0.0f;
   int32_t stop_token_ids[kMaxStopTokenIds] = {};  // ascending
 };
 CudaSampling ToCudaSampling(const SamplingParams& sampling);
@@ -77,6 +84,9 @@ struct CudaSampleCall {
   // By slot: the token that it drew last, 0 for one that could not be drawn. Rows with a target
   // leave it alone. May be null.
   int32_t* last_tokens = nullptr;
+  // [.., vocab_size] by slot, as CountTokens says: the drawn token is counted. Of slots with
+  // penalties only; may be null when no row's slot has any.
+  uint32_t* token_counts = nullptr;
 };
 
 // As Sample on the CPU, queued without a wait. The distribution and the restrictions are the same;

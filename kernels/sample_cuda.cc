@@ -16,7 +16,10 @@ CudaSampling ToCudaSampling(const SamplingParams& sampling) {
                       .n_logprobs = sampling.n_logprobs,
                       .n_prompt_logprobs = sampling.n_prompt_logprobs,
                       .min_tokens = sampling.min_tokens,
-                      .n_stop_token_ids = static_cast<int32_t>(sampling.stop_token_ids.size())};
+                      .n_stop_token_ids = static_cast<int32_t>(sampling.stop_token_ids.size()),
+                      .repetition_penalty = sampling.repetition_penalty,
+                      .frequency_penalty = sampling.frequency_penalty,
+                      .presence_penalty = sampling.presence_penalty};
   std::copy(sampling.stop_token_ids.begin(), sampling.stop_token_ids.end(), out.stop_token_ids);
   return out;
 }

@@ -1,13 +1,31 @@
-// What the CPU's and CUDA's forms of Sample share: the order of tokens, and where their random
-// numbers come from.
+// What the CPU's and CUDA's forms of Sample share: penalties, the order of tokens, and where their
+// random numbers come from.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 #include "base/philox.h"
+#include "kernels/token_counts.h"
 
 namespace bora {
+
+// A token's logit after the penalties of SamplingParams or CudaSampling. token_count: as
+// CountTokens says. One rounding an operation: do not fuse them.
+template <typename Sampling>
+constexpr float PenalizedLogit(float logit, uint32_t token_count, const Sampling& sampling) {
+  if (token_count == 0) return logit;
+  float penalized =
+      logit > 0 ? logit / sampling.repetition_penalty : logit * sampling.repetition_penalty;
+  const uint32_t n_generated = token_count & ~kTokenInPrompt;
+  if (n_generated > 0) {
+    penalized -= sampling.frequency_penalty * static_cast<float>(n_generated);
+    penalized -= sampling.presence_penalty;
+  }
+  constexpr float kMax = std::numeric_limits<float>::max();
+  return penalized > kMax ? kMax : penalized < -kMax ? -kMax : penalized;
+}
 
 // Orders tokens by logit, greatest first, then by id: ascending keys. -0 equals 0. The upper half
 // is that of the logit alone; of a finite one it is in [0x00800000, 0xff7fffff].

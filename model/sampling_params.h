@@ -11,7 +11,15 @@ namespace bora {
 inline constexpr int32_t kMaxLogprobs = 20;      // alternatives per token
 inline constexpr int32_t kMaxStopTokenIds = 64;  // per request
 inline constexpr int32_t kMaxTopK = 1 << 20;     // above any vocabulary
+inline constexpr float kMinRepetitionPenalty = 0.01f;
+inline constexpr float kMaxRepetitionPenalty = 100.0f;
+inline constexpr float kMaxPenalty = 2.0f;  // frequency and presence, either sign
 
+// Penalties first move the logits of tokens that the sequence has already: of each in the prompt or
+// among the generated ones, logit = logit / repetition_penalty if it is positive and logit *
+// repetition_penalty otherwise; then of each generated n times, logit -= frequency_penalty * n +
+// presence_penalty. Results stay finite.
+//
 // A token is drawn from softmax(logits / temperature), restricted in this order: top_k most
 // probable, then the smallest set whose probability reaches top_p, then those with at least min_p
 // times the probability of the best. Ties in probability are ordered by token id, lowest first. The
@@ -25,7 +33,7 @@ struct SamplingParams {
   float min_p = 0.0f;  // [0, 1]
   uint64_t seed = 0;
   // Number of most probable alternatives reported with each token, -1 = no log-probabilities at
-  // all. Log-probabilities are of softmax(logits): before temperature and restrictions.
+  // all. Log-probabilities are of softmax(logits): before penalties, temperature and restrictions.
   int32_t n_logprobs = -1;
   // The same for prompt tokens; -1 = none. Then every row of the prompt passes through the LM head.
   int32_t n_prompt_logprobs = -1;
@@ -33,6 +41,13 @@ struct SamplingParams {
   // (log-probabilities still include them). Ascending, unique.
   int32_t min_tokens = 0;
   std::vector<int32_t> stop_token_ids;
+  float repetition_penalty = 1.0f;  // [kMinRepetitionPenalty, kMaxRepetitionPenalty]
+  float frequency_penalty = 0.0f;   // [-kMaxPenalty, kMaxPenalty]
+  float presence_penalty = 0.0f;    // the same
+
+  bool has_penalties() const {
+    return repetition_penalty != 1.0f || frequency_penalty != 0.0f || presence_penalty != 0.0f;
+  }
 
   bool operator==(const SamplingParams&) const = default;
 };

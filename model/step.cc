@@ -68,6 +68,18 @@ absl::Status ValidateSampling(const SamplingParams& sampling, size_t i, const Gr
   if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) {
     return Bad(field("min_p"), sampling.min_p, "is not in [0, 1]");
   }
+  if (!(sampling.repetition_penalty >= kMinRepetitionPenalty &&
+        sampling.repetition_penalty <= kMaxRepetitionPenalty)) {
+    return Bad(
+        field("repetition_penalty"), sampling.repetition_penalty,
+        absl::StrCat("is not in [", kMinRepetitionPenalty, ", ", kMaxRepetitionPenalty, "]"));
+  }
+  for (const auto& [name, penalty] : {std::pair("frequency_penalty", sampling.frequency_penalty),
+                                      std::pair("presence_penalty", sampling.presence_penalty)}) {
+    if (penalty >= -kMaxPenalty && penalty <= kMaxPenalty) continue;
+    return Bad(field(name), penalty,
+               absl::StrCat("is not in [", -kMaxPenalty, ", ", kMaxPenalty, "]"));
+  }
   RETURN_IF_ERROR(CheckRange(field("top_k"), sampling.top_k, 0, int64_t{kMaxTopK} + 1));
   RETURN_IF_ERROR(CheckRange(field("n_logprobs"), sampling.n_logprobs, -1, kMaxLogprobs + 1));
   RETURN_IF_ERROR(
@@ -84,6 +96,19 @@ absl::Status ValidateSampling(const SamplingParams& sampling, size_t i, const Gr
       return Bad(field("stop_token_ids"), id, absl::StrCat("follows ", previous));
     }
     previous = id;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateKnownTokens(const SlotOpen& open, size_t i, const GroupLimits& limits) {
+  const int64_t n_known =
+      open.sampling.has_penalties() ? open.n_prompt_tokens + open.n_generated_tokens : 0;
+  if (static_cast<int64_t>(open.known_tokens.size()) != n_known) {
+    return Bad({"opened", i, "known_tokens.size"}, open.known_tokens.size(),
+               absl::StrCat("is not ", n_known));
+  }
+  for (const int32_t id : open.known_tokens) {
+    RETURN_IF_ERROR(CheckRange({"opened", i, "known_tokens"}, id, 0, limits.vocab_size));
   }
   return absl::OkStatus();
 }
@@ -108,6 +133,7 @@ absl::Status ValidateSlotLists(const StepPlan& plan, const GroupLimits& limits) 
                  absl::StrCat("is not a multiple of block_size ", limits.block_size));
     }
     RETURN_IF_ERROR(ValidateSampling(open.sampling, i, limits));
+    RETURN_IF_ERROR(ValidateKnownTokens(open, i, limits));
   }
   return absl::OkStatus();
 }

@@ -37,6 +37,9 @@ struct SlotOpen {
   // first blocks, which hold them, are shared and only read; its first row begins behind them.
   int32_t n_cached_tokens = 0;
   SamplingParams sampling;
+  // With penalties, which count tokens: those of the prompt, then the n_generated_tokens. Without,
+  // empty.
+  std::vector<int32_t> known_tokens;
 
   bool operator==(const SlotOpen&) const = default;
 };

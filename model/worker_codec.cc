@@ -111,6 +111,9 @@ void Write(const SamplingParams& sampling, pb::SamplingParams* proto) {
   proto->set_n_prompt_logprobs(sampling.n_prompt_logprobs);
   proto->set_min_tokens(sampling.min_tokens);
   for (const int32_t token_id : sampling.stop_token_ids) proto->add_stop_token_ids(token_id);
+  proto->set_repetition_penalty(sampling.repetition_penalty);
+  proto->set_frequency_penalty(sampling.frequency_penalty);
+  proto->set_presence_penalty(sampling.presence_penalty);
 }
 
 SamplingParams Read(const pb::SamplingParams& proto) {
@@ -124,6 +127,9 @@ SamplingParams Read(const pb::SamplingParams& proto) {
   sampling.n_prompt_logprobs = proto.n_prompt_logprobs();
   sampling.min_tokens = proto.min_tokens();
   sampling.stop_token_ids.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
+  sampling.repetition_penalty = proto.repetition_penalty();
+  sampling.frequency_penalty = proto.frequency_penalty();
+  sampling.presence_penalty = proto.presence_penalty();
   return sampling;
 }
 
@@ -138,6 +144,7 @@ void Write(const StepPlan& plan, pb::StepPlan* proto) {
     item->set_n_generated_tokens(open.n_generated_tokens);
     item->set_n_cached_tokens(open.n_cached_tokens);
     Write(open.sampling, item->mutable_sampling());
+    item->mutable_known_tokens()->Add(open.known_tokens.begin(), open.known_tokens.end());
   }
   for (const BlockGrant& grant : plan.grants) {
     proto->add_grants(grant.slot);
@@ -167,8 +174,12 @@ absl::StatusOr<StepPlan> Read(const pb::StepPlan& proto) {
   plan.closed.assign(proto.closed().begin(), proto.closed().end());
   plan.opened.reserve(proto.opened_size());
   for (const pb::SlotOpen& item : proto.opened()) {
-    plan.opened.push_back({item.slot(), item.n_prompt_tokens(), item.n_generated_tokens(),
-                           item.n_cached_tokens(), Read(item.sampling())});
+    plan.opened.push_back({item.slot(),
+                           item.n_prompt_tokens(),
+                           item.n_generated_tokens(),
+                           item.n_cached_tokens(),
+                           Read(item.sampling()),
+                           {item.known_tokens().begin(), item.known_tokens().end()}});
   }
   plan.grants.reserve(proto.grants_size() / 3);
   for (int i = 0; i < proto.grants_size(); i += 3) {

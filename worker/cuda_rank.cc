@@ -22,6 +22,9 @@ namespace {
 // graph some MB of the device's memory.
 constexpr int64_t kGraphRows[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256};
 
+// Slots with penalties that one plan opens without a wait.
+constexpr int64_t kCountedTogether = 8;
+
 int64_t MaxRows(const GroupLimits& limits) {
   return std::min(limits.max_num_seqs, limits.max_num_batched_tokens);
 }
@@ -68,6 +71,11 @@ CudaStepCapacity MaxCapacity(const AttentionLimits& attention, const GroupLimits
           .n_decode_items = work.n_decode_items};
 }
 
+// Of one slot.
+int64_t TokenCountsBytes(const ModelConfig& config) {
+  return config.vocab_size * static_cast<int64_t>(sizeof(uint32_t));
+}
+
 // Bytes of a rank's buffers, in the order of CudaRank's members.
 struct BufferBytes {
   int64_t rope = 0;
@@ -77,11 +85,12 @@ struct BufferBytes {
   int64_t block_table = 0;
   int64_t sampling = 0;
   int64_t last_tokens = 0;
+  int64_t token_counts = 0;
   int64_t sampled = 0;
 
   int64_t deltas() const { return entries + opened; }
   int64_t total() const {
-    return rope + inputs + deltas() + block_table + sampling + last_tokens + sampled;
+    return rope + inputs + deltas() + block_table + sampling + last_tokens + token_counts + sampled;
   }
 };
 
@@ -99,6 +108,7 @@ BufferBytes PlanBuffers(const ModelConfig& config, const RankShape& shape,
   bytes.block_table = (n_entries + MaxBlocksPerRow(limits)) * kInt;
   bytes.sampling = limits.max_num_seqs * static_cast<int64_t>(sizeof(CudaSampling));
   bytes.last_tokens = limits.max_num_seqs * kInt;
+  bytes.token_counts = limits.max_num_seqs * TokenCountsBytes(config);
   bytes.sampled = MaxHeadRows(limits) * static_cast<int64_t>(sizeof(CudaSampledToken));
   return bytes;
 }
@@ -154,6 +164,7 @@ absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape) {
 struct CudaRank::Lane {
   PinnedBuffer inputs;   // CudaStepLayout
   PinnedBuffer deltas;   // as deltas_memory_
+  PinnedBuffer counts;   // uint32_t [kCountedTogether, vocab_size]
   PinnedBuffer sampled;  // CudaSampledToken [head rows]
   CudaEvent begin;
   CudaEvent end;
@@ -243,6 +254,7 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
         std::tuple(&block_table_memory_, bytes.block_table, "block tables"),
         std::tuple(&sampling_memory_, bytes.sampling, "sampling parameters"),
         std::tuple(&last_tokens_memory_, bytes.last_tokens, "last tokens"),
+        std::tuple(&token_counts_memory_, bytes.token_counts, "counts of tokens"),
         std::tuple(&sampled_memory_, bytes.sampled, "results")}) {
     *buffer = CudaBuffer();
     ASSIGN_OR_RETURN(*buffer, CudaBuffer::Allocate(n_bytes, what));
@@ -251,6 +263,9 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
     lane = std::make_unique<Lane>();
     ASSIGN_OR_RETURN(lane->inputs, PinnedBuffer::Allocate(bytes.inputs, "step inputs"));
     ASSIGN_OR_RETURN(lane->deltas, PinnedBuffer::Allocate(bytes.deltas(), "changes of slots"));
+    ASSIGN_OR_RETURN(
+        lane->counts,
+        PinnedBuffer::Allocate(kCountedTogether * TokenCountsBytes(config()), "counts of tokens"));
     ASSIGN_OR_RETURN(lane->sampled, PinnedBuffer::Allocate(bytes.sampled, "results"));
     ASSIGN_OR_RETURN(lane->begin, CudaEvent::Create());
     ASSIGN_OR_RETURN(lane->end, CudaEvent::Create());
@@ -338,6 +353,7 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   lane.head_rows.assign(epoch.inputs.head_rows().begin(), epoch.inputs.head_rows().end());
   lane.begin.Record(*stream_);
   QueueDeltas(plan, lane);
+  QueueTokenCounts(plan, lane);
   if (lane.has_tokens) {
     epoch.attention_rows.clear();
     for (int64_t row = 0; row < tokens.n_rows; ++row) {
@@ -404,6 +420,26 @@ void CudaRank::QueueDeltas(const StepPlan& plan, Lane& lane) {
                   reinterpret_cast<CudaSampling*>(sampling_memory_.data()));
 }
 
+// What slots with penalties have already; what they draw is counted on the device.
+void CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
+  const int64_t vocab_size = config().vocab_size;
+  int64_t n_counted = 0;
+  for (const SlotOpen& open : plan.opened) {
+    if (!open.sampling.has_penalties()) continue;
+    if (n_counted == kCountedTogether) {
+      // Copies of this plan must have read what is overwritten now.
+      stream_->Synchronize();
+      n_counted = 0;
+    }
+    uint32_t* const counts =
+        reinterpret_cast<uint32_t*>(lane.counts.data()) + n_counted++ * vocab_size;
+    CountTokens(open.known_tokens, open.n_prompt_tokens, absl::MakeSpan(counts, vocab_size));
+    CopyToDevice(stream_->get(),
+                 token_counts_memory_.data() + open.slot * TokenCountsBytes(config()), counts,
+                 TokenCountsBytes(config()));
+  }
+}
+
 // Queues the forward pass and the draws; also what a graph is recorded from, so everything it reads
 // from the host is fixed with the graph's number of rows. One rank's collectives cannot fail.
 void CudaRank::QueueStep(const CudaStepView& step) {
@@ -424,7 +460,8 @@ void CudaRank::QueueStep(const CudaStepView& step) {
                       .rows = step.sample_rows + begin,
                       .sampling = reinterpret_cast<const CudaSampling*>(sampling_memory_.data()),
                       .sampled = sampled + begin,
-                      .last_tokens = last_tokens});
+                      .last_tokens = last_tokens,
+                      .token_counts = reinterpret_cast<uint32_t*>(token_counts_memory_.data())});
   }
 }
 

@@ -81,6 +81,7 @@ class CudaRank final : public StepExecutor {
   int64_t GraphRows(const StepPlan& plan, const StepInputs& inputs) const;
   absl::Status QueuePlan(const StepPlan& plan);
   void QueueDeltas(const StepPlan& plan, Lane& lane);
+  void QueueTokenCounts(const StepPlan& plan, Lane& lane);
   void QueueStep(const CudaStepView& step);
 
   CudaDevice* const device_;
@@ -95,12 +96,13 @@ class CudaRank final : public StepExecutor {
   int64_t max_blocks_per_row_ = 0;
   CudaBuffer rope_memory_;
   RopeTableView rope_;
-  CudaBuffer inputs_memory_;       // a step's inputs (CudaStepLayout)
-  CudaBuffer deltas_memory_;       // TableEntry [..], SlotSampling [max_num_seqs]
-  CudaBuffer block_table_memory_;  // int32 [max_num_seqs + 1, max_blocks_per_row]
-  CudaBuffer sampling_memory_;     // CudaSampling [max_num_seqs]
-  CudaBuffer last_tokens_memory_;  // int32 [max_num_seqs]
-  CudaBuffer sampled_memory_;      // CudaSampledToken [head rows]
+  CudaBuffer inputs_memory_;        // a step's inputs (CudaStepLayout)
+  CudaBuffer deltas_memory_;        // TableEntry [..], SlotSampling [max_num_seqs]
+  CudaBuffer block_table_memory_;   // int32 [max_num_seqs + 1, max_blocks_per_row]
+  CudaBuffer sampling_memory_;      // CudaSampling [max_num_seqs]
+  CudaBuffer last_tokens_memory_;   // int32 [max_num_seqs]
+  CudaBuffer token_counts_memory_;  // uint32_t [max_num_seqs, vocab_size], of slots with penalties
+  CudaBuffer sampled_memory_;       // CudaSampledToken [head rows]
   std::array<std::unique_ptr<Lane>, kMaxBegun> lanes_;
   std::map<int64_t, CudaGraph> graphs_;  // by rows
 

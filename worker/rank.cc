@@ -26,8 +26,10 @@ RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
 
 // Everything that ends with the epoch.
 struct Rank::Epoch {
-  Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh)
-      : state(std::move(epoch_state)), collectives(state->place(), mesh) {
+  Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh, int32_t max_num_seqs)
+      : state(std::move(epoch_state)),
+        collectives(state->place(), mesh),
+        token_counts(max_num_seqs) {
     head_token_idx.reserve(kHeadTileRows);
     sample_rows.reserve(kHeadTileRows);
     sampled.reserve(kHeadTileRows);
@@ -40,6 +42,9 @@ struct Rank::Epoch {
   std::vector<int32_t> head_token_idx;
   std::vector<SampleRow> sample_rows;
   std::vector<SampledToken> sampled;
+
+  // [max_num_seqs][vocab_size] of open slots with penalties, of others empty. The sampler's only.
+  std::vector<std::vector<uint32_t>> token_counts;
 };
 
 Rank::Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
@@ -58,7 +63,7 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
   if (!rope_.has_value() || options.limits.max_model_len > rope_->n_positions()) {
     rope_.emplace(config().head_dim, options.limits.max_model_len, config().rope_theta);
   }
-  epoch_ = std::make_unique<Epoch>(std::move(state), options.mesh);
+  epoch_ = std::make_unique<Epoch>(std::move(state), options.mesh, options.limits.max_num_seqs);
   return absl::OkStatus();
 }
 
@@ -66,9 +71,20 @@ void Rank::EndEpoch() { epoch_.reset(); }
 
 absl::Status Rank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
-  ASSIGN_OR_RETURN(result_, epoch_->state->Execute(
-                                plan, [this](StepResult* result) { return RunStage(result); }));
+  ASSIGN_OR_RETURN(result_, epoch_->state->Execute(plan, [&](StepResult* result) {
+    if (epoch_->state->place().is_sampler()) CountTokensOf(plan.opened);
+    return RunStage(result);
+  }));
   return absl::OkStatus();
+}
+
+void Rank::CountTokensOf(absl::Span<const SlotOpen> opened) {
+  for (const SlotOpen& open : opened) {
+    std::vector<uint32_t>& counts = epoch_->token_counts[open.slot];
+    counts.resize(open.sampling.has_penalties() ? weights_->config().vocab_size : 0);
+    if (counts.empty()) continue;
+    CountTokens(open.known_tokens, open.n_prompt_tokens, absl::MakeSpan(counts));
+  }
 }
 
 absl::Status Rank::RunStage(StepResult* result) {
@@ -111,15 +127,18 @@ void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> lo
                                  .slot = row.slot,
                                  .position = row.position,
                                  .n_generated_tokens = row.n_generated_tokens,
-                                 .target_token_id = row.target_token_id});
+                                 .target_token_id = row.target_token_id,
+                                 .token_counts = epoch.token_counts[row.slot].data()});
   }
   epoch.sampled.clear();
   Sample(*device_, vocab_size, epoch.sample_rows, &epoch.sampled);
   CHECK_EQ(epoch.sampled.size(), tile.size());
   for (size_t i = 0; i < tile.size(); ++i) {
-    std::vector<SampledToken>& list =
-        tile[i].target_token_id < 0 ? result->sampled : result->prompt_logprobs;
-    list.push_back(std::move(epoch.sampled[i]));
+    SampledToken& token = epoch.sampled[i];
+    const bool is_draw = tile[i].target_token_id < 0;
+    std::vector<uint32_t>& counts = epoch.token_counts[token.slot];
+    if (is_draw && !counts.empty() && !token.non_finite) ++counts[token.token_id];
+    (is_draw ? result->sampled : result->prompt_logprobs).push_back(std::move(token));
   }
 }
 

@@ -56,6 +56,7 @@ class Rank final : public StepExecutor {
  private:
   struct Epoch;
 
+  void CountTokensOf(absl::Span<const SlotOpen> opened);
   absl::Status RunStage(StepResult* result);
   absl::Status RunHead(StepResult* result);
   void SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,

@@ -46,6 +46,8 @@ struct Request {
   int32_t n_generated_tokens = 0;
   int32_t target_token_id = -1;
   bool skipped = false;
+  std::vector<int32_t> known_tokens;  // of the sequence
+  int32_t n_prompt_tokens = 0;        // the first of them
 };
 
 using Wide = unsigned __int128;
@@ -62,7 +64,12 @@ bool Reaches(uint64_t kept, float top_p, uint64_t total) {
 // The contract of kernels/sample.h word by word: sort, restrict, walk.
 int32_t ModelDraw(const Request& request) {
   const SamplingParams& sampling = request.sampling;
-  const std::vector<float>& logits = request.logits;
+  const auto n_prompt = request.known_tokens.begin() + request.n_prompt_tokens;
+  const std::vector<double> penalized =
+      reference::Penalize(ToDoubles(request.logits), {request.known_tokens.begin(), n_prompt},
+                          {n_prompt, request.known_tokens.end()}, sampling.repetition_penalty,
+                          sampling.frequency_penalty, sampling.presence_penalty);
+  const std::vector<float> logits(penalized.begin(), penalized.end());
   std::vector<int32_t> order = InOrder(logits);
   if (request.n_generated_tokens < sampling.min_tokens) {
     const std::vector<int32_t> all = order;
@@ -114,6 +121,7 @@ class CudaSampleTest : public CudaTest {
     std::vector<float> logits;
     std::vector<CudaSampleRow> rows;
     std::vector<CudaSampling> sampling;
+    std::vector<uint32_t> counts(n * vocab_size, kUntouchedCount);
     for (const Request& request : requests) {
       CHECK_EQ(static_cast<int64_t>(request.logits.size()), vocab_size);
       logits.insert(logits.end(), request.logits.begin(), request.logits.end());
@@ -121,25 +129,37 @@ class CudaSampleTest : public CudaTest {
       rows.push_back({request.skipped ? -1 : slot, request.position, request.n_generated_tokens,
                       request.target_token_id});
       sampling.push_back(ToCudaSampling(request.sampling));
+      if (!request.sampling.has_penalties()) continue;
+      CountTokens(request.known_tokens, request.n_prompt_tokens,
+                  absl::MakeSpan(counts).subspan(slot * vocab_size, vocab_size));
     }
     const DeviceArray<float> device_logits(logits);
     const DeviceArray<CudaSampleRow> device_rows(rows);
     const DeviceArray<CudaSampling> device_sampling(sampling);
     DeviceArray<CudaSampledToken> sampled(n);
     DeviceArray<int32_t> last_tokens(std::vector<int32_t>(n, kUntouched));
+    DeviceArray<uint32_t> device_counts(counts);
     Sample(Device(SampleScratchBytes(n, vocab_size)), {.n_rows = n,
                                                        .vocab_size = vocab_size,
                                                        .logits = device_logits.data(),
                                                        .rows = device_rows.data(),
                                                        .sampling = device_sampling.data(),
                                                        .sampled = sampled.data(),
-                                                       .last_tokens = last_tokens.data()});
+                                                       .last_tokens = last_tokens.data(),
+                                                       .token_counts = device_counts.data()});
     last_tokens_ = last_tokens.ToHost();
     raw_ = sampled.ToHost();
     std::vector<SampledToken> tokens;
     for (int64_t i = 0; i < n; ++i) {
       tokens.push_back(rows[i].slot < 0 ? SampledToken() : ToSampledToken(raw_[i], rows[i]));
+      // A draw with penalties is counted, and nothing else.
+      const bool is_draw =
+          rows[i].slot >= 0 && rows[i].target_token_id < 0 && raw_[i].token_id >= 0;
+      if (is_draw && requests[i].sampling.has_penalties()) {
+        ++counts[i * vocab_size + raw_[i].token_id];
+      }
     }
+    EXPECT_EQ(device_counts.ToHost(), counts);
     return tokens;
   }
 
@@ -156,6 +176,7 @@ class CudaSampleTest : public CudaTest {
   }
 
   static constexpr int32_t kUntouched = -7;
+  static constexpr uint32_t kUntouchedCount = 0xdead;
   std::vector<CudaSampledToken> raw_;  // of the last run
   std::vector<int32_t> last_tokens_;
 };
@@ -164,9 +185,11 @@ INSTANTIATE_TEST_SUITE_P(, CudaSampleTest, testing::ValuesIn(CudaRunModes()), Cu
 SampledToken OnCpu(const Request& request, int32_t slot = 0) {
   CpuDevice device(1);
   std::vector<SampledToken> out;
+  std::vector<uint32_t> counts(request.logits.size());
+  CountTokens(request.known_tokens, request.n_prompt_tokens, absl::MakeSpan(counts));
   Sample(device, static_cast<int64_t>(request.logits.size()),
          {{request.logits.data(), &request.sampling, slot, request.position,
-           request.n_generated_tokens, request.target_token_id}},
+           request.n_generated_tokens, request.target_token_id, counts.data()}},
          &out);
   return out[0];
 }
@@ -174,6 +197,7 @@ SampledToken OnCpu(const Request& request, int32_t slot = 0) {
 // Any combination of restrictions, from none to all.
 Request RandomRequest(int64_t vocab_size, uint64_t seed) {
   const auto words = Philox4x32(seed, 99, 0), more = Philox4x32(seed, 99, 1);
+  const auto penalties = Philox4x32(seed, 99, 2);
   Request request;
   request.logits = Logits(vocab_size, seed % 5 == 0 ? 40 : 5, seed);
   request.position = static_cast<int32_t>(more[0] % 10000);
@@ -183,6 +207,18 @@ Request RandomRequest(int64_t vocab_size, uint64_t seed) {
       .top_k = words[2] % 3 == 0 ? 0 : static_cast<int32_t>(words[2] % (vocab_size + 9)),
       .min_p = words[3] % 3 == 0 ? 0.05f * UniformFloat(words[3]) : 0.0f,
       .seed = seed};
+  if (penalties[0] % 3 == 0) {
+    // Exact: multiples of 1/8, and logits are of 1/16.
+    request.sampling.repetition_penalty = std::exp2(static_cast<float>(penalties[1] % 5) - 2);
+    request.sampling.frequency_penalty = (static_cast<float>(penalties[2] % 17) - 8) / 8;
+    request.sampling.presence_penalty = (static_cast<float>(penalties[3] % 17) - 8) / 8;
+    for (uint32_t i = 0; i < penalties[0] / 3 % 50; ++i) {
+      request.known_tokens.push_back(
+          static_cast<int32_t>(Philox4x32(seed, i, 3)[0] % std::min<int64_t>(vocab_size, 30)));
+    }
+    request.n_prompt_tokens =
+        static_cast<int32_t>(penalties[1] / 5 % (request.known_tokens.size() + 1));
+  }
   if (more[1] % 3 == 0) {
     request.sampling.min_tokens = 1;
     for (int32_t id = more[2] % 5; id < vocab_size && request.sampling.stop_token_ids.size() < 50;

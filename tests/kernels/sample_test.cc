@@ -206,6 +206,66 @@ TEST(SampleTest, DrawDependsOnSeedAndPositionAlone) {
   }
 }
 
+// All numbers are multiples of 1/64, so that penalties are exact.
+TEST(SampleTest, PenaltiesMoveTheLogitsOfKnownTokens) {
+  int n_moved = 0;
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const auto words = Philox4x32(seed, 98, 0), more = Philox4x32(seed, 98, 1);
+    const int64_t vocab_size = 1 + words[0] % 60;
+    std::vector<float> logits = Logits(vocab_size, 5, seed);
+    for (float& logit : logits) logit = std::round(logit * 16) / 16;
+    std::vector<int32_t> known(words[1] % 40);
+    for (size_t i = 0; i < known.size(); ++i) {
+      known[i] = static_cast<int32_t>(Philox4x32(seed, i, 2)[0] % vocab_size);
+    }
+    const auto n_prompt = static_cast<int64_t>(words[2] % (known.size() + 1));
+    const SamplingParams plain = {.temperature = seed % 3 == 0 ? 0.0f : 1.0f,
+                                  .top_p = seed % 2 == 0 ? 1.0f : 0.9f,
+                                  .seed = seed,
+                                  .n_logprobs = 3};
+    SamplingParams sampling = plain;
+    sampling.repetition_penalty = std::exp2(static_cast<float>(more[0] % 5) - 2);
+    sampling.frequency_penalty = (static_cast<float>(more[1] % 17) - 8) / 4;
+    sampling.presence_penalty = (static_cast<float>(more[2] % 17) - 8) / 4;
+    const std::vector<double> want =
+        reference::Penalize(ToDoubles(logits), {known.begin(), known.begin() + n_prompt},
+                            {known.begin() + n_prompt, known.end()}, sampling.repetition_penalty,
+                            sampling.frequency_penalty, sampling.presence_penalty);
+    const std::vector<float> penalized(want.begin(), want.end());
+    std::vector<uint32_t> counts(vocab_size, 77);
+    CountTokens(known, n_prompt, absl::MakeSpan(counts));
+    for (int32_t position = 0; position < 4; ++position) {
+      const std::vector<SampledToken> got =
+          RunSample(vocab_size, {{.logits = logits.data(),
+                                  .sampling = &sampling,
+                                  .position = position,
+                                  .token_counts = counts.data()}});
+      EXPECT_EQ(got[0].token_id, SampleOne(penalized, plain, position).token_id) << "seed " << seed;
+      // What is reported is not penalized.
+      const SampledToken without = SampleOne(logits, plain, position);
+      EXPECT_EQ(got[0].top, without.top);
+      n_moved += got[0].token_id != without.token_id ? 1 : 0;
+    }
+  }
+  EXPECT_GT(n_moved, 100);
+}
+
+TEST(SampleTest, PenaltiesStayFinite) {
+  const std::vector<float> logits = {-3e38f, 3e38f, 0, -1};
+  const std::vector<uint32_t> counts(4, kTokenInPrompt | 5);
+  for (const float repetition_penalty : {kMinRepetitionPenalty, kMaxRepetitionPenalty}) {
+    for (const float penalty : {-kMaxPenalty, kMaxPenalty}) {
+      const SamplingParams sampling = {.repetition_penalty = repetition_penalty,
+                                       .frequency_penalty = penalty,
+                                       .presence_penalty = penalty};
+      const std::vector<SampledToken> got = RunSample(
+          4, {{.logits = logits.data(), .sampling = &sampling, .token_counts = counts.data()}});
+      EXPECT_EQ(got[0].token_id, 1);
+      EXPECT_FALSE(got[0].non_finite);
+    }
+  }
+}
+
 TEST(SampleTest, ExtremeParametersGiveTheirLimit) {
   const std::vector<float> logits = {0.5f, 2.0f, 1.9999f, 2.0f, -3e38f, 1.0f};
   for (int32_t position = 0; position < 200; ++position) {

@@ -153,12 +153,32 @@ TEST(ValidatePlanTest, RefusesSamplingParametersOutOfRange) {
   expect({.top_p = std::numeric_limits<float>::quiet_NaN()}, "top_p: nan");
   expect({.top_k = -1}, "top_k: -1");
   expect({.min_p = 1.5f}, "min_p: 1.5 is not in [0, 1]");
+  expect({.repetition_penalty = 0}, "repetition_penalty: 0 is not in [0.01, 100]");
+  expect({.repetition_penalty = std::numeric_limits<float>::quiet_NaN()},
+         "repetition_penalty: nan");
+  expect({.frequency_penalty = 2.5f}, "frequency_penalty: 2.5 is not in [-2, 2]");
+  expect({.presence_penalty = -3}, "presence_penalty: -3 is not in [-2, 2]");
   expect({.n_logprobs = 21}, "n_logprobs: 21 is not in [-1, 21)");
   expect({.n_prompt_logprobs = -2}, "n_prompt_logprobs: -2");
   expect({.min_tokens = 21}, "min_tokens: 21");
   expect({.stop_token_ids = {5, 100}}, "stop_token_ids: 100 is not in [0, 100)");
   expect({.stop_token_ids = {5, 5}}, "stop_token_ids: 5 follows 5");
   expect({.stop_token_ids = std::vector<int32_t>(65, 1)}, "stop_token_ids.size: 65");
+}
+
+TEST(ValidatePlanTest, PenaltiesComeWithTheKnownTokens) {
+  StepPlan plan = GoodPlan();
+  SlotOpen& open = plan.opened[1];
+  open.n_generated_tokens = 1;
+  open.sampling.presence_penalty = 1;
+  ExpectInvalid(plan, "plan opened[1].known_tokens.size: 0 is not 4");
+  open.known_tokens = {0, 99, 5, 99};
+  EXPECT_TRUE(ValidatePlan(plan, kLimits).ok());
+  open.known_tokens[3] = 100;
+  ExpectInvalid(plan, "plan opened[1].known_tokens: 100 is not in [0, 100)");
+  open.known_tokens[3] = 99;
+  open.sampling.presence_penalty = 0;
+  ExpectInvalid(plan, "plan opened[1].known_tokens.size: 4 is not 0");
 }
 
 TEST(ValidatePlanTest, RefusesGrantsOutOfRange) {

@@ -90,7 +90,11 @@ StepPlan SomePlan() {
                    .n_logprobs = 20,
                    .n_prompt_logprobs = 0,
                    .min_tokens = 3,
-                   .stop_token_ids = {2, 7}};
+                   .stop_token_ids = {2, 7},
+                   .repetition_penalty = 1.5f,
+                   .frequency_penalty = -0.25f,
+                   .presence_penalty = 2};
+  open.known_tokens = {31999, 0, 4};
   plan.opened = {open, SlotOpen{.slot = 0, .n_prompt_tokens = 1}};
   plan.grants = {{3, 0, 9}, {0, 0, 4}};
   plan.rows = {{.slot = 1, .position = 8, .n_tokens = 1, .use_last_sampled = true, .sample = true},

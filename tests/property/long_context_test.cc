@@ -175,7 +175,7 @@ WorkOutcome RunInChunks(LocalGroup& group, const WorkRequest& request) {
                                    result->prompt_logprobs.end());
     outcome.sampled.insert(outcome.sampled.end(), result->sampled.begin(), result->sampled.end());
   };
-  builder.Open(0, n_prompt, request.sampling);
+  builder.Open(0, request.prompt, n_prompt, request.sampling);
   for (size_t i = 0; i + 1 < begins.size(); ++i) {
     const int32_t begin = begins[i], end = begins[i + 1];
     builder.AddRow(0, absl::MakeSpan(request.prompt).subspan(begin, end - begin),

@@ -120,6 +120,20 @@ Vector LogSoftmax(const Vector& logits) {
   return out;
 }
 
+Vector Penalize(const Vector& logits, const std::vector<int32_t>& prompt,
+                const std::vector<int32_t>& generated, double repetition, double frequency,
+                double presence) {
+  Vector out = logits;
+  for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {
+    const auto n = std::count(generated.begin(), generated.end(), id);
+    if (n > 0 || std::find(prompt.begin(), prompt.end(), id) != prompt.end()) {
+      out[id] = out[id] > 0 ? out[id] / repetition : out[id] * repetition;
+    }
+    if (n > 0) out[id] -= frequency * static_cast<double>(n) + presence;
+  }
+  return out;
+}
+
 Vector SamplingDistribution(const Vector& logits, const SamplingConfig& config) {
   std::vector<int32_t> order;
   for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {

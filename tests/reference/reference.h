@@ -31,6 +31,12 @@ Vector SiluMul(const Vector& gate, const Vector& up);
 // logits - logsumexp(logits).
 Vector LogSoftmax(const Vector& logits);
 
+// Logits after penalties: of tokens in either list, l / repetition if l > 0 and l * repetition
+// otherwise; then of those generated n times, minus frequency * n + presence.
+Vector Penalize(const Vector& logits, const std::vector<int32_t>& prompt,
+                const std::vector<int32_t>& generated, double repetition, double frequency,
+                double presence);
+
 // What a token is drawn from: softmax(logits / temperature) restricted to the top_k most probable
 // (0 = all), renormalised, then to the smallest set that reaches top_p, then to those with at least
 // min_p times the best's probability, renormalised. Ties: lower ids first. Banned ids get 0.

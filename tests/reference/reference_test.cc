@@ -135,5 +135,11 @@ TEST(ReferenceTest, SamplingDistributionAppliesRestrictionsInOrder) {
               ElementsAre(0, 0, 0, 1));
 }
 
+// By hand: 0 is in no list, 1 in the prompt, 2 in both, 3 was generated twice.
+TEST(ReferenceTest, PenalizeFollowsTheDefinition) {
+  EXPECT_THAT(Penalize({4, 4, -4, 4, -4}, {1, 2}, {3, 2, 3}, 2, 0.5, 0.25),
+              testing::ElementsAre(4, 2, -8.75, 0.75, -4));
+}
+
 }  // namespace
 }  // namespace bora::reference

@@ -34,6 +34,14 @@ void PlanBuilder::Open(int32_t slot, int32_t n_prompt_tokens, const SamplingPara
                           .sampling = sampling});
 }
 
+void PlanBuilder::Open(int32_t slot, absl::Span<const int32_t> known_tokens,
+                       int32_t n_prompt_tokens, const SamplingParams& sampling) {
+  Open(slot, n_prompt_tokens, sampling,
+       static_cast<int32_t>(known_tokens.size()) - n_prompt_tokens);
+  if (!sampling.has_penalties()) return;
+  plan_.opened.back().known_tokens.assign(known_tokens.begin(), known_tokens.end());
+}
+
 void PlanBuilder::AddRow(int32_t slot, absl::Span<const int32_t> tokens,
                          const RowOptions& options) {
   StepRow row;

@@ -18,6 +18,10 @@ class PlanBuilder {
 
   // Takes effect in the next plan. The slot's blocks are free again in that plan.
   void Close(int32_t slot);
+  // The prompt is the first of the known tokens, the others have been generated.
+  void Open(int32_t slot, absl::Span<const int32_t> known_tokens, int32_t n_prompt_tokens,
+            const SamplingParams& sampling);
+  // The same where sampling has no penalties, which count tokens.
   void Open(int32_t slot, int32_t n_prompt_tokens, const SamplingParams& sampling,
             int32_t n_generated_tokens = 0);
 

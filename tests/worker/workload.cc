@@ -95,7 +95,7 @@ class ShuffledRun {
     const size_t pick = random_() % free_slots_.size();
     active.slot = free_slots_[pick];
     free_slots_.erase(free_slots_.begin() + pick);
-    builder_.Open(active.slot, active.n_prompt(), active.request->sampling);
+    builder_.Open(active.slot, active.tokens, active.n_prompt(), active.request->sampling);
     active_.push_back(std::move(active));
   }
 
@@ -108,8 +108,7 @@ class ShuffledRun {
   // Drops the sequence's KV and begins again with what is known, as after a failure.
   void Preempt(Active& active) {
     builder_.Close(active.slot);
-    builder_.Open(active.slot, active.n_prompt(), active.request->sampling,
-                  active.n_known() - active.n_prompt());
+    builder_.Open(active.slot, active.tokens, active.n_prompt(), active.request->sampling);
     active.n_passed = 0;
     active.last_row_sampled = false;
     active.replayed = true;
@@ -211,6 +210,12 @@ std::vector<WorkRequest> RandomRequests(const GroupLimits& limits, int n_request
       sampling.min_tokens = below(10);
       sampling.stop_token_ids = {below(20), 20 + below(20), 40 + below(20)};
     }
+    if (below(3) == 0) {
+      // Tokens occur seldom among so many: penalties are rewards as often, so that some repeat.
+      sampling.repetition_penalty = below(2) == 0 ? 1.0f : 0.25f * (1 + below(8));
+      sampling.frequency_penalty = 0.5f * (below(9) - 4);
+      sampling.presence_penalty = below(2) == 0 ? 0.0f : 0.5f * (below(9) - 4);
+    }
   }
   return requests;
 }
@@ -224,7 +229,7 @@ absl::StatusOr<std::vector<WorkOutcome>> RunAlone(LocalGroup& group,
   for (size_t i = 0; i < requests.size(); ++i) {
     const WorkRequest& request = requests[i];
     const int32_t n_prompt = static_cast<int32_t>(request.prompt.size());
-    builder.Open(0, n_prompt, request.sampling);
+    builder.Open(0, request.prompt, n_prompt, request.sampling);
     std::vector<int32_t> tokens = request.prompt;
     int32_t n_passed = 0;
     while (static_cast<int32_t>(outcomes[i].sampled.size()) < request.n_generate) {

@@ -82,6 +82,9 @@ TEST_F(ErrorTableTest, InvalidFieldsAreAllNamedAtOnce) {
   request.mutable_sampling()->set_top_p(0);
   request.mutable_sampling()->set_top_k(-1);
   request.mutable_sampling()->set_min_p(std::numeric_limits<float>::infinity());
+  request.mutable_sampling()->set_repetition_penalty(0);
+  request.mutable_sampling()->set_frequency_penalty(2.5f);
+  request.mutable_sampling()->set_presence_penalty(-2.5f);
   request.mutable_stopping()->set_max_tokens(0);
   request.mutable_stopping()->set_min_tokens(-5);
   request.mutable_stopping()->add_stop("");
@@ -93,14 +96,18 @@ TEST_F(ErrorTableTest, InvalidFieldsAreAllNamedAtOnce) {
   const ClientError error = Generate(request);
   EXPECT_EQ(error.code, grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(error.reason, "INVALID_FIELD");
-  EXPECT_THAT(error.violations,
-              UnorderedElementsAre(
-                  Key("prompt.truncate_prompt_tokens"), Key("sampling.temperature"),
-                  Key("sampling.top_p"), Key("sampling.top_k"), Key("sampling.min_p"),
-                  Key("stopping.max_tokens"), Key("stopping.min_tokens"), Key("stopping.stop[0]"),
-                  Key("stopping.stop_token_ids[0]"), Key("stopping.time_limit"),
-                  Key("output.logprobs"), Key("output.prompt_logprobs"), Key("request_id")));
+  EXPECT_THAT(
+      error.violations,
+      UnorderedElementsAre(
+          Key("prompt.truncate_prompt_tokens"), Key("sampling.temperature"), Key("sampling.top_p"),
+          Key("sampling.top_k"), Key("sampling.min_p"), Key("sampling.repetition_penalty"),
+          Key("sampling.frequency_penalty"), Key("sampling.presence_penalty"),
+          Key("stopping.max_tokens"), Key("stopping.min_tokens"), Key("stopping.stop[0]"),
+          Key("stopping.stop_token_ids[0]"), Key("stopping.time_limit"), Key("output.logprobs"),
+          Key("output.prompt_logprobs"), Key("request_id")));
   EXPECT_EQ(error.violations.at("sampling.temperature"), "is nan; it must be in [0, 100]");
+  EXPECT_EQ(error.violations.at("sampling.repetition_penalty"), "is 0; it must be in [0.01, 100]");
+  EXPECT_EQ(error.violations.at("sampling.frequency_penalty"), "is 2.5; it must be in [-2, 2]");
 }
 
 TEST_F(ErrorTableTest, UnknownTokenIdsAreNamedByPlace) {

@@ -154,6 +154,7 @@ TEST_F(RequestValidatorTest, EveryNumericFieldIsAcceptedInRangeOrRefusedByName) 
   EXPECT_GT(n_tried_, 150);
   for (const char* field :
        {"sampling.temperature", "sampling.top_p", "sampling.top_k", "sampling.min_p",
+        "sampling.repetition_penalty", "sampling.frequency_penalty", "sampling.presence_penalty",
         "stopping.max_tokens", "stopping.min_tokens", "stopping.stop_token_ids",
         "stopping.time_limit.seconds", "stopping.time_limit.nanos", "output.logprobs",
         "output.prompt_logprobs", "prompt.token_ids.ids", "prompt.truncate_prompt_tokens"}) {

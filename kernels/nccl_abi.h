@@ -38,8 +38,8 @@ struct UniqueId {
 // The values of attributes that leave the choice to NCCL.
 inline constexpr int kUndefined = INT_MIN;
 
-// The front of ncclConfig_t, as of version 2.27. A library takes of it the attributes that it knows,
-// by `size`, and for newer ones its own defaults.
+// The front of ncclConfig_t, as of version 2.27. A library takes of it the attributes that it
+// knows, by `size`, and for newer ones its own defaults.
 struct Config {
   size_t size = sizeof(Config);
   unsigned int magic = 0xcafebeef;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -15,7 +16,7 @@
 // Of one thread, as everything here.
 struct CUstream_st {
   bool capturing = false;
-  std::deque<std::function<void()>> queue;  // what has not run; of the graph while capturing
+  std::deque<std::function<bool()>> queue;  // what has not run; of the graph while capturing
   int64_t n_queued = 0;                     // over the stream's life
   int64_t n_run = 0;
 };
@@ -28,7 +29,7 @@ struct CUevent_st {
 };
 
 struct CUgraphExec_st {
-  std::deque<std::function<void()>> work;
+  std::deque<std::function<bool()>> work;
 };
 
 namespace bora {
@@ -36,13 +37,18 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 
-void RunUntil(CUstream_st* stream, int64_t mark) {
+// False when work could not go on.
+bool TryUntil(CUstream_st* stream, int64_t mark) {
   while (stream->n_run < mark) {
-    const std::function<void()> work = std::move(stream->queue.front());
+    if (!stream->queue.front()()) return false;
     stream->queue.pop_front();
     ++stream->n_run;
-    work();
   }
+  return true;
+}
+
+void RunUntil(CUstream_st* stream, int64_t mark) {
+  while (!TryUntil(stream, mark)) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 }  // namespace
@@ -54,13 +60,17 @@ void Submit(CUstream_st* stream, std::function<void()> work) {
     work();
     return;
   }
-  if (stream->capturing) {
-    stream->queue.push_back(std::move(work));
-    return;
-  }
-  stream->queue.push_back(std::move(work));
+  SubmitTry(stream, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
+
+void SubmitTry(CUstream_st* stream, std::function<bool()> try_work) {
+  stream->queue.push_back(std::move(try_work));
+  if (stream->capturing) return;
   ++stream->n_queued;
-  if (run_options().eager_copies) RunUntil(stream, stream->n_queued);
+  if (run_options().eager_copies) TryUntil(stream, stream->n_queued);
 }
 
 }  // namespace cuda_host
@@ -144,8 +154,7 @@ void CudaEvent::Record(const CudaStream& stream) {
 bool CudaEvent::IsDone() const {
   if (event_->stream == nullptr || event_->stream->n_run >= event_->mark) return true;
   if (event_->n_queries++ == 0) return false;
-  Wait();
-  return true;
+  return TryUntil(event_->stream, event_->mark);
 }
 
 void CudaEvent::Wait() const {
@@ -160,7 +169,7 @@ absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
                                              absl::FunctionRef<void()> queue_work) {
   CUstream_st* const state = stream.get();
   CHECK(!state->capturing);
-  std::deque<std::function<void()>> before;
+  std::deque<std::function<bool()>> before;
   std::swap(before, state->queue);
   state->capturing = true;
   queue_work();
@@ -174,7 +183,7 @@ absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
 void CudaGraph::Destroy::operator()(CUgraphExec_st* graph) const { delete graph; }
 
 void CudaGraph::Launch(const CudaStream& stream) const {
-  for (const std::function<void()>& work : graph_->work) cuda_host::Submit(stream.get(), work);
+  for (const std::function<bool()>& work : graph_->work) cuda_host::SubmitTry(stream.get(), work);
 }
 
 void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes) {

@@ -12,4 +12,8 @@ namespace bora::cuda_host {
 // it runs now, after all other work of this thread's streams.
 void Submit(CUstream_st* stream, std::function<void()> work);
 
+// Queues work that is tried again until it returns true; false says that it cannot go on yet. It
+// must not block.
+void SubmitTry(CUstream_st* stream, std::function<bool()> try_work);
+
 }  // namespace bora::cuda_host

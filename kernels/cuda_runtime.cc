@@ -156,6 +156,10 @@ void CudaStream::Destroy::operator()(CUstream_st* stream) const { cudaStreamDest
 
 void CudaStream::Synchronize() const { Check(cudaStreamSynchronize(get()), "GPU"); }
 
+void CudaStream::WaitFor(const CudaEvent& event) const {
+  Check(cudaStreamWaitEvent(get(), event.event_.get(), 0), "wait for an event");
+}
+
 absl::StatusOr<CudaEvent> CudaEvent::Create() {
   cudaEvent_t event = nullptr;
   if (const cudaError_t error = cudaEventCreate(&event); error != cudaSuccess) {
@@ -174,7 +178,10 @@ void CudaEvent::Record(const CudaStream& stream) {
 
 bool CudaEvent::IsDone() const {
   const cudaError_t error = cudaEventQuery(event_.get());
-  if (error == cudaErrorNotReady) return false;
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // it stays this thread's last error otherwise, and is taken for a launch's
+    return false;
+  }
   Check(error, "GPU");
   return true;
 }
@@ -230,6 +237,12 @@ void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, co
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes) {
   Check(cudaMemcpyAsync(host, device, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToHost, stream),
         "copy from the GPU");
+  if (stream == nullptr) Check(cudaStreamSynchronize(nullptr), "GPU");
+}
+
+void CopyOnDevice(CUstream_st* stream, void* to, const void* from, int64_t n_bytes) {
+  Check(cudaMemcpyAsync(to, from, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToDevice, stream),
+        "copy on the GPU");
   if (stream == nullptr) Check(cudaStreamSynchronize(nullptr), "GPU");
 }
 

@@ -78,6 +78,8 @@ class PinnedBuffer {
   int64_t n_bytes_ = 0;
 };
 
+class CudaEvent;
+
 // A queue of work: what is queued runs in order. Owned by one thread.
 class CudaStream {
  public:
@@ -87,6 +89,8 @@ class CudaStream {
   CUstream_st* get() const { return stream_.get(); }
   // Waits until all that was queued is done.
   void Synchronize() const;
+  // What is queued from now on runs after what the event marks now; at once without a mark.
+  void WaitFor(const CudaEvent& event) const;
 
  private:
   struct Destroy {
@@ -110,6 +114,7 @@ class CudaEvent {
   double MillisecondsSince(const CudaEvent& begin) const;
 
  private:
+  friend class CudaStream;
   struct Destroy {
     void operator()(CUevent_st* event) const;
   };
@@ -144,6 +149,7 @@ void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n
 void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, const void* host,
                       int64_t row_bytes, int64_t n_rows);
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes);
+void CopyOnDevice(CUstream_st* stream, void* to, const void* from, int64_t n_bytes);
 void FillDevice(CUstream_st* stream, void* device, uint8_t byte, int64_t n_bytes);
 
 }  // namespace bora

@@ -21,10 +21,14 @@ void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(P
     CHECK(error == cudaSuccess) << shape.shared_bytes
                                 << " bytes of shared memory: " << cudaGetErrorString(error);
   }
-  const dim3 grid(static_cast<unsigned>(shape.n_blocks_x), static_cast<unsigned>(shape.n_blocks_y));
-  kernel<<<grid, static_cast<unsigned>(shape.n_threads), shape.shared_bytes, device.stream()>>>(
-      static_cast<Params>(args)...);
-  const cudaError_t error = cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim =
+      dim3(static_cast<unsigned>(shape.n_blocks_x), static_cast<unsigned>(shape.n_blocks_y));
+  config.blockDim = dim3(static_cast<unsigned>(shape.n_threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = device.stream();
+  // The launch's own error, not the last one of some earlier call.
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
   CHECK(error == cudaSuccess) << "launch: " << cudaGetErrorString(error);
 }
 

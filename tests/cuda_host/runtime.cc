@@ -4,8 +4,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
+#include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "base/int_math.h"
@@ -13,12 +16,13 @@
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/stream.h"
 
-// Of one thread, as everything here.
+// Of one thread.
 struct CUstream_st {
   bool capturing = false;
   std::deque<std::function<bool()>> queue;  // what has not run; of the graph while capturing
   int64_t n_queued = 0;                     // over the stream's life
   int64_t n_run = 0;
+  const std::thread::id owner = std::this_thread::get_id();
 };
 
 struct CUevent_st {
@@ -36,19 +40,46 @@ namespace bora {
 namespace {
 
 constexpr size_t kAlignment = 256;
+// Other processes and threads need the CPU on which we wait for them.
+constexpr std::chrono::microseconds kIdle(20);
 
-// False when work could not go on.
-bool TryUntil(CUstream_st* stream, int64_t mark) {
+// The one multiprocessor: held while a piece of work runs.
+std::mutex device_mutex;
+std::vector<CUstream_st*> all_streams;  // under device_mutex
+
+// Runs work up to the mark until a piece cannot go on; true if any ran.
+bool RunSome(CUstream_st* stream, int64_t mark) {
+  bool has_run = false;
   while (stream->n_run < mark) {
-    if (!stream->queue.front()()) return false;
+    const std::lock_guard<std::mutex> lock(device_mutex);
+    if (!stream->queue.front()()) break;
     stream->queue.pop_front();
     ++stream->n_run;
+    has_run = true;
   }
-  return true;
+  return has_run;
+}
+
+// Lets all streams of this thread go on; true if any work ran.
+bool RunStreams() {
+  std::vector<CUstream_st*> streams;
+  {
+    const std::lock_guard<std::mutex> lock(device_mutex);
+    for (CUstream_st* stream : all_streams) {
+      if (stream->owner == std::this_thread::get_id()) streams.push_back(stream);
+    }
+  }
+  bool has_run = false;
+  for (CUstream_st* stream : streams) has_run |= RunSome(stream, stream->n_queued);
+  return has_run;
 }
 
 void RunUntil(CUstream_st* stream, int64_t mark) {
-  while (!TryUntil(stream, mark)) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  while (true) {
+    RunSome(stream, mark);
+    if (stream->n_run >= mark) return;
+    if (!RunStreams()) std::this_thread::sleep_for(kIdle);
+  }
 }
 
 }  // namespace
@@ -57,6 +88,7 @@ namespace cuda_host {
 
 void Submit(CUstream_st* stream, std::function<void()> work) {
   if (stream == nullptr) {
+    const std::lock_guard<std::mutex> lock(device_mutex);
     work();
     return;
   }
@@ -67,10 +99,11 @@ void Submit(CUstream_st* stream, std::function<void()> work) {
 }
 
 void SubmitTry(CUstream_st* stream, std::function<bool()> try_work) {
+  CHECK(stream != nullptr);
   stream->queue.push_back(std::move(try_work));
   if (stream->capturing) return;
   ++stream->n_queued;
-  if (run_options().eager_copies) TryUntil(stream, stream->n_queued);
+  if (run_options().eager_copies) RunSome(stream, stream->n_queued);
 }
 
 }  // namespace cuda_host
@@ -124,15 +157,28 @@ void PinnedBuffer::Free::operator()(uint8_t* data) const { std::free(data); }
 absl::StatusOr<CudaStream> CudaStream::Create() {
   CudaStream stream;
   stream.stream_.reset(new CUstream_st);
+  const std::lock_guard<std::mutex> lock(device_mutex);
+  all_streams.push_back(stream.get());
   return stream;
 }
 
 void CudaStream::Destroy::operator()(CUstream_st* stream) const {
   RunUntil(stream, stream->n_queued);
+  {
+    const std::lock_guard<std::mutex> lock(device_mutex);
+    std::erase(all_streams, stream);
+  }
   delete stream;
 }
 
 void CudaStream::Synchronize() const { RunUntil(get(), get()->n_queued); }
+
+void CudaStream::WaitFor(const CudaEvent& event) const {
+  const CUstream_st* const other = event.event_->stream;
+  if (other == nullptr) return;
+  CHECK(!get()->capturing) << "a graph is of one stream";
+  cuda_host::SubmitTry(get(), [other, mark = event.event_->mark] { return other->n_run >= mark; });
+}
 
 absl::StatusOr<CudaEvent> CudaEvent::Create() {
   CudaEvent event;
@@ -154,7 +200,8 @@ void CudaEvent::Record(const CudaStream& stream) {
 bool CudaEvent::IsDone() const {
   if (event_->stream == nullptr || event_->stream->n_run >= event_->mark) return true;
   if (event_->n_queries++ == 0) return false;
-  return TryUntil(event_->stream, event_->mark);
+  RunStreams();
+  return event_->stream->n_run >= event_->mark;
 }
 
 void CudaEvent::Wait() const {
@@ -200,6 +247,10 @@ void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, co
 
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes) {
   cuda_host::Submit(stream, [=] { std::memcpy(host, device, static_cast<size_t>(n_bytes)); });
+}
+
+void CopyOnDevice(CUstream_st* stream, void* to, const void* from, int64_t n_bytes) {
+  cuda_host::Submit(stream, [=] { std::memmove(to, from, static_cast<size_t>(n_bytes)); });
 }
 
 void FillDevice(CUstream_st* stream, void* device, uint8_t byte, int64_t n_bytes) {

@@ -125,6 +125,33 @@ nccl::Result NcclCommunicator::SendAndRecvParts(CUstream_st* stream, int root, c
   return result;
 }
 
+absl::Status NcclCommunicator::AllToAll(CUstream_st* stream, const float* data, float* parts,
+                                        int64_t n_each) {
+  CHECK_GE(n_each, 0);
+  const absl::MutexLock lock(&mutex_);
+  if (n_each == 0) return failed_;
+  return Queue("exchange by ncclSend and ncclRecv", [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ExchangeParts(stream, data, parts, n_each);
+  });
+}
+
+nccl::Result NcclCommunicator::ExchangeParts(CUstream_st* stream, const float* data, float* parts,
+                                             int64_t n_each) {
+  const nccl::Api& api = library_->api();
+  const size_t count = static_cast<size_t>(n_each);
+  nccl::Result result = api.GroupStart();
+  if (result != nccl::Result::kSuccess) return result;
+  const auto keep = [&result](nccl::Result next) {
+    if (result == nccl::Result::kSuccess || result == nccl::Result::kInProgress) result = next;
+  };
+  for (int peer = 0; peer < options_.n_ranks; ++peer) {
+    keep(api.Send(data + peer * n_each, count, nccl::DataType::kFloat32, peer, comm_, stream));
+    keep(api.Recv(parts + peer * n_each, count, nccl::DataType::kFloat32, peer, comm_, stream));
+  }
+  keep(api.GroupEnd());
+  return result;
+}
+
 absl::Status NcclCommunicator::Broadcast(CUstream_st* stream, int root, void* data,
                                          int64_t n_bytes) {
   CHECK_GE(n_bytes, 0);

@@ -76,6 +76,10 @@ class NcclCommunicator {
   absl::Status GatherTo(CUstream_st* stream, int root, const float* local,  // [n_local]
                         float* all,                                         // [n_ranks, n_local]
                         int64_t n_local);
+  // parts[i] of rank j becomes data[j] of rank i.
+  absl::Status AllToAll(CUstream_st* stream, const float* data,  // [n_ranks, n_each]
+                        float* parts,                            // [n_ranks, n_each]
+                        int64_t n_each);
   absl::Status Broadcast(CUstream_st* stream, int root, void* data, int64_t n_bytes);
   absl::Status Send(CUstream_st* stream, int peer, const void* data, int64_t n_bytes);
   absl::Status Recv(CUstream_st* stream, int peer, void* data, int64_t n_bytes);
@@ -99,6 +103,8 @@ class NcclCommunicator {
   absl::Status Init();
   nccl::Result SendAndRecvParts(CUstream_st* stream, int root, const float* local, float* all,
                                 int64_t n_local) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  nccl::Result ExchangeParts(CUstream_st* stream, const float* data, float* parts, int64_t n_each)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Makes the call of NCCL and waits until its work is queued. A failure is kept.
   absl::Status Queue(const char* function, absl::FunctionRef<nccl::Result()> call)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

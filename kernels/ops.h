@@ -8,6 +8,7 @@
 
 #include "kernels/add_rms_norm.h"
 #include "kernels/embed.h"
+#include "kernels/join_columns.h"
 #include "kernels/matmul.h"
 #include "kernels/paged_attention.h"
 #include "kernels/rope_store_kv.h"

@@ -47,18 +47,6 @@ KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dt
           .head_dim = config.head_dim};
 }
 
-void JoinVocabulary(const float* all, const RankShape& shape, int64_t n_rows, int64_t vocab_size,
-                    float* logits) {
-  for (int64_t tp = 0; tp < shape.tp_size; ++tp) {
-    const int64_t begin = std::min(tp * shape.local_vocab_size, vocab_size);
-    const int64_t end = std::min(begin + shape.local_vocab_size, vocab_size);
-    for (int64_t row = 0; row < n_rows; ++row) {
-      const float* part = all + (tp * n_rows + row) * shape.local_vocab_size;
-      std::copy(part, part + (end - begin), logits + row * vocab_size + begin);
-    }
-  }
-}
-
 }  // namespace stage_internal
 
 int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,

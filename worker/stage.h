@@ -31,6 +31,7 @@ struct WorkspaceForm {
 //   Input                       what an operation hands to a matrix product
 //   Buffer                      a block of the device's memory, with data() and bytes()
 //   Rope                        the rotary table as the device takes it
+//   Collectives                 of the tensor-parallel group, with AllReduceSum and GatherToFirst
 //   kHeadTileRows               rows that pass through the LM head at once; bounds the logits to as
 //                               many * vocab_size floats
 //   Allocate, AllocateKv        StatusOr<Buffer> of (bytes, what)
@@ -56,6 +57,7 @@ struct StageTraits<CpuDevice> {
   using Input = float;
   using Buffer = AlignedBuffer;
   using Rope = RopeTable;
+  using Collectives = bora::Collectives;
   // At 64 rows the product is bound by arithmetic, so that reading the head again for the next tile
   // is free.
   static constexpr int64_t kHeadTileRows = 64;
@@ -93,6 +95,7 @@ class Stage {
  public:
   using Traits = StageTraits<Device>;
   using Input = typename Traits::Input;
+  using Collectives = typename Traits::Collectives;
 
   // Both outlive the stage.
   Stage(Device* device, const RankWeights* weights);

@@ -20,31 +20,48 @@ absl::Span<const uint8_t> Bytes(absl::Span<const T> values) {
 
 }  // namespace
 
-StageBoundary::StageBoundary(const RankPlace& place, Mesh* mesh)
+StageTimes::StageTimes(const RankPlace& place, Mesh* mesh)
     : place_(place), mesh_(mesh), stage_us_(place.stage + 1, 0) {
   CHECK(mesh != nullptr || place.pp_size == 1) << place.pp_size << " stages without a mesh";
 }
 
-absl::Status StageBoundary::Enter(absl::Span<float> residual) {
-  if (!place_.is_first_stage() && !residual.empty()) {
-    const int before = place_.RankOf(place_.stage - 1, place_.tp_rank);
-    RETURN_IF_ERROR(mesh_->Recv(before, Bytes(residual)));
-    RETURN_IF_ERROR(mesh_->Recv(before, Bytes(absl::MakeSpan(stage_us_).subspan(0, place_.stage))));
-  } else {
+absl::Status StageTimes::Enter(bool crosses) {
+  if (place_.is_first_stage() || !crosses) {
     std::fill(stage_us_.begin(), stage_us_.end(), 0);
+    return absl::OkStatus();
   }
+  return mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank),
+                     Bytes(absl::MakeSpan(stage_us_).subspan(0, place_.stage)));
+}
+
+absl::Status StageTimes::Leave(bool crosses, int64_t took_us) {
+  stage_us_.back() = took_us;
+  if (place_.is_last_stage() || !crosses) return absl::OkStatus();
+  return mesh_->Send(place_.RankOf(place_.stage + 1, place_.tp_rank),
+                     Bytes(absl::MakeConstSpan(stage_us_)));
+}
+
+StageBoundary::StageBoundary(const RankPlace& place, Mesh* mesh)
+    : place_(place), mesh_(mesh), times_(place, mesh) {}
+
+absl::Status StageBoundary::Enter(absl::Span<float> residual) {
+  const bool crosses = !residual.empty();
+  if (!place_.is_first_stage() && crosses) {
+    RETURN_IF_ERROR(mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank), Bytes(residual)));
+  }
+  RETURN_IF_ERROR(times_.Enter(crosses));
   begin_ = std::chrono::steady_clock::now();
   return absl::OkStatus();
 }
 
 absl::Status StageBoundary::Leave(absl::Span<const float> residual) {
   const auto took = std::chrono::steady_clock::now() - begin_;
-  stage_us_.back() =
-      residual.empty() ? 0 : std::chrono::ceil<std::chrono::microseconds>(took).count();
-  if (place_.is_last_stage() || residual.empty()) return absl::OkStatus();
-  const int next = place_.RankOf(place_.stage + 1, place_.tp_rank);
-  RETURN_IF_ERROR(mesh_->Send(next, Bytes(residual)));
-  return mesh_->Send(next, Bytes(absl::MakeConstSpan(stage_us_)));
+  const bool crosses = !residual.empty();
+  if (!place_.is_last_stage() && crosses) {
+    RETURN_IF_ERROR(mesh_->Send(place_.RankOf(place_.stage + 1, place_.tp_rank), Bytes(residual)));
+  }
+  return times_.Leave(crosses,
+                      crosses ? std::chrono::ceil<std::chrono::microseconds>(took).count() : 0);
 }
 
 }  // namespace bora

@@ -13,6 +13,28 @@
 
 namespace bora {
 
+// The times that the stages have computed in a step, passed on from stage to stage. State of one
+// epoch on one rank. Owned by the rank thread.
+class StageTimes {
+ public:
+  // `mesh` may be null when the group has one stage; it outlives this object.
+  StageTimes(const RankPlace& place, Mesh* mesh);
+
+  // Begins a step: takes the times of the stages before, but on the first stage; zero in a step in
+  // which nothing crosses. Errors are those of the mesh.
+  absl::Status Enter(bool crosses);
+  // Sets this stage's time and, but on the last stage or when nothing crosses, sends all on.
+  absl::Status Leave(bool crosses, int64_t took_us);
+
+  // After Leave: microseconds of the stages up to this one. [stage + 1]
+  absl::Span<const int64_t> stage_us() const { return stage_us_; }
+
+ private:
+  const RankPlace place_;
+  Mesh* const mesh_;
+  std::vector<int64_t> stage_us_;  // [stage + 1]
+};
+
 // State of one epoch on one rank. Owned by the rank thread. Between the same tensor rank of two
 // neighbouring stages there is one direction of traffic per step, both messages of it sent one
 // after the other: the times wait for nothing that the residual does not wait for.
@@ -34,13 +56,13 @@ class StageBoundary {
 
   // After Leave: microseconds from Enter to Leave of the stages up to this one, rounded up; 0 in a
   // step without tokens. [stage + 1]
-  absl::Span<const int64_t> stage_us() const { return stage_us_; }
+  absl::Span<const int64_t> stage_us() const { return times_.stage_us(); }
 
  private:
   const RankPlace place_;
   Mesh* const mesh_;
   std::chrono::steady_clock::time_point begin_;
-  std::vector<int64_t> stage_us_;  // [stage + 1]
+  StageTimes times_;
 };
 
 }  // namespace bora

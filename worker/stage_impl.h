@@ -39,10 +39,6 @@ KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dt
 
 inline const float* Gain(const Weight& weight) { return static_cast<const float*>(weight.data); }
 
-// all: [tp_size, n_rows, local_vocab_size] -> logits: [n_rows, vocab_size], without the padding.
-void JoinVocabulary(const float* all, const RankShape& shape, int64_t n_rows, int64_t vocab_size,
-                    float* logits);
-
 }  // namespace stage_internal
 
 template <typename Device>
@@ -165,7 +161,9 @@ absl::StatusOr<absl::Span<const float>> Stage<Device>::Logits(absl::Span<const i
       absl::MakeConstSpan(local_logits_, n_local),
       absl::MakeSpan(all_logits_, is_first ? shape.tp_size * n_local : 0)));
   if (!is_first) return absl::Span<const float>();
-  stage_internal::JoinVocabulary(all_logits_, shape, n, config.vocab_size, logits_);
+  JoinColumns(*device_,
+              {.n_rows = n, .n_cols = config.vocab_size, .n_part_cols = shape.local_vocab_size},
+              all_logits_, logits_);
   return absl::MakeConstSpan(logits_, n * config.vocab_size);
 }
 

@@ -1,4 +1,5 @@
-// Embed, AddRmsNorm, Add, SiluMul and RopeAndStoreKv of CUDA against float64.
+// Embed, AddRmsNorm, Add, SiluMul and RopeAndStoreKv of CUDA against float64; SumParts,
+// JoinColumns.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,9 +8,11 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "kernels/sum_parts.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
+#include "worker/comm/tree_sum.h"
 
 namespace bora {
 namespace {
@@ -203,6 +206,55 @@ TEST_P(CudaElementwiseTest, RopeAndStoreKvAgreesWithReference) {
       for (const Bf16 key : got_keys) n_stored += key.bits != 0xffff;
       for (const Bf16 value : got_values) n_stored += value.bits != 0xffff;
       EXPECT_EQ(n_stored, 2 * tokens.n_tokens * n_kv_heads * head_dim);
+    }
+  }
+}
+
+// The order of sums shows in numbers that lose bits: the tree of the host's transport is its model.
+TEST_P(CudaElementwiseTest, SumPartsAddsAlongTheTreeOfRanks) {
+  for (int n_parts = 1; n_parts <= kMaxSumParts; ++n_parts) {
+    for (int64_t n : {0, 1, 3, 4, 255, 1030, 4096}) {
+      const std::vector<float> host = RandomFloats(n_parts * n, 10 + n_parts);
+      std::vector<const float*> sources;
+      for (int part = 0; part < n_parts; ++part) sources.push_back(host.data() + part * n);
+      std::vector<float> want(n);
+      TreeSum(sources, n, want.data());
+      DeviceArray<float> parts(host);
+      DeviceArray<float> out(n);
+      SumParts(Device(), n_parts, n, parts.data(), out.data());
+      EXPECT_EQ(out.ToHost(), want) << n_parts << " parts of " << n;
+      // In the place of any part.
+      const int place = n_parts / 2;
+      SumParts(Device(), n_parts, n, parts.data(), parts.data() + place * n);
+      const std::vector<float> in_place = parts.ToHost();
+      EXPECT_TRUE(std::equal(want.begin(), want.end(), in_place.begin() + place * n));
+    }
+  }
+}
+
+TEST_P(CudaElementwiseTest, JoinColumnsPutsPartsSideBySide) {
+  for (int64_t n_rows : {0, 1, 5}) {
+    for (const auto& [n_cols, n_parts] :
+         {std::pair<int64_t, int64_t>{1, 1}, {7, 2}, {300, 4}, {9, 8}}) {
+      const int64_t n_part_cols = CeilDiv(n_cols, n_parts);
+      std::vector<float> host(n_parts * n_rows * n_part_cols, NAN);  // padding
+      std::vector<float> want(n_rows * n_cols);
+      for (int64_t row = 0; row < n_rows; ++row) {
+        for (int64_t col = 0; col < n_cols; ++col) {
+          const float value = static_cast<float>(1000 * row + col);
+          host[(col / n_part_cols * n_rows + row) * n_part_cols + col % n_part_cols] = value;
+          want[row * n_cols + col] = value;
+        }
+      }
+      const JoinShape shape = {.n_rows = n_rows, .n_cols = n_cols, .n_part_cols = n_part_cols};
+      const DeviceArray<float> parts(host);
+      DeviceArray<float> out(n_rows * n_cols);
+      JoinColumns(Device(), shape, parts.data(), out.data());
+      EXPECT_EQ(out.ToHost(), want) << n_rows << " x " << n_cols << " of " << n_parts;
+      CpuDevice cpu(1);
+      std::vector<float> on_cpu(n_rows * n_cols);
+      JoinColumns(cpu, shape, host.data(), on_cpu.data());
+      EXPECT_EQ(on_cpu, want);
     }
   }
 }

@@ -55,10 +55,29 @@ absl::Status Cluster::CheckHello(const Hello& hello) const {
                                                       hello.build_id, ", coordinator is build ",
                                                       options_.build_id));
   }
+  RETURN_IF_ERROR(CheckCollectives(hello));
   if (static_cast<int32_t>(workers_.size()) >= n_ranks() + options_.max_spares) {
     return absl::ResourceExhaustedError(absl::StrCat(
         workers_.size(), " workers are attached, the limit is ", n_ranks() + options_.max_spares,
         " (", n_ranks(), " ranks and ", options_.max_spares, " spares)"));
+  }
+  return absl::OkStatus();
+}
+
+// Ranks that exchange data must do it by the same library of the same version.
+absl::Status Cluster::CheckCollectives(const Hello& hello) const {
+  if (n_ranks() == 1) return absl::OkStatus();
+  if (hello.collectives == "none") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker on ", hello.host, " (", hello.device,
+                     ") has no NCCL, and this model is divided over ", n_ranks(), " ranks"));
+  }
+  for (const auto& worker : workers_) {
+    if (worker->hello.collectives == hello.collectives) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker on ", hello.host, " (", hello.device, ") exchanges data by ",
+                     hello.collectives, ", worker ", worker->worker_id, " on ", worker->hello.host,
+                     " by ", worker->hello.collectives, ": they cannot be in one group"));
   }
   return absl::OkStatus();
 }
@@ -344,7 +363,18 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, absl::Ti
   }
 }
 
-void Cluster::Tick(absl::Time now) {
+void Cluster::CheckStep(absl::Time now, absl::Duration predicted_step) {
+  if (!serving() || n_plans_in_flight_ == 0) return;
+  absl::Duration limit = options_.step_timeout;
+  if (predicted_step > absl::ZeroDuration()) {
+    limit = std::min(
+        limit, options_.step_timeout_min + options_.step_timeout_predictions * predicted_step);
+  }
+  if (now - oldest_plan_time_ <= limit) return;
+  EndEpoch(absl::StrCat("a step took longer than ", absl::ToInt64Milliseconds(limit), " ms"), now);
+}
+
+void Cluster::Tick(absl::Time now, absl::Duration predicted_step) {
   std::vector<Worker*> silent;
   for (const auto& worker : workers_) {
     if (now - worker->last_heard > options_.heartbeat_timeout) silent.push_back(worker.get());
@@ -360,11 +390,7 @@ void Cluster::Tick(absl::Time now) {
                           absl::ToInt64Milliseconds(options_.join_timeout), " ms"),
              now);
   }
-  if (serving() && n_plans_in_flight_ > 0 && now - oldest_plan_time_ > options_.step_timeout) {
-    EndEpoch(absl::StrCat("a step took longer than ",
-                          absl::ToInt64Milliseconds(options_.step_timeout), " ms"),
-             now);
-  }
+  CheckStep(now, predicted_step);
   if (now >= next_heartbeat_) {
     next_heartbeat_ = now + options_.heartbeat_interval;
     for (const auto& worker : workers_) worker->link->Send(Heartbeat{});

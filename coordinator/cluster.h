@@ -47,9 +47,13 @@ struct ClusterOptions {
   std::string fingerprint;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
   absl::Duration heartbeat_timeout = absl::Milliseconds(1500);
-  absl::Duration join_timeout = absl::Seconds(10);
-  // A step that takes longer has hung.
+  // GPUs of several hosts meet in some seconds; a worker that dies meanwhile is noticed at once.
+  absl::Duration join_timeout = absl::Seconds(30);
+  // A step has hung that takes longer than step_timeout, or than this much and many times what it
+  // was predicted to take.
   absl::Duration step_timeout = absl::Seconds(60);
+  absl::Duration step_timeout_min = absl::Seconds(5);
+  double step_timeout_predictions = 20;
   int32_t max_spares = 16;
 };
 
@@ -73,8 +77,9 @@ class Cluster {
   void OnMessage(const WorkerLink* link, WorkerMessage message, absl::Time now);
   void OnGone(const WorkerLink* link, const std::string& reason, absl::Time now);
   // Sends heartbeats, notices missing ones, ends joins that take too long. Call at least every
-  // heartbeat_interval.
-  void Tick(absl::Time now);
+  // heartbeat_interval. predicted_step: what the oldest plan in flight should take from the first
+  // stage to the last; zero when nobody knows.
+  void Tick(absl::Time now, absl::Duration predicted_step = absl::ZeroDuration());
 
   // Sends a plan to every rank. Only while serving, with this epoch (CHECK).
   void Broadcast(const StepPlan& plan, absl::Time now);
@@ -104,6 +109,9 @@ class Cluster {
 
   Worker* Find(const WorkerLink* link);
   absl::Status CheckHello(const Hello& hello) const;
+  absl::Status CheckCollectives(const Hello& hello) const;
+  // Ends the epoch when its oldest plan has hung.
+  void CheckStep(absl::Time now, absl::Duration predicted_step);
   LoadModel LoadForRank(int32_t rank) const;
   // The free place that suits the worker best, or -1: where its weights are from, then a stage on
   // its host, then an empty stage, then any.

@@ -150,7 +150,7 @@ void Engine::Run() {
     for (Event& event : events) Handle(std::move(event));
     if (now_ >= next_tick_) {
       next_tick_ = now_ + (requests_.empty() ? kIdleTick : kBusyTick);
-      cluster_.Tick(now_);
+      cluster_.Tick(now_, PredictedStep());
       ExpireDeadlines();
       UpdateRetryDelay();
       UpdateSnapshot();
@@ -314,6 +314,11 @@ void Engine::UpdateServing() {
     on_serving_changed_(serving);
   }
   UpdateSnapshot();
+}
+
+absl::Duration Engine::PredictedStep() const {
+  if (scheduler_ == nullptr) return absl::ZeroDuration();
+  return cluster_.pp_size() * absl::Microseconds(scheduler_->oldest_plan_us());
 }
 
 void Engine::UpdateRetryDelay() {

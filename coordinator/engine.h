@@ -156,6 +156,8 @@ class Engine final : public RequestEngine, private ClusterObserver {
   void UpdateServing();
   void UpdateSnapshot();
   void UpdateRetryDelay();
+  // Of the oldest plan in flight, through all stages; zero when nothing is known.
+  absl::Duration PredictedStep() const;
   ApiError RefusalWhileNotServing() const;
 
   // ClusterObserver, on the engine thread.

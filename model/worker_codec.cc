@@ -287,6 +287,7 @@ struct WorkerWriter {
     out->set_host(hello.host);
     out->set_pid(hello.pid);
     out->set_device(hello.device);
+    out->set_collectives(hello.collectives);
     Write(hello.endpoint, out->mutable_endpoint());
     out->set_memory_bytes(hello.memory_bytes);
     if (hello.loaded.has_value()) Write(*hello.loaded, out->mutable_loaded());
@@ -362,6 +363,7 @@ Hello Read(const pb::Hello& proto) {
   hello.host = proto.host();
   hello.pid = proto.pid();
   hello.device = proto.device();
+  hello.collectives = proto.collectives();
   hello.endpoint = Read(proto.endpoint());
   hello.memory_bytes = proto.memory_bytes();
   if (proto.has_loaded()) hello.loaded = Read(proto.loaded());

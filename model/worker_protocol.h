@@ -62,6 +62,7 @@ struct Hello {
   std::string host;
   int32_t pid = 0;
   std::string device;
+  std::string collectives;  // RankLoader::CollectivesName: equal on all ranks of a group
   RankEndpoint endpoint;
   int64_t memory_bytes = 0;
   absl::optional<LoadedModel> loaded;

@@ -93,14 +93,15 @@ class ClusterTest : public testing::Test {
     return links;
   }
   // Time passes in which every one of these is heard.
-  void Pass(absl::Duration duration, const std::vector<std::shared_ptr<FakeLink>>& links) {
+  void Pass(absl::Duration duration, const std::vector<std::shared_ptr<FakeLink>>& links,
+            absl::Duration predicted_step = absl::ZeroDuration()) {
     const absl::Time end = now_ + duration;
     while (now_ < end) {
       now_ = std::min(end, now_ + absl::Milliseconds(100));
       for (const auto& link : links) {
         if (link->open) Say(link, Heartbeat{});
       }
-      cluster_->Tick(now_);
+      cluster_->Tick(now_, predicted_step);
     }
   }
   StepPlan Plan() const {
@@ -426,6 +427,43 @@ TEST_F(ClusterTest, EndsTheEpochWhenAStepHangs) {
   EXPECT_TRUE(cluster_->serving());
   Pass(absl::Milliseconds(100), links);
   EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 2000 ms"));
+}
+
+TEST_F(ClusterTest, AStepHasHungSoonerWhereItWasPredictedToBeShort) {
+  const auto links = FormGroup();
+  cluster_->Broadcast(Plan(), now_);
+  // 5 s and 20 times the prediction.
+  Pass(absl::Milliseconds(6900), links, absl::Milliseconds(100));
+  EXPECT_TRUE(cluster_->serving());
+  Pass(absl::Milliseconds(200), links, absl::Milliseconds(100));
+  EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 7000 ms"));
+}
+
+TEST_F(ClusterTest, RefusesAWorkerThatExchangesDataInAnotherWay) {
+  Hello hello = FakeHello("a");
+  hello.device = "cuda:0";
+  hello.collectives = "none";
+  EXPECT_THAT(Attach(hello)->close_reason.message(), HasSubstr("worker on a (cuda:0) has no NCCL"));
+  hello.collectives = "NCCL 2.28.9";
+  const auto first = Attach(hello);
+  EXPECT_TRUE(first->open);
+  hello.host = "b";
+  hello.collectives = "NCCL 2.27.3";
+  const auto other = Attach(hello);
+  EXPECT_EQ(other->close_reason.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(other->close_reason.message(),
+              HasSubstr("worker on b (cuda:0) exchanges data by NCCL 2.27.3, worker 1 on a by "
+                        "NCCL 2.28.9"));
+  EXPECT_FALSE(Attach(FakeHello("c"))->open);
+  hello.collectives = "NCCL 2.28.9";
+  EXPECT_TRUE(Attach(hello)->open);
+}
+
+TEST_F(ClusterTest, AModelOfOneRankAsksForNoCollectives) {
+  Make(Options(1, {4}));
+  Hello hello = FakeHello("a");
+  hello.collectives = "none";
+  EXPECT_TRUE(Attach(hello)->open);
 }
 
 TEST_F(ClusterTest, FormsAGroupOfWorkersThatAnotherCoordinatorLeft) {

@@ -59,6 +59,7 @@ inline Hello FakeHello(const std::string& host) {
   hello.host = host;
   hello.pid = 7;
   hello.device = "cpu";
+  hello.collectives = "host";
   hello.endpoint.host_id = absl::StrCat("id of ", host);
   hello.endpoint.tcp_address = absl::StrCat(host, ":1");
   return hello;

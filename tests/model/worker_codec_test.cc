@@ -134,6 +134,7 @@ TEST(WorkerCodecTest, CarriesHello) {
   hello.host = "node-1";
   hello.pid = 4711;
   hello.device = "cpu";
+  hello.collectives = "host";
   hello.endpoint = {"host id", "10.0.0.1:4000", "bora-7"};
   hello.memory_bytes = int64_t{1} << 36;
   Hello received = FromWorker(hello);
@@ -142,6 +143,7 @@ TEST(WorkerCodecTest, CarriesHello) {
   EXPECT_EQ(received.host, hello.host);
   EXPECT_EQ(received.pid, hello.pid);
   EXPECT_EQ(received.device, hello.device);
+  EXPECT_EQ(received.collectives, hello.collectives);
   EXPECT_EQ(received.endpoint, hello.endpoint);
   EXPECT_EQ(received.memory_bytes, hello.memory_bytes);
   EXPECT_FALSE(received.loaded.has_value());

@@ -53,6 +53,7 @@ Hello WorkerAgent::MakeHello() const {
   hello.endpoint = {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name};
   hello.memory_bytes = AvailableMemoryBytes();
   hello.device = loader_->DeviceName();
+  hello.collectives = loader_->CollectivesName();
   absl::MutexLock lock(&mutex_);
   hello.loaded = loaded_;
   return hello;
@@ -93,10 +94,13 @@ void WorkerAgent::AbortEpochsUpTo(int64_t epoch, const std::string& reason) {
 }
 
 bool WorkerAgent::HasHung(absl::Duration limit) const {
+  const auto is_over = [&](int64_t since_us) {
+    return since_us != 0 && NowUs() - since_us > absl::ToInt64Microseconds(limit);
+  };
+  if (is_over(leaving_since_us_)) return true;
   const int64_t asked_us = leave_asked_us_;
   const int64_t begin_us = step_begin_us_;
-  if (asked_us == 0 || begin_us == 0 || begin_us > asked_us) return false;
-  return NowUs() - asked_us > absl::ToInt64Microseconds(limit);
+  return begin_us != 0 && begin_us <= asked_us && is_over(asked_us);
 }
 
 void WorkerAgent::Run() {
@@ -226,6 +230,7 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     ASSIGN_OR_RETURN(mesh_, listener_->Connect(mesh));
     epoch.mesh = mesh_.get();
     epoch.link_buffer_bytes = mesh.ring_bytes;
+    epoch.deadline = mesh.deadline;
   }
   RETURN_IF_ERROR(rank_->BeginEpoch(epoch));
   joined_epoch_ = join.epoch;
@@ -272,7 +277,9 @@ void WorkerAgent::OnStepFailed(int64_t connection_id, const absl::Status& status
 
 void WorkerAgent::Leave() {
   joined_epoch_ = 0;
+  leaving_since_us_ = NowUs();
   if (rank_ != nullptr) rank_->EndEpoch();  // waits for what a device has begun
+  leaving_since_us_ = 0;
   begun_.clear();
   step_begin_us_ = 0;
   mesh_.reset();

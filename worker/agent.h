@@ -51,7 +51,8 @@ class WorkerAgent {
   void OnDisconnected();
 
   // True when the rank thread has not come back from a step within `limit` after it was told to
-  // leave: it will not, and the process must end.
+  // leave, or has been leaving for longer, as when a library cannot end what it has begun: it will
+  // not come back, and the process must end.
   bool HasHung(absl::Duration limit) const;
 
  private:
@@ -86,8 +87,9 @@ class WorkerAgent {
   std::atomic<int64_t> latest_epoch_{0};
   std::atomic<int64_t> step_count_{0};
   std::atomic<int64_t> step_begin_us_{0};  // Unix time of the step in progress, 0 when none
-  std::atomic<int64_t> leave_asked_us_{
-      0};  // Unix time at which the rank thread was told to leave; 0 = it has
+  // Unix times at which the rank thread was told to leave, and began to; 0 = it has.
+  std::atomic<int64_t> leave_asked_us_{0};
+  std::atomic<int64_t> leaving_since_us_{0};
 
   mutable absl::Mutex mutex_;
   absl::optional<LoadedModel> loaded_ ABSL_GUARDED_BY(mutex_);

@@ -8,11 +8,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
+#include "kernels/sum_parts.h"
 #include "worker/collectives.h"
+#include "worker/cuda_collectives.h"
+#include "worker/cuda_links.h"
+#include "worker/cuda_pipeline.h"
 #include "worker/epoch_state.h"
+#include "worker/stage_boundary.h"
 
 namespace bora {
 namespace {
@@ -21,6 +28,9 @@ namespace {
 // the time of a step up to about 180 rows, so padding to the next number costs little, and each
 // graph some MB of the device's memory.
 constexpr int64_t kGraphRows[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256};
+
+// How often a rank of a group looks whether a step is done.
+constexpr absl::Duration kPoll = absl::Microseconds(20);
 
 // Slots with penalties that one plan opens without a wait.
 constexpr int64_t kCountedTogether = 8;
@@ -87,12 +97,16 @@ struct BufferBytes {
   int64_t last_tokens = 0;
   int64_t token_counts = 0;
   int64_t sampled = 0;
+  int64_t collectives = 0;
 
   int64_t deltas() const { return entries + opened; }
   int64_t total() const {
-    return rope + inputs + deltas() + block_table + sampling + last_tokens + token_counts + sampled;
+    return rope + inputs + deltas() + block_table + sampling + last_tokens + token_counts +
+           sampled + collectives;
   }
 };
+
+bool IsSampler(const RankShape& shape) { return shape.has_head && shape.tp_rank == 0; }
 
 BufferBytes PlanBuffers(const ModelConfig& config, const RankShape& shape,
                         const GroupLimits& limits) {
@@ -108,6 +122,9 @@ BufferBytes PlanBuffers(const ModelConfig& config, const RankShape& shape,
   bytes.block_table = (n_entries + MaxBlocksPerRow(limits)) * kInt;
   bytes.sampling = limits.max_num_seqs * static_cast<int64_t>(sizeof(CudaSampling));
   bytes.last_tokens = limits.max_num_seqs * kInt;
+  bytes.collectives =
+      CudaCollectives::ScratchBytes(shape.tp_size, limits.max_num_batched_tokens * config.dim);
+  if (!IsSampler(shape)) return bytes;
   bytes.token_counts = limits.max_num_seqs * TokenCountsBytes(config);
   bytes.sampled = MaxHeadRows(limits) * static_cast<int64_t>(sizeof(CudaSampledToken));
   return bytes;
@@ -136,7 +153,8 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
                                 .max_rows = limits.max_num_seqs,
                                 .max_tokens = limits.max_num_batched_tokens,
                                 .max_positions = limits.max_model_len}) +
-      PlanBuffers(config, shape, limits).total();
+      PlanBuffers(config, shape, limits).total() +
+      CudaPipeline::DeviceBytes(shape, limits, config.dim);
   memory.kv_bytes_per_block = KvBytesPerBlock(config, shape, weights.dtype(), limits.block_size);
   memory.n_padding_blocks = PaddingBlocks(limits);
   return memory;
@@ -147,6 +165,15 @@ absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape) {
       config.head_dim != 128) {
     return absl::InvalidArgumentError(absl::StrCat(
         "head_dim: ", config.head_dim, " is not 16, 32, 64 or 128, as a GPU's attention takes"));
+  }
+  if (shape.tp_size > kMaxSumParts) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor parallel size ", shape.tp_size,
+                                                   " is more than ", kMaxSumParts,
+                                                   ", the GPUs of a host"));
+  }
+  if (config.dim % shape.tp_size != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "dim: ", config.dim, " is not a multiple of tensor parallel size ", shape.tp_size));
   }
   const std::pair<const char*, int64_t> widths[] = {
       {"dim", config.dim},
@@ -169,33 +196,46 @@ struct CudaRank::Lane {
   CudaEvent begin;
   CudaEvent end;
   int64_t step_id = 0;
+  int64_t plan_idx = 0;  // in the epoch
   bool has_tokens = false;
   std::vector<HeadRow> head_rows;
 };
 
 // Everything that ends with the epoch.
 struct CudaRank::Epoch {
-  Epoch(int64_t epoch_id, const RankPlace& place, const GroupLimits& limits)
-      : id(epoch_id),
-        slots(limits),
-        inputs(limits, /*with_block_tables=*/false),
-        collectives(place, nullptr),
-        last_tokens(limits.max_num_seqs) {
-    for (int32_t slot = 0; slot < limits.max_num_seqs; ++slot) {
+  Epoch(const EpochOptions& options, const RankPlace& rank_place)
+      : id(options.epoch),
+        place(rank_place),
+        mesh(options.mesh),
+        slots(options.limits),
+        inputs(options.limits, /*with_block_tables=*/false),
+        times(place, options.mesh),
+        last_tokens(options.limits.max_num_seqs) {
+    for (int32_t slot = 0; slot < options.limits.max_num_seqs; ++slot) {
       last_tokens[slot] = LastTokenOf(slot);
     }
   }
+  bool has_peers() const { return place.n_ranks() > 1; }
 
   const int64_t id;
+  const RankPlace place;
+  Mesh* const mesh;
   SlotTracker slots;
   StepInputs inputs;
-  Collectives collectives;
+  StageTimes times;
   std::vector<int32_t> last_tokens;  // [max_num_seqs] how a step names what the device knows
   std::vector<AttentionRow> attention_rows;
   AttentionWork work;
+
+  CudaLinks links;
+  CudaCollectives collectives;
+  std::optional<CudaPipeline> pipeline;  // with peers
+
   std::deque<Lane*> begun;  // oldest first
   int64_t n_begun = 0;      // over the epoch
   absl::Status failure;     // of the plan that ended the epoch
+  absl::Status group_error;
+  absl::Time next_look = absl::InfinitePast();  // at the group
 };
 
 CudaRank::CudaRank(CudaDevice* device, const CudaStream* stream,
@@ -211,15 +251,15 @@ CudaRank::~CudaRank() { EndEpoch(); }
 absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
   CHECK(epoch_ == nullptr) << "an epoch has not ended";
   RETURN_IF_ERROR(CheckEpochOptions(config(), shape(), options));
+  RETURN_IF_ERROR(CheckCudaModel(config(), shape()));
   const RankPlace place = {.stage = shape().stage,
                            .tp_rank = shape().tp_rank,
                            .pp_size = options.pp_size,
                            .tp_size = shape().tp_size};
-  if (place.n_ranks() != 1) {
-    return absl::UnimplementedError(
-        absl::StrCat("a group of ", place.n_ranks(), " ranks: a GPU serves a whole model"));
+  if (place.n_ranks() > 1 && options_.nccl == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a group of ", place.n_ranks(), " GPUs needs NCCL"));
   }
-  RETURN_IF_ERROR(CheckCudaModel(config(), shape()));
   if (limits_ != options.limits) {
     graphs_.clear();
     limits_ = {};
@@ -228,17 +268,31 @@ absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
   } else {
     RETURN_IF_ERROR(stage_.Prepare(WithPadding(limits_), options_.poison_kv));
   }
-  epoch_ = std::make_unique<Epoch>(options.epoch, place, limits_);
+  epoch_ = std::make_unique<Epoch>(options, place);
   epoch_->attention_rows.reserve(MaxRows(limits_));
   const AttentionWorkSizes sizes = MaxAttentionWork(attention_limits_);
   epoch_->work.decode_items.reserve(sizes.n_decode_items);
   epoch_->work.prefill_items.reserve(sizes.n_prefill_items);
   epoch_->work.merges.reserve(sizes.n_merges);
-  if (options_.use_graphs && graphs_.empty()) RETURN_IF_ERROR(CaptureGraphs(limits_));
   FillDevice(stream_->get(), last_tokens_memory_.data(), 0, last_tokens_memory_.bytes());
   stream_->Synchronize();
+  absl::Status status = ConnectEpoch(options);
+  if (status.ok() && options_.use_graphs && graphs_.empty()) status = CaptureGraphs(limits_);
+  if (!status.ok()) EndEpoch();
   // The agent asks every 20 us whether a step is done; timers of a thread are 50 us late otherwise.
   prctl(PR_SET_TIMERSLACK, 1);
+  return status;
+}
+
+absl::Status CudaRank::ConnectEpoch(const EpochOptions& options) {
+  Epoch& epoch = *epoch_;
+  if (!epoch.has_peers()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(epoch.links, ConnectCudaLinks(*options_.nccl, epoch.place, epoch.id, epoch.mesh,
+                                                 *stream_, options.deadline));
+  epoch.collectives = CudaCollectives(device_, epoch.links.tensor.get(), epoch.place,
+                                      options_.deterministic, collectives_memory_.data());
+  ASSIGN_OR_RETURN(epoch.pipeline,
+                   CudaPipeline::Create(epoch.place, limits_, config().dim, &epoch.links, stream_));
   return absl::OkStatus();
 }
 
@@ -255,7 +309,8 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
         std::tuple(&sampling_memory_, bytes.sampling, "sampling parameters"),
         std::tuple(&last_tokens_memory_, bytes.last_tokens, "last tokens"),
         std::tuple(&token_counts_memory_, bytes.token_counts, "counts of tokens"),
-        std::tuple(&sampled_memory_, bytes.sampled, "results")}) {
+        std::tuple(&sampled_memory_, bytes.sampled, "results"),
+        std::tuple(&collectives_memory_, bytes.collectives, "sums of the tensor group")}) {
     *buffer = CudaBuffer();
     ASSIGN_OR_RETURN(*buffer, CudaBuffer::Allocate(n_bytes, what));
   }
@@ -263,9 +318,11 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
     lane = std::make_unique<Lane>();
     ASSIGN_OR_RETURN(lane->inputs, PinnedBuffer::Allocate(bytes.inputs, "step inputs"));
     ASSIGN_OR_RETURN(lane->deltas, PinnedBuffer::Allocate(bytes.deltas(), "changes of slots"));
-    ASSIGN_OR_RETURN(
-        lane->counts,
-        PinnedBuffer::Allocate(kCountedTogether * TokenCountsBytes(config()), "counts of tokens"));
+    if (IsSampler(shape())) {
+      ASSIGN_OR_RETURN(lane->counts,
+                       PinnedBuffer::Allocate(kCountedTogether * TokenCountsBytes(config()),
+                                              "counts of tokens"));
+    }
     ASSIGN_OR_RETURN(lane->sampled, PinnedBuffer::Allocate(bytes.sampled, "results"));
     ASSIGN_OR_RETURN(lane->begin, CudaEvent::Create());
     ASSIGN_OR_RETURN(lane->end, CudaEvent::Create());
@@ -309,14 +366,25 @@ absl::Status CudaRank::CaptureGraphs(const GroupLimits& limits) {
         ViewOf(layout, inputs_memory_.data(),
                reinterpret_cast<const int32_t*>(block_table_memory_.data()), max_blocks_per_row_);
     step.tokens.attention_work = &step.attention_work;
-    ASSIGN_OR_RETURN(graphs_[n_rows], CudaGraph::Capture(*stream_, [&] { QueueStep(step); }));
+    absl::Status queued;
+    ASSIGN_OR_RETURN(graphs_[n_rows],
+                     CudaGraph::Capture(*stream_, [&] { queued = QueueStep(step); }));
+    RETURN_IF_ERROR(queued);
   }
   return absl::OkStatus();
 }
 
 void CudaRank::EndEpoch() {
-  // What is queued works on buffers that the next epoch uses.
-  if (epoch_ != nullptr && !epoch_->begun.empty()) stream_->Synchronize();
+  if (epoch_ == nullptr) return;
+  if (epoch_->has_peers()) {
+    // Before the communicators: NCCL's abort waits until no graph refers to one.
+    graphs_.clear();
+    epoch_->links.Abort();
+    stream_->Synchronize();
+  } else if (!epoch_->begun.empty()) {
+    // What is queued works on buffers that the next epoch uses.
+    stream_->Synchronize();
+  }
   epoch_.reset();
 }
 
@@ -345,51 +413,75 @@ int64_t CudaRank::GraphRows(const StepPlan& plan, const StepInputs& inputs) cons
 absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   Epoch& epoch = *epoch_;
   RETURN_IF_ERROR(epoch.slots.Apply(plan));
-  Lane& lane = *lanes_[epoch.n_begun++ % kMaxBegun];
+  Lane& lane = *lanes_[epoch.n_begun % kMaxBegun];
+  lane.plan_idx = epoch.n_begun++;
   epoch.inputs.Build(plan, epoch.slots, epoch.last_tokens);
-  const StepTokensView tokens = epoch.inputs.view();
   lane.step_id = plan.step_id;
-  lane.has_tokens = tokens.n_tokens > 0;
+  lane.has_tokens = epoch.inputs.n_tokens() > 0;
   lane.head_rows.assign(epoch.inputs.head_rows().begin(), epoch.inputs.head_rows().end());
-  lane.begin.Record(*stream_);
   QueueDeltas(plan, lane);
-  QueueTokenCounts(plan, lane);
-  if (lane.has_tokens) {
-    epoch.attention_rows.clear();
-    for (int64_t row = 0; row < tokens.n_rows; ++row) {
-      epoch.attention_rows.push_back({.table_row = plan.rows[row].slot,
-                                      .token_begin = tokens.row_begin[row],
-                                      .n_tokens = tokens.row_begin[row + 1] - tokens.row_begin[row],
-                                      .position = tokens.row_position[row]});
-    }
-    PlanAttention(attention_limits_, epoch.attention_rows, &epoch.work);
-    const int64_t graph_rows = GraphRows(plan, epoch.inputs);
-    const CudaStepLayout layout(
-        graph_rows > 0
-            ? DecodeCapacity(graph_rows)
-            : CudaStepCapacity{
-                  .n_tokens = tokens.n_tokens,
-                  .n_head_rows = static_cast<int64_t>(lane.head_rows.size()),
-                  .n_merges = static_cast<int64_t>(epoch.work.merges.size()),
-                  .n_prefill_items = static_cast<int64_t>(epoch.work.prefill_items.size()),
-                  .n_decode_items = static_cast<int64_t>(epoch.work.decode_items.size())});
-    const int64_t n_bytes =
-        WriteStep(layout, plan, epoch.inputs, epoch.work, limits_.max_num_seqs, lane.inputs.data());
-    CopyToDevice(stream_->get(), inputs_memory_.data(), lane.inputs.data(), n_bytes);
-    if (graph_rows > 0) {
-      graphs_.at(graph_rows).Launch(*stream_);
-    } else {
-      CudaStepView step =
-          ViewOf(layout, inputs_memory_.data(),
-                 reinterpret_cast<const int32_t*>(block_table_memory_.data()), max_blocks_per_row_);
-      step.tokens.attention_work = &step.attention_work;
-      QueueStep(step);
-    }
+  if (IsSampler(shape())) QueueTokenCounts(plan, lane);
+  if (!lane.has_tokens) {
+    lane.begin.Record(*stream_);
+    lane.end.Record(*stream_);
+    epoch.begun.push_back(&lane);
+    return absl::OkStatus();
+  }
+  const int64_t n_tokens = epoch.inputs.n_tokens();
+  int32_t* const last_tokens = reinterpret_cast<int32_t*>(last_tokens_memory_.data());
+  float* const residual = stage_.residual(n_tokens).data();
+  CudaStepView step;
+  int64_t graph_rows = 0;
+  RETURN_IF_ERROR(QueueInputs(plan, lane, &step, &graph_rows));
+  if (epoch.pipeline.has_value()) {
+    RETURN_IF_ERROR(epoch.pipeline->Enter(plan, n_tokens, last_tokens, residual));
+  }
+  lane.begin.Record(*stream_);
+  if (graph_rows > 0) {
+    graphs_.at(graph_rows).Launch(*stream_);
+  } else {
+    RETURN_IF_ERROR(QueueStep(step));
+  }
+  if (IsSampler(shape())) {
     CopyToHost(stream_->get(), lane.sampled.data(), sampled_memory_.data(),
                static_cast<int64_t>(lane.head_rows.size() * sizeof(CudaSampledToken)));
   }
   lane.end.Record(*stream_);
   epoch.begun.push_back(&lane);
+  if (!epoch.pipeline.has_value()) return absl::OkStatus();
+  return epoch.pipeline->Leave(plan, n_tokens, last_tokens, residual);
+}
+
+// Packs the step's inputs and queues their copy. graph_rows: of the graph that computes the step,
+// or 0 and `step` must be queued.
+absl::Status CudaRank::QueueInputs(const StepPlan& plan, Lane& lane, CudaStepView* step,
+                                   int64_t* graph_rows) {
+  Epoch& epoch = *epoch_;
+  const StepTokensView tokens = epoch.inputs.view();
+  epoch.attention_rows.clear();
+  for (int64_t row = 0; row < tokens.n_rows; ++row) {
+    epoch.attention_rows.push_back({.table_row = plan.rows[row].slot,
+                                    .token_begin = tokens.row_begin[row],
+                                    .n_tokens = tokens.row_begin[row + 1] - tokens.row_begin[row],
+                                    .position = tokens.row_position[row]});
+  }
+  PlanAttention(attention_limits_, epoch.attention_rows, &epoch.work);
+  *graph_rows = GraphRows(plan, epoch.inputs);
+  const CudaStepLayout layout(
+      *graph_rows > 0
+          ? DecodeCapacity(*graph_rows)
+          : CudaStepCapacity{
+                .n_tokens = tokens.n_tokens,
+                .n_head_rows = static_cast<int64_t>(lane.head_rows.size()),
+                .n_merges = static_cast<int64_t>(epoch.work.merges.size()),
+                .n_prefill_items = static_cast<int64_t>(epoch.work.prefill_items.size()),
+                .n_decode_items = static_cast<int64_t>(epoch.work.decode_items.size())});
+  const int64_t n_bytes =
+      WriteStep(layout, plan, epoch.inputs, epoch.work, limits_.max_num_seqs, lane.inputs.data());
+  CopyToDevice(stream_->get(), inputs_memory_.data(), lane.inputs.data(), n_bytes);
+  *step = ViewOf(layout, inputs_memory_.data(),
+                 reinterpret_cast<const int32_t*>(block_table_memory_.data()), max_blocks_per_row_);
+  step->tokens.attention_work = &step->attention_work;
   return absl::OkStatus();
 }
 
@@ -440,41 +532,83 @@ void CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
   }
 }
 
-// Queues the forward pass and the draws; also what a graph is recorded from, so everything it reads
-// from the host is fixed with the graph's number of rows. One rank's collectives cannot fail.
-void CudaRank::QueueStep(const CudaStepView& step) {
+// Queues the stage's part of the forward pass and the draws; also what a graph is recorded from, so
+// everything it reads from the host is fixed with the graph's number of rows. Errors are those of
+// the collectives.
+absl::Status CudaRank::QueueStep(const CudaStepView& step) {
+  if (shape().has_embedding) {
+    ResolveTokens(*device_, step.tokens.n_tokens,
+                  reinterpret_cast<const int32_t*>(last_tokens_memory_.data()),
+                  step.token_ids.data());
+    stage_.EmbedTokens(step.token_ids);
+  }
+  RETURN_IF_ERROR(stage_.RunLayers(step.tokens, rope_, epoch_->collectives));
+  return shape().has_head ? QueueHead(step) : absl::OkStatus();
+}
+
+absl::Status CudaRank::QueueHead(const CudaStepView& step) {
   int32_t* const last_tokens = reinterpret_cast<int32_t*>(last_tokens_memory_.data());
   CudaSampledToken* const sampled = reinterpret_cast<CudaSampledToken*>(sampled_memory_.data());
-  ResolveTokens(*device_, step.tokens.n_tokens, last_tokens, step.token_ids.data());
-  stage_.EmbedTokens(step.token_ids);
-  CHECK_OK(stage_.RunLayers(step.tokens, rope_, epoch_->collectives));
   constexpr int64_t kTile = StageTraits<CudaDevice>::kHeadTileRows;
   const int64_t n_head_rows = static_cast<int64_t>(step.head_token_idx.size());
   for (int64_t begin = 0; begin < n_head_rows; begin += kTile) {
     const absl::Span<const int32_t> tile = step.head_token_idx.subspan(begin, kTile);
-    const auto logits = stage_.Logits(tile, epoch_->collectives);
-    CHECK_OK(logits.status());
+    ASSIGN_OR_RETURN(const auto logits, stage_.Logits(tile, epoch_->collectives));
+    if (!IsSampler(shape())) continue;
     Sample(*device_, {.n_rows = static_cast<int64_t>(tile.size()),
                       .vocab_size = config().vocab_size,
-                      .logits = logits->data(),
+                      .logits = logits.data(),
                       .rows = step.sample_rows + begin,
                       .sampling = reinterpret_cast<const CudaSampling*>(sampling_memory_.data()),
                       .sampled = sampled + begin,
                       .last_tokens = last_tokens,
                       .token_counts = reinterpret_cast<uint32_t*>(token_counts_memory_.data())});
   }
+  // With one stage the ranks that sample are those that embed the next plan.
+  if (epoch_->links.tensor == nullptr || !shape().has_embedding) return absl::OkStatus();
+  return epoch_->links.tensor->Broadcast(stream_->get(), /*root=*/0, last_tokens,
+                                         last_tokens_memory_.bytes());
+}
+
+bool CudaRank::LaneIsDone(const Lane& lane) const {
+  return lane.end.IsDone() && (!epoch_->pipeline.has_value() || !lane.has_tokens ||
+                               epoch_->pipeline->HasSent(lane.plan_idx));
+}
+
+const absl::Status& CudaRank::GroupError() const {
+  Epoch& epoch = *epoch_;
+  if (!epoch.has_peers() || !epoch.group_error.ok()) return epoch.group_error;
+  const absl::Time now = absl::Now();
+  if (now < epoch.next_look) return epoch.group_error;
+  epoch.next_look = now + absl::Milliseconds(1);
+  epoch.group_error = epoch.mesh->CheckPeers();
+  if (epoch.group_error.ok()) epoch.group_error = epoch.links.AsyncError();
+  return epoch.group_error;
 }
 
 bool CudaRank::IsDone() const {
   CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
-  return epoch_->begun.front()->end.IsDone();
+  return LaneIsDone(*epoch_->begun.front()) || !GroupError().ok();
 }
 
 absl::StatusOr<std::optional<StepResult>> CudaRank::Finish() {
   CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
   const Lane& lane = *epoch_->begun.front();
-  lane.end.Wait();
+  if (!epoch_->has_peers()) lane.end.Wait();
+  while (!LaneIsDone(lane)) {
+    epoch_->failure = GroupError();
+    RETURN_IF_ERROR(epoch_->failure);
+    absl::SleepFor(kPoll);
+  }
   epoch_->begun.pop_front();
+  // Ordered by the links, so that a stage's times arrive after its activations did.
+  epoch_->failure = epoch_->times.Enter(lane.has_tokens);
+  RETURN_IF_ERROR(epoch_->failure);
+  const double took_us = lane.end.MillisecondsSince(lane.begin) * 1000;
+  epoch_->failure = epoch_->times.Leave(
+      lane.has_tokens, lane.has_tokens ? static_cast<int64_t>(std::ceil(took_us)) : 0);
+  RETURN_IF_ERROR(epoch_->failure);
+  if (!IsSampler(shape())) return std::nullopt;
   StepResult result{.epoch = epoch_->id, .step_id = lane.step_id};
   const auto* sampled = reinterpret_cast<const CudaSampledToken*>(lane.sampled.data());
   for (size_t i = 0; i < lane.head_rows.size(); ++i) {
@@ -486,8 +620,8 @@ absl::StatusOr<std::optional<StepResult>> CudaRank::Finish() {
                                                .n_generated_tokens = row.n_generated_tokens,
                                                .target_token_id = row.target_token_id}));
   }
-  const double took_us = lane.end.MillisecondsSince(lane.begin) * 1000;
-  result.stage_us = {lane.has_tokens ? static_cast<int64_t>(std::ceil(took_us)) : 0};
+  const absl::Span<const int64_t> stage_us = epoch_->times.stage_us();
+  result.stage_us.assign(stage_us.begin(), stage_us.end());
   return result;
 }
 

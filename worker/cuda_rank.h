@@ -1,6 +1,7 @@
 // The rank that computes on a GPU. The host only plans: it packs a step's inputs, queues the step
 // (for steps of decoding one graph launch) and goes on to the next, which may use tokens that the
-// device has not drawn yet; results come back behind an event.
+// device has not drawn yet; results come back behind an event. In a group of several ranks their
+// exchanges are queued with the step, those of the tensor group inside the graph.
 #pragma once
 
 #include <array>
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_runtime.h"
+#include "kernels/nccl_library.h"
 #include "kernels/ops.h"
 #include "model/step.h"
 #include "worker/cuda_stage.h"
@@ -30,6 +32,10 @@ struct CudaRankOptions {
   // Steps in which every row has one token are recorded as graphs when an epoch begins, one for
   // each of some numbers of rows, and padded to the next number. The bits are the same without.
   bool use_graphs = true;
+  // Sums over the tensor group are made in a fixed order (CudaCollectives).
+  bool deterministic = true;
+  // What links ranks; needed in groups of several. Outlives the rank.
+  const NcclLibrary* nccl = nullptr;
 };
 
 // Device memory that a rank takes under limits beside weights and KV blocks: activations, scratch,
@@ -43,10 +49,17 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
                                   const GroupLimits& limits);
 
 // INVALID_ARGUMENT names a size of the model that the operations do not take: head_dim must be 16,
-// 32, 64 or 128, and the width of every matrix on this rank a multiple of 16.
+// 32, 64 or 128, the width of every matrix on this rank a multiple of 16, and the tensor group no
+// larger than kMaxSumParts.
 absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape);
 
-// Owned by the rank thread. The group must be this one rank.
+// Owned by the rank thread.
+//
+// In a group the work of a step ends only when the peers take part in it, and a peer's death leaves
+// kernels that wait for ever. So nothing here waits for the device blindly: while a plan is
+// unfinished, IsDone and Finish look at the mesh, whose links to a dead peer break at once, and at
+// NCCL's own errors. EndEpoch aborts the communicators, which ends those kernels; it can block in
+// NCCL, and then the process must end (WorkerAgent::HasHung).
 class CudaRank final : public StepExecutor {
  public:
   // `device` and `stream`, which is the device's, outlive the rank; the weights lie in the device's
@@ -75,6 +88,7 @@ class CudaRank final : public StepExecutor {
   struct Lane;
 
   absl::Status Allocate(const GroupLimits& limits);
+  absl::Status ConnectEpoch(const EpochOptions& options);
   absl::Status CaptureGraphs(const GroupLimits& limits);
   CudaStepCapacity DecodeCapacity(int64_t n_rows) const;
   // The smallest number of rows with a graph that the plan fits, or 0.
@@ -82,7 +96,14 @@ class CudaRank final : public StepExecutor {
   absl::Status QueuePlan(const StepPlan& plan);
   void QueueDeltas(const StepPlan& plan, Lane& lane);
   void QueueTokenCounts(const StepPlan& plan, Lane& lane);
-  void QueueStep(const CudaStepView& step);
+  absl::Status QueueInputs(const StepPlan& plan, Lane& lane, CudaStepView* step,
+                           int64_t* graph_rows);
+  absl::Status QueueStep(const CudaStepView& step);
+  absl::Status QueueHead(const CudaStepView& step);
+  bool LaneIsDone(const Lane& lane) const;
+  // What keeps the group from going on, looked for at most once a millisecond; OK in a group of
+  // one.
+  const absl::Status& GroupError() const;
 
   CudaDevice* const device_;
   const CudaStream* const stream_;
@@ -103,6 +124,7 @@ class CudaRank final : public StepExecutor {
   CudaBuffer last_tokens_memory_;   // int32 [max_num_seqs]
   CudaBuffer token_counts_memory_;  // uint32_t [max_num_seqs, vocab_size], of slots with penalties
   CudaBuffer sampled_memory_;       // CudaSampledToken [head rows]
+  CudaBuffer collectives_memory_;
   std::array<std::unique_ptr<Lane>, kMaxBegun> lanes_;
   std::map<int64_t, CudaGraph> graphs_;  // by rows
 

@@ -17,6 +17,7 @@
 #include "worker/cuda_rank.h"
 #include "worker/cuda_weight_memory.h"
 #include "worker/host_memory.h"
+#include "worker/nccl_environment.h"
 
 namespace bora {
 namespace {
@@ -37,13 +38,18 @@ std::string Describe(const CudaDeviceInfo& info) {
 class CudaRankLoader final : public RankLoader {
  public:
   CudaRankLoader(const CudaLoaderOptions& options, const CudaDeviceInfo& info)
-      : options_(options), info_(info) {}
+      : options_(options), info_(info), nccl_(NcclLibrary::Open()) {}
 
   std::string DeviceName() const override {
     return absl::StrCat("cuda:", info_.ordinal, " (", info_.name, ", ",
                         options_.deterministic ? "deterministic" : "with cuBLASLt", ")");
   }
 
+  std::string CollectivesName() const override {
+    return nccl_.ok() ? absl::StrCat("NCCL ", (*nccl_)->version_text()) : "none";
+  }
+
+  void UseAddress(absl::string_view address) override { PrepareNcclEnvironment(address); }
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
   // A GPU is nobody else's.
   void ShareHost(int, int) override {}
@@ -56,6 +62,7 @@ class CudaRankLoader final : public RankLoader {
 
   const CudaLoaderOptions options_;
   const CudaDeviceInfo info_;
+  const absl::StatusOr<std::unique_ptr<NcclLibrary>> nccl_;
   CudaStream stream_;
   std::optional<CudaDevice> device_;
   std::unique_ptr<MatrixLibrary> library_;
@@ -134,11 +141,9 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  if (n_ranks != 1) {
-    return absl::UnimplementedError(absl::StrCat(
-        "a group of ", n_ranks, " ranks (--tensor-parallel-size=", load.tensor_parallel_size,
-        ", --pipeline-parallel-size=", load.layers_per_stage.size(),
-        "): a GPU serves a whole model"));
+  if (n_ranks > 1) {
+    RETURN_IF_ERROR(Annotate(nccl_.status(), absl::StrCat("a group of ", n_ranks, " GPUs")));
+    LogNcclSettings(**nccl_);
   }
   RETURN_IF_ERROR(CheckCudaModel(source->config(), shape));
   ASSIGN_OR_RETURN(const int64_t free_bytes, FreeCudaBytes());
@@ -166,8 +171,11 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
                              {"device", DeviceName()},
                              {"bytes", loaded.weight_bytes},
                              {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
-  result.rank = std::make_unique<CudaRank>(&*device_, &stream_, std::move(weights),
-                                           CudaRankOptions{.use_graphs = options_.use_graphs});
+  result.rank =
+      std::make_unique<CudaRank>(&*device_, &stream_, std::move(weights),
+                                 CudaRankOptions{.use_graphs = options_.use_graphs,
+                                                 .deterministic = options_.deterministic,
+                                                 .nccl = nccl_.ok() ? nccl_->get() : nullptr});
   return result;
 }
 

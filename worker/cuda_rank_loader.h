@@ -23,7 +23,8 @@ struct CudaLoaderOptions {
 };
 
 // The GPU is opened and checked here, on the caller's thread. Errors are those of OpenCudaDevice
-// and, unless `deterministic`, of OpenMatrixLibrary; they name the device.
+// and, unless `deterministic`, of OpenMatrixLibrary; they name the device. NCCL is opened if it is
+// there; without it the loader refuses groups of several ranks.
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions& options);
 
 // Whether MakeCudaRankLoader would find a GPU at all.

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_runtime.h"
+#include "worker/cuda_collectives.h"
 #include "worker/stage.h"
 
 namespace bora {
@@ -13,6 +14,7 @@ struct StageTraits<CudaDevice> {
   using Input = Bf16;
   using Buffer = CudaBuffer;
   using Rope = RopeTableView;
+  using Collectives = CudaCollectives;
   // 256 rows of 32,000 logits are 33 MB; more rows than a step of decoding has.
   static constexpr int64_t kHeadTileRows = 256;
 

@@ -174,6 +174,7 @@ int Run() {
     std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
+  (*loader)->UseAddress(*bind_address);
   ListenerOptions listener_options;
   listener_options.bind_address = *bind_address;
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Create(listener_options);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "model/config.h"
 #include "model/partition.h"
 #include "model/worker_protocol.h"
@@ -29,6 +30,14 @@ class RankLoader {
 
   // The device, for people: "cpu (avx512, 4 threads)". Thread-safe.
   virtual std::string DeviceName() const = 0;
+
+  // What its ranks exchange data with, with the version where that must be the same on all ranks of
+  // a group: "host", "NCCL 2.28.9", or "none" where ranks have to be alone. Thread-safe.
+  virtual std::string CollectivesName() const { return "host"; }
+
+  // The numeric local address on which this worker's ranks reach others, and are reached. Once,
+  // before the first Load, on the thread that made the loader.
+  virtual void UseAddress(absl::string_view) {}
 
   // Loads a rank; the one before must be gone, and this one must go before the loader does.
   // Of the options, progress and cancelled count. INVALID_ARGUMENT names what does not fit the

@@ -9,7 +9,7 @@
 
 namespace bora {
 
-// For LocalGroupOptions::make_rank. What the ranks work on lives as long as the function does.
+// For LocalGroupOptions::make_rank.
 std::function<absl::StatusOr<std::unique_ptr<StepExecutor>>(const WeightSource&, const RankShape&)>
 CudaRanks(const CudaRankOptions& options);
 

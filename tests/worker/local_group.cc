@@ -123,7 +123,8 @@ absl::Status LocalGroup::BeginEpoch() {
                                   .limits = options_.limits,
                                   .pp_size = options_.pp_size,
                                   .mesh = rank.mesh.get(),
-                                  .link_buffer_bytes = options_.link_buffer_bytes});
+                                  .link_buffer_bytes = options_.link_buffer_bytes,
+                                  .deadline = absl::Now() + absl::Seconds(30)});
   });
 }
 

@@ -141,6 +141,10 @@ class Mesh {
   // Receives the next message of `peer`, whose size must be message.size().
   absl::Status Recv(int peer, absl::Span<uint8_t> message);
 
+  // Looks, without waiting, whether a call would fail: for a rank that waits for something else
+  // that its peers take part in. Here a peer that has destroyed a healthy Mesh counts as gone, too.
+  absl::Status CheckPeers();
+
   // Any thread, any time before destruction: the current call and all later ones return ABORTED
   // with the message of `reason`. Peers notice when this Mesh is destroyed.
   void Abort(absl::Status reason);
@@ -173,6 +177,8 @@ class Mesh {
   absl::StatusOr<bool> Sleep();
   // The failure of a link that ends the current call.
   absl::Status CheckLinks() const;
+  // Looks for links that were cut silently, a few times a second.
+  void CheckLinksAlive();
   // How long the wait that begins now should spin.
   absl::Duration NextSpin();
   // Payload bytes that all of these messages have moved.

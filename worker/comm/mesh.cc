@@ -217,14 +217,37 @@ absl::StatusOr<bool> Mesh::Sleep() {
     if (poll_requests_[1].revents != 0) DrainEventFd(doorbell_.get());
   }
   for (size_t i = 0; i < links_.size(); ++i) links_[i]->EndSleep(poll_requests_[2 + i].revents);
-  if (tick_ != absl::InfiniteDuration()) {
-    const absl::Time now = absl::Now();
-    if (now >= next_check_) {
-      for (const auto& link : links_) link->CheckAlive();
-      next_check_ = now + tick_;
-    }
-  }
+  CheckLinksAlive();
   return moved;
+}
+
+void Mesh::CheckLinksAlive() {
+  if (tick_ == absl::InfiniteDuration()) return;
+  const absl::Time now = absl::Now();
+  if (now < next_check_) return;
+  for (const auto& link : links_) link->CheckAlive();
+  next_check_ = now + tick_;
+}
+
+absl::Status Mesh::CheckPeers() {
+  RETURN_IF_ERROR(BeginCall());
+  std::vector<pollfd>::iterator request = poll_requests_.begin();
+  for (const auto& link : links_) {
+    link->BeginSleep(/*wants_recv=*/false, /*wants_send=*/false);
+    *request++ = link->PollRequest();
+  }
+  if (poll(poll_requests_.data(), links_.size(), 0) <= 0) {
+    for (pollfd& none : poll_requests_) none.revents = 0;
+  }
+  request = poll_requests_.begin();
+  for (const auto& link : links_) link->EndSleep(request++->revents);
+  CheckLinksAlive();
+  for (const auto& link : links_) {
+    if (link->state() == LinkState::kUp) continue;
+    failed_ = link->loss();
+    break;
+  }
+  return failed_;
 }
 
 int64_t Mesh::MovedByAll(const std::vector<Transfer>& transfers) {

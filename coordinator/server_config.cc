@@ -140,8 +140,8 @@ absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig
   int64_t n_layers = 0;  // of the stage with most
   for (const LayerRange& stage : partition.stages) n_layers = std::max(n_layers, stage.n_layers());
   const int64_t value_bytes = cluster.load.dtype == "float32" ? 4 : 2;
-  const int64_t token_bytes =
-      2 * n_layers * (model.n_kv_heads / partition.tp_size) * model.head_dim * value_bytes;
+  const int64_t local_n_kv_heads = ShapeOfRank(model, partition, 0, 0).local_n_kv_heads;
+  const int64_t token_bytes = 2 * n_layers * local_n_kv_heads * model.head_dim * value_bytes;
   const int64_t request_bytes =
       RoundUp(cluster.limits.max_model_len, cluster.limits.block_size) * token_bytes;
   if (flags.kv_cache_memory_bytes == 0) return std::max(kDefaultKvCacheBytes, request_bytes);

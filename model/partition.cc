@@ -21,13 +21,21 @@ absl::Status CheckDivides(int tp_size, const char* field, int64_t value) {
       absl::StrCat("tensor parallel size ", tp_size, " does not divide ", field, " ", value));
 }
 
+absl::Status CheckKvHeads(int tp_size, int64_t n_kv_heads) {
+  if (n_kv_heads % tp_size == 0 || tp_size % n_kv_heads == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tensor parallel size ", tp_size,
+                                                 " and n_kv_heads ", n_kv_heads,
+                                                 ": neither divides the other"));
+}
+
 // Gives each layer in turn to the stage that is the least loaded, which minimises the load of the
 // most loaded one. Loads are in layers; a decode step reads every weight once, so the head weighs
-// vocab_size * dim over the weights of a layer. The embedding reads one row per token: it only
-// decides ties, against the first stage.
-std::vector<int64_t> BalancedLayers(const ModelConfig& config, int pp_size) {
+// vocab_size * dim over the weights of a layer, copies of KV heads included. The embedding reads
+// one row per token: it only decides ties, against the first stage.
+std::vector<int64_t> BalancedLayers(const ModelConfig& config, int tp_size, int pp_size) {
+  const int64_t n_kv_heads = std::max<int64_t>(config.n_kv_heads, tp_size);
   const double layer_weights =
-      static_cast<double>(2 * config.dim * config.head_dim * (config.n_heads + config.n_kv_heads) +
+      static_cast<double>(2 * config.dim * config.head_dim * (config.n_heads + n_kv_heads) +
                           3 * config.dim * config.hidden_dim);
   std::vector<double> load(pp_size, 1.0);
   load.back() += static_cast<double>(config.vocab_size * config.dim) / layer_weights;
@@ -77,11 +85,11 @@ absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, 
                                                    "], the number of layers"));
   }
   RETURN_IF_ERROR(CheckDivides(tp_size, "n_heads", config.n_heads));
-  RETURN_IF_ERROR(CheckDivides(tp_size, "n_kv_heads", config.n_kv_heads));
+  RETURN_IF_ERROR(CheckKvHeads(tp_size, config.n_kv_heads));
   RETURN_IF_ERROR(CheckDivides(tp_size, "hidden_dim", config.hidden_dim));
   std::vector<int64_t> n_layers(layers_per_stage.begin(), layers_per_stage.end());
   if (n_layers.empty()) {
-    n_layers = BalancedLayers(config, pp_size);
+    n_layers = BalancedLayers(config, tp_size, pp_size);
   } else {
     RETURN_IF_ERROR(CheckLayersPerStage(config, pp_size, n_layers));
   }
@@ -104,7 +112,15 @@ RankShape ShapeOfRank(const ModelConfig& config, const Partition& partition, int
   shape.tp_size = partition.tp_size;
   shape.layers = partition.stages[stage];
   shape.local_n_heads = DivExact(config.n_heads, partition.tp_size);
-  shape.local_n_kv_heads = DivExact(config.n_kv_heads, partition.tp_size);
+  if (partition.tp_size <= config.n_kv_heads) {
+    shape.local_n_kv_heads = DivExact(config.n_kv_heads, partition.tp_size);
+    shape.kv_head_begin = tp_rank * shape.local_n_kv_heads;
+  } else {
+    // The heads of one KV head are exactly those of tp_size / n_kv_heads ranks in a row: n_kv_heads
+    // divides tp_size, which divides n_heads.
+    shape.local_n_kv_heads = 1;
+    shape.kv_head_begin = tp_rank / DivExact(partition.tp_size, config.n_kv_heads);
+  }
   shape.local_hidden_dim = DivExact(config.hidden_dim, partition.tp_size);
   shape.local_vocab_size = CeilDiv(config.vocab_size, partition.tp_size);
   shape.vocab_begin = std::min(tp_rank * shape.local_vocab_size, config.vocab_size);

@@ -24,10 +24,11 @@ struct Partition {
   std::vector<LayerRange> stages;  // [pp_size], consecutive, covering every layer
 };
 
-// Divides the model over tp_size * pp_size ranks. tp_size must divide n_heads, n_kv_heads and
-// hidden_dim; every stage has at least one layer. With `layers_per_stage` [pp_size] the split is
-// that one; empty means the split whose slowest stage is fastest, counting the LM head on the last
-// stage by its share of weights and breaking ties against the first stage, which has the embedding.
+// Divides the model over tp_size * pp_size ranks. tp_size must divide n_heads and hidden_dim, and
+// one of tp_size and n_kv_heads the other: with more ranks than KV heads, several hold copies of
+// one. Every stage has at least one layer. With `layers_per_stage` [pp_size] the split is that one;
+// empty means the split whose slowest stage is fastest, counting the LM head on the last stage by
+// its share of weights and breaking ties against the first stage, which has the embedding.
 // INVALID_ARGUMENT names the numbers that do not fit.
 absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, int pp_size,
                                         absl::Span<const int64_t> layers_per_stage = {});
@@ -38,8 +39,12 @@ struct RankShape {
   int tp_rank = 0;
   int tp_size = 1;
   LayerRange layers;
-  int64_t local_n_heads = 0;     // heads [tp_rank * local_n_heads, ...)
-  int64_t local_n_kv_heads = 0;  // KV heads [tp_rank * local_n_kv_heads, ...)
+  int64_t local_n_heads = 0;  // heads [tp_rank * local_n_heads, ...)
+  // KV heads [kv_head_begin, kv_head_begin + local_n_kv_heads): those that the rank's heads attend
+  // to. Where tp_size exceeds n_kv_heads it is one, and tp_size / n_kv_heads ranks in a row have
+  // the same.
+  int64_t kv_head_begin = 0;
+  int64_t local_n_kv_heads = 0;
   int64_t local_hidden_dim = 0;  // FFN columns [tp_rank * local_hidden_dim, ...)
   // Rows of the embedding and the LM head: [vocab_begin, vocab_end), padded to local_vocab_size,
   // which is the same on every rank. The last ranks may have fewer rows, even none.

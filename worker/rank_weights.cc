@@ -78,10 +78,12 @@ int64_t RankWeights::WholeLeafCount(int64_t n_cols) const {
 }
 
 // Column-parallel projections hold this rank's output rows, row-parallel ones its input columns.
+// Ranks that attend to the same KV head hold copies of its rows.
 void RankWeights::PlanLayer(int64_t layer, LayerWeights* weights) {
   const int64_t dim = config_.dim;
   const int64_t q_rows = shape_.local_n_heads * config_.head_dim;
   const int64_t kv_rows = shape_.local_n_kv_heads * config_.head_dim;
+  const int64_t kv_row_begin = shape_.kv_head_begin * config_.head_dim;
   const int64_t hidden = shape_.local_hidden_dim;
   const int64_t tp = shape_.tp_rank;
   const auto piece = [layer](TensorKind kind, const TensorSlice& slice) {
@@ -91,8 +93,8 @@ void RankWeights::PlanLayer(int64_t layer, LayerWeights* weights) {
             Slice(0, 1, 0, dim));
   PlanPacked(&weights->wqkv,
              {piece(TensorKind::kWq, Slice(tp * q_rows, q_rows, 0, dim)),
-              piece(TensorKind::kWk, Slice(tp * kv_rows, kv_rows, 0, dim)),
-              piece(TensorKind::kWv, Slice(tp * kv_rows, kv_rows, 0, dim))},
+              piece(TensorKind::kWk, Slice(kv_row_begin, kv_rows, 0, dim)),
+              piece(TensorKind::kWv, Slice(kv_row_begin, kv_rows, 0, dim))},
              q_rows + 2 * kv_rows, WholeLeafCount(dim));
   PlanPacked(&weights->wo, {piece(TensorKind::kWo, Slice(0, dim, tp * q_rows, q_rows))}, dim,
              CutLeafCount(config_.n_heads * config_.head_dim));

@@ -1,7 +1,7 @@
 """How the model is split over processes changes nothing that a client sees, and what does not fit is refused by name.
 
-For one tensor parallel degree every number of stages must give the same bytes: layers are computed the same way wherever
-they run. Different tensor parallel degrees sum in a different order, so their bits may differ.
+Every number of stages gives the same bytes, since layers are computed the same way wherever they run, and so do 1, 2, 4
+and 8 tensor ranks, since they add along one tree.
 """
 
 import os
@@ -65,6 +65,7 @@ class LayoutsTest(LayoutTestCase):
         self.assertEqual(self.check_stages(self.f32, 2, [2, 4]), whole, "2 tensor ranks")
         self.assertEqual(self.answers(self.f32, 2, 2, "--layers-per-stage=4,2"), whole, "uneven stages")
         self.assertEqual(self.check_stages(self.f32, 4, [2, 4]), whole, "4 tensor ranks")
+        self.assertEqual(self.answers(self.f32, 8, 1), whole, "8 tensor ranks, two for each of 4 KV heads")
 
     def test_tensor_ranks_change_no_byte_of_bf16_and_int8(self):
         bf16 = small_checkpoint(self.path("bf16"), dtype="bf16")
@@ -86,19 +87,21 @@ class LayoutsTest(LayoutTestCase):
 
 class RefusedLayoutsTest(LayoutTestCase):
 
-    def refusal(self, *flags):
+    def refusal(self, model, *flags):
         """The last line of a coordinator that must exit with code 2."""
-        done = subprocess.run([binary("bora-coordinator"), f"--model={self.f32}", "--listen=127.0.0.1:0",
+        done = subprocess.run([binary("bora-coordinator"), f"--model={model}", "--listen=127.0.0.1:0",
                                "--worker-listen=127.0.0.1:0", *flags], capture_output=True, text=True, timeout=30)
         self.assertEqual(done.returncode, 2, done.stderr)
         return done.stderr.splitlines()[-1]
 
-    def check_refusal(self, flags, message):
-        self.assertEqual(self.refusal(*flags), "bora-coordinator: " + message)
+    def check_refusal(self, flags, message, model=None):
+        self.assertEqual(self.refusal(model or self.f32, *flags), "bora-coordinator: " + message)
 
     def test_tensor_ranks_must_divide_the_heads(self):
         self.check_refusal(["--tensor-parallel-size=3"], "tensor parallel size 3 does not divide n_heads 8")
-        self.check_refusal(["--tensor-parallel-size=8"], "tensor parallel size 8 does not divide n_kv_heads 4")
+        six = small_checkpoint(self.path("six"), n_heads=12, n_kv_heads=6)
+        self.check_refusal(["--tensor-parallel-size=4"],
+                           "tensor parallel size 4 and n_kv_heads 6: neither divides the other", model=six)
 
     def test_stages_must_have_layers(self):
         self.check_refusal(["--pipeline-parallel-size=7"],

@@ -13,7 +13,7 @@ TOKENIZER = os.path.join(DEMO_MODEL, "tokenizer.model")
 
 
 def small_checkpoint(directory, **flags):
-    """A random model that every layout in {1,2,4} x {1,2,4} divides, with the demo model's vocabulary."""
+    """A random model that every layout in {1,2,4,8} x {1,2,4} divides, with the demo model's vocabulary."""
     with open(os.path.join(DEMO_MODEL, "config.json")) as file:
         vocab_size = json.load(file)["vocab_size"]
     dimensions = dict(dim=64, n_layers=6, n_heads=8, n_kv_heads=4, head_dim=8, hidden_dim=96, vocab_size=vocab_size,

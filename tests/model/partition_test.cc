@@ -74,11 +74,25 @@ TEST(PartitionTest, TakesAnExplicitSplit) {
 TEST(PartitionTest, RefusesSizesThatDoNotDivide) {
   EXPECT_THAT(ErrorOf(MakePartition(Mistral7B(), 3, 1)),
               HasSubstr("tensor parallel size 3 does not divide n_heads 32"));
-  EXPECT_THAT(ErrorOf(MakePartition(Mistral7B(), 16, 1)),
-              HasSubstr("tensor parallel size 16 does not divide n_kv_heads 8"));
+  EXPECT_THAT(ErrorOf(MakePartition(Mistral7B(), 64, 1)),
+              HasSubstr("tensor parallel size 64 does not divide n_heads 32"));
   ModelConfig config = Mistral7B();
   config.hidden_dim = 14337;
   EXPECT_THAT(ErrorOf(MakePartition(config, 2, 1)), HasSubstr("hidden_dim 14337"));
+}
+
+TEST(PartitionTest, RefusesRanksThatWouldNeedPartsOfKvHeads) {
+  ModelConfig config = Mistral7B();
+  config.n_heads = 24;
+  config.n_kv_heads = 6;
+  config.hidden_dim = 24 * 256;
+  for (const int tp_size : {1, 2, 3, 6, 12, 24}) {
+    EXPECT_TRUE(MakePartition(config, tp_size, 1).ok()) << tp_size;
+  }
+  EXPECT_THAT(ErrorOf(MakePartition(config, 4, 1)),
+              HasSubstr("tensor parallel size 4 and n_kv_heads 6: neither divides the other"));
+  EXPECT_THAT(ErrorOf(MakePartition(config, 8, 1)),
+              HasSubstr("tensor parallel size 8 and n_kv_heads 6: neither divides the other"));
 }
 
 TEST(PartitionTest, RefusesSizesOutOfRange) {
@@ -122,6 +136,7 @@ TEST(PartitionTest, RanksCoverEverythingOnce) {
       const RankShape shape = ShapeOfRank(config, *partition, stage, tp_rank);
       EXPECT_EQ(shape.layers.begin, next_layer);
       EXPECT_EQ(shape.local_n_heads, 8);
+      EXPECT_EQ(shape.kv_head_begin, 2 * tp_rank);
       EXPECT_EQ(shape.local_n_kv_heads, 2);
       EXPECT_EQ(shape.local_hidden_dim, 3584);
       EXPECT_EQ(shape.vocab_begin, next_row);
@@ -133,6 +148,44 @@ TEST(PartitionTest, RanksCoverEverythingOnce) {
     next_layer = partition->stages[stage].end;
   }
   EXPECT_EQ(next_layer, config.n_layers);
+}
+
+// Copies of KV heads make the layers of every rank heavier against its share of the head.
+TEST(PartitionTest, BalancesStagesWithCopiesOfKvHeadsCounted) {
+  ModelConfig config = Mistral7B();
+  config.n_kv_heads = 1;
+  config.hidden_dim = 512;
+  config.vocab_size = 64'000;  // 6.5 layers' worth of weights without copies, 3.9 with 32
+  for (const auto& [tp_size, n_first] : {std::pair(1, 19), std::pair(32, 18)}) {
+    const auto partition = MakePartition(config, tp_size, 2);
+    ASSERT_TRUE(partition.ok()) << partition.status();
+    EXPECT_EQ(partition->stages[0].n_layers(), n_first) << tp_size << " ranks";
+  }
+}
+
+// Of every number of KV heads and ranks that fit 32 heads: the KV heads of a rank are those of its
+// heads, all of them needed.
+TEST(PartitionTest, ARankHasTheKvHeadsOfItsHeads) {
+  ModelConfig config = Mistral7B();
+  for (const int64_t n_kv_heads : {1, 2, 4, 8, 16, 32}) {
+    config.n_kv_heads = n_kv_heads;
+    const int64_t group = config.n_heads / n_kv_heads;
+    for (const int tp_size : {1, 2, 4, 8, 16, 32}) {
+      const auto partition = MakePartition(config, tp_size, 1);
+      ASSERT_TRUE(partition.ok()) << partition.status();
+      for (int tp_rank = 0; tp_rank < tp_size; ++tp_rank) {
+        const RankShape shape = ShapeOfRank(config, *partition, 0, tp_rank);
+        EXPECT_EQ(shape.local_n_heads % shape.local_n_kv_heads, 0);
+        const int64_t local_group = shape.local_n_heads / shape.local_n_kv_heads;
+        for (int64_t i = 0; i < shape.local_n_heads; ++i) {
+          EXPECT_EQ(shape.kv_head_begin + i / local_group,
+                    (tp_rank * shape.local_n_heads + i) / group)
+              << "head " << i << " of rank " << tp_rank << " of " << tp_size << ", " << n_kv_heads
+              << " KV heads";
+        }
+      }
+    }
+  }
 }
 
 // CodeLlama's 32016 tokens are not a multiple of 32: the last rank is padded.

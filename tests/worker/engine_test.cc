@@ -18,11 +18,12 @@ namespace {
 
 constexpr uint64_t kSeed = 20;
 
-std::unique_ptr<LocalGroup> StartGroup(LocalGroupOptions options) {
+std::unique_ptr<LocalGroup> StartGroup(LocalGroupOptions options,
+                                       const ModelConfig& config = TinyConfig()) {
   options.limits = TinyLimits();
   options.rank.poison_kv = true;
   absl::StatusOr<std::unique_ptr<LocalGroup>> group =
-      LocalGroup::Start(DummyWeights(TinyConfig(), kSeed), options);
+      LocalGroup::Start(DummyWeights(config, kSeed), options);
   EXPECT_TRUE(group.ok()) << group.status();
   return group.ok() ? *std::move(group) : nullptr;
 }
@@ -43,8 +44,9 @@ int FirstDifference(const std::vector<WorkOutcome>& a, const std::vector<WorkOut
 
 // Each request alone, on one rank.
 std::vector<WorkOutcome> RunAloneOnOneRank(const std::vector<WorkRequest>& requests,
-                                           const Precision& precision) {
-  const auto group = StartGroup({.precision = precision});
+                                           const Precision& precision,
+                                           const ModelConfig& config = TinyConfig()) {
+  const auto group = StartGroup({.precision = precision}, config);
   return Expect(RunAlone(*group, requests));
 }
 
@@ -84,6 +86,35 @@ INSTANTIATE_TEST_SUITE_P(Shapes, EngineShapeTest,
                            return "Tp" + std::to_string(std::get<0>(info.param)) + "Pp" +
                                   std::to_string(std::get<1>(info.param)) +
                                   FormatName(std::get<2>(info.param));
+                         });
+
+class EngineKvHeadsTest : public testing::TestWithParam<std::tuple<int, WeightFormat>> {};
+
+// Also where ranks hold copies of a KV head, and with pipeline stages of such ranks.
+TEST_P(EngineKvHeadsTest, TensorRanksChangeNoBit) {
+  const auto [n_kv_heads, format] = GetParam();
+  const Precision precision = PrecisionOf(format);
+  ModelConfig config = TinyConfig();
+  config.n_kv_heads = n_kv_heads;
+  const std::vector<WorkRequest> requests = RandomRequests(TinyLimits(), 8, kSeed + 7);
+  const std::vector<WorkOutcome> alone = RunAloneOnOneRank(requests, precision, config);
+  ExpectAllFinite(alone);
+  for (const auto& [tp_size, pp_size] : {std::pair(2, 1), {4, 1}, {8, 1}, {4, 2}}) {
+    const auto group =
+        StartGroup({.tp_size = tp_size, .pp_size = pp_size, .precision = precision}, config);
+    ASSERT_NE(group, nullptr);
+    EXPECT_EQ(FirstDifference(alone, Expect(RunShuffled(*group, requests, 3, kSeed))), -1)
+        << tp_size << " tensor ranks, " << pp_size << " stages";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(KvHeads, EngineKvHeadsTest,
+                         testing::Combine(testing::Values(1, 2, 4, 8),
+                                          testing::Values(WeightFormat::kF32, WeightFormat::kBf16,
+                                                          WeightFormat::kInt8)),
+                         [](const auto& info) {
+                           return "Kv" + std::to_string(std::get<0>(info.param)) +
+                                  FormatName(std::get<1>(info.param));
                          });
 
 class EnginePipelineTest : public testing::TestWithParam<std::vector<int64_t>> {};

@@ -89,12 +89,14 @@ void ExpectLayer(const LayerWeights& w, int64_t layer, const RankShape& shape) {
   const int64_t dim = TinyConfig().dim;
   const int64_t q = shape.local_n_heads * TinyConfig().head_dim;
   const int64_t kv = shape.local_n_kv_heads * TinyConfig().head_dim;
+  // Of the KV head that the rank's first head attends to: 8 heads attend to 4.
+  const int64_t kv_begin = shape.tp_rank * shape.local_n_heads / 2 * TinyConfig().head_dim;
   const int64_t hidden = shape.local_hidden_dim;
   const int64_t tp = shape.tp_rank;
   ExpectRows(w.attention_norm, 0, {TensorKind::kAttentionNorm, layer}, {0, 1, 0, dim});
   ExpectRows(w.wqkv, 0, {TensorKind::kWq, layer}, {tp * q, tp * q + q, 0, dim});
-  ExpectRows(w.wqkv, q, {TensorKind::kWk, layer}, {tp * kv, tp * kv + kv, 0, dim});
-  ExpectRows(w.wqkv, q + kv, {TensorKind::kWv, layer}, {tp * kv, tp * kv + kv, 0, dim});
+  ExpectRows(w.wqkv, q, {TensorKind::kWk, layer}, {kv_begin, kv_begin + kv, 0, dim});
+  ExpectRows(w.wqkv, q + kv, {TensorKind::kWv, layer}, {kv_begin, kv_begin + kv, 0, dim});
   ExpectRows(w.wo, 0, {TensorKind::kWo, layer}, {0, dim, tp * q, tp * q + q});
   ExpectRows(w.ffn_norm, 0, {TensorKind::kFfnNorm, layer}, {0, 1, 0, dim});
   ExpectRows(w.w13, 0, {TensorKind::kW1, layer}, {tp * hidden, tp * hidden + hidden, 0, dim});
@@ -102,8 +104,9 @@ void ExpectLayer(const LayerWeights& w, int64_t layer, const RankShape& shape) {
   ExpectRows(w.w2, 0, {TensorKind::kW2, layer}, {0, dim, tp * hidden, tp * hidden + hidden});
 }
 
+// With 8 ranks, pairs of them hold copies of a KV head.
 TEST(RankWeightsTest, EveryRankHoldsItsShareOfEveryTensor) {
-  for (const int tp_size : {1, 2, 4}) {
+  for (const int tp_size : {1, 2, 4, 8}) {
     for (int rank = 0; rank < 2 * tp_size; ++rank) {
       const RankShape shape = TinyShape(tp_size, 2, rank / tp_size, rank % tp_size);
       CpuDevice device(2);
@@ -203,8 +206,18 @@ TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
   }
 }
 
+// 8 ranks hold one KV head of 4 each, as 4 do: 4 layers, keys and values, blocks of 4 tokens.
+TEST(RankWeightsTest, EachCopyOfAKvHeadTakesItsBytes) {
+  for (const int tp_size : {4, 8}) {
+    const RankShape shape = TinyShape(tp_size, 1, 0, tp_size - 1);
+    EXPECT_EQ(PlanRankMemory(TinyConfig(), shape, DType::kF32, TinyLimits()).kv_bytes_per_block,
+              4 * 2 * 1 * 16 * 4 * 4)
+        << tp_size << " ranks";
+  }
+}
+
 TEST(RankWeightsTest, RowParallelMatricesHoldSubtreesOfOneSum) {
-  for (const int tp_size : {1, 2, 4}) {
+  for (const int tp_size : {1, 2, 4, 8}) {
     CpuDevice device(1);
     const auto weights =
         RankWeights::Load(FakeSource(), TinyShape(tp_size, 1, 0, 0), DType::kF32, device);

@@ -64,17 +64,16 @@ TEST_P(ReferenceModelTest, LogprobsAgreeWithFloat64) {
   EXPECT_LE(worst, Tolerance(dtype));
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, ReferenceModelTest,
-                         testing::Values(std::tuple(1, 1, DType::kF32),
-                                         std::tuple(2, 2, DType::kF32),
-                                         std::tuple(4, 1, DType::kF32),
-                                         std::tuple(1, 1, DType::kBf16),
-                                         std::tuple(2, 2, DType::kBf16)),
-                         [](const auto& info) {
-                           return "Tp" + std::to_string(std::get<0>(info.param)) + "Pp" +
-                                  std::to_string(std::get<1>(info.param)) +
-                                  (std::get<2>(info.param) == DType::kF32 ? "F32" : "Bf16");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ReferenceModelTest,
+    testing::Values(std::tuple(1, 1, DType::kF32), std::tuple(2, 2, DType::kF32),
+                    std::tuple(4, 1, DType::kF32), std::tuple(8, 1, DType::kF32),
+                    std::tuple(1, 1, DType::kBf16), std::tuple(2, 2, DType::kBf16)),
+    [](const auto& info) {
+      return "Tp" + std::to_string(std::get<0>(info.param)) + "Pp" +
+             std::to_string(std::get<1>(info.param)) +
+             (std::get<2>(info.param) == DType::kF32 ? "F32" : "Bf16");
+    });
 
 }  // namespace
 }  // namespace bora

@@ -23,7 +23,9 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
 
 NcclCommunicator::NcclCommunicator(const NcclLibrary* library,
                                    const NcclCommunicatorOptions& options)
-    : library_(library), options_(options) {}
+    : library_(library),
+      options_(options),
+      nccl_name_(std::make_shared<const std::string>(options.name)) {}
 
 absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Connect(
     const NcclLibrary* library, const NcclCommunicatorOptions& options) {
@@ -38,7 +40,7 @@ absl::Status NcclCommunicator::Init() {
   nccl::Config config;
   config.blocking = 0;
   if (options_.max_ctas > 0) config.max_ctas = options_.max_ctas;
-  config.comm_name = options_.name.empty() ? nullptr : options_.name.c_str();
+  config.comm_name = nccl_name_->empty() ? nullptr : nccl_name_->c_str();
   nccl::UniqueId id;
   std::memcpy(&id, options_.id.data(), sizeof(id));
 
@@ -201,6 +203,7 @@ absl::Status NcclCommunicator::AsyncError() const {
 
 void NcclCommunicator::Abort() {
   const nccl::Api& api = library_->api();
+  const std::shared_ptr<const std::string> name = nccl_name_;
   ncclComm* comm = nullptr;
   {
     const absl::MutexLock lock(&mutex_);

@@ -116,6 +116,8 @@ class NcclCommunicator {
 
   const NcclLibrary* const library_;
   const NcclCommunicatorOptions options_;
+  // NCCL keeps a pointer to it, also in an Abort that outlives this object.
+  const std::shared_ptr<const std::string> nccl_name_;
   mutable absl::Mutex mutex_;
   ncclComm* comm_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null after Abort
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);

@@ -30,8 +30,8 @@ const NcclLibrary& Nccl() {
   return ***library;
 }
 
-// The matrices that tensor parallelism cuts have eight leaves of 16 columns.
-ModelConfig EightLeavesConfig() {
+// Its matrices can be cut for eight ranks.
+ModelConfig EightRanksConfig() {
   ModelConfig config = TinyConfig();
   config.hidden_dim = 128;
   return config;
@@ -56,14 +56,14 @@ class CudaGroupTest : public CudaTest {
                                                            .make_rank = CudaRanks(options)});
   }
   static std::unique_ptr<LocalGroup> StartGroup(const Layout& layout, CudaRankOptions options = {},
-                                                const ModelConfig& config = EightLeavesConfig()) {
+                                                const ModelConfig& config = EightRanksConfig()) {
     auto group = Start(layout, options, config);
     EXPECT_TRUE(group.ok()) << group.status();
     return group.ok() ? *std::move(group) : nullptr;
   }
 
   static std::vector<WorkOutcome> Alone(const std::vector<WorkRequest>& requests,
-                                        const ModelConfig& config = EightLeavesConfig()) {
+                                        const ModelConfig& config = EightRanksConfig()) {
     const auto group = StartGroup({1, 1}, {}, config);
     auto outcomes = RunAlone(*group, requests);
     EXPECT_TRUE(outcomes.ok()) << outcomes.status();
@@ -87,12 +87,23 @@ INSTANTIATE_TEST_SUITE_P(, CudaGroupTest, testing::ValuesIn(CudaRunModes()), Cud
 TEST_P(CudaGroupTest, EveryLayoutGivesTheBitsOfOneRank) {
   const std::vector<WorkRequest> requests = RandomRequests(TinyLimits(), 4, kSeed);
   const std::vector<WorkOutcome> alone = Alone(requests);
-  for (const Layout layout : {Layout{2, 1}, {1, 2}, {2, 2}, {8, 1}, {1, 4}}) {
+  for (const Layout layout : {Layout{2, 1}, {1, 2}, {2, 2}, {4, 1}, {1, 4}}) {
     const auto group = StartGroup(layout);
     ASSERT_NE(group, nullptr);
     const std::string what = absl::StrCat("TP ", layout.tp_size, " PP ", layout.pp_size);
     ExpectSame(*group, requests, alone, 1 + layout.pp_size, what);
   }
+}
+
+// A GPU's matrices have four leaves at most, so that eight ranks have bits of their own; those do
+// not depend on the load either. Two of the ranks share each KV head.
+TEST_P(CudaGroupTest, EightRanksGiveTheSameBitsAtAnyLoad) {
+  const std::vector<WorkRequest> requests = RandomRequests(TinyLimits(), 3, kSeed + 3);
+  const auto group = StartGroup({8, 1});
+  ASSERT_NE(group, nullptr);
+  const auto alone = RunAlone(*group, requests);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  ExpectSame(*group, requests, *alone, 2, "TP 8");
 }
 
 TEST_P(CudaGroupTest, GraphsChangeNoBit) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
 #   tests/gpu/run.sh [tests] [bench] [torch] [sanitizers]      all four without arguments; at most 8 minutes on 16 cores
-# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and those of cuBLASLt
+# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and those of cuBLASLt and NCCL
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
 # torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
 # sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
@@ -64,16 +64,17 @@ find_cuda() {
   command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
   nvcc=$(command -v nvcc) || { echo "run.sh: no nvcc" >&2; exit 1; }
   cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
-  # A user's PATH may lack /sbin.
-  if ! PATH="$PATH:/sbin" ldconfig -p | grep -q 'libcublasLt\.so'; then
-    local folder
-    for folder in "$cuda/lib64" "$(python_nvidia_folder 'lib/libcublasLt.so.*')"; do
-      if compgen -G "$folder/libcublasLt.so*" >/dev/null; then
+  local library folder
+  for library in libcublasLt libnccl; do
+    # A user's PATH may lack /sbin.
+    PATH="$PATH:/sbin" ldconfig -p | grep -q "$library\.so" && continue
+    for folder in "$cuda/lib64" "$(python_nvidia_folder "lib/$library.so.*")"; do
+      if compgen -G "$folder/$library.so*" >/dev/null; then
         export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
         break
       fi
     done
-  fi
+  done
 }
 
 describe_machine() {
@@ -128,6 +129,7 @@ build() {
 run_tests() {
   attempt cublas_lt_test 60 "$binaries/test/cublas_lt_test"
   attempt cublas_lt_fake_test 60 "$binaries/test/cublas_lt_fake_test"
+  attempt nccl_library_test 60 "$binaries/test/nccl_library_test"
   attempt gpu_ops_test 120 "$binaries/test/gpu_ops_test"
   sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations/p' "$logs/gpu_ops_test"
 }

@@ -2,9 +2,11 @@
 //
 //   us = base_us + context_token_us * context_tokens + pair_us * pairs
 //
-// base_us is what a step of so many tokens costs whatever their contexts: products with the weights,
-// and what a step costs in any case. context_tokens is the cache that rows read, pairs the products
-// of attention.
+// base_us is what a step of so many tokens costs whatever their contexts: products with the
+// weights, collectives, what a step costs in any case. context_tokens is the cache that rows read,
+// pairs the products of attention. The scheduler learns the coefficients from steps that have been
+// run (coordinator/step_cost_model.h); the planner derives them from the limits of hardware
+// (model/roofline.h).
 #pragma once
 
 #include <cstdint>

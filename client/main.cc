@@ -9,7 +9,9 @@
 #include <string>
 #include <thread>
 
+#include "base/log.h"
 #include "client/commands.h"
+#include "client/plan.h"
 
 namespace bora {
 namespace {
@@ -48,6 +50,35 @@ void AddGenerate(CLI::App& app, GenerateOptions* options) {
   command->add_flag("--quiet,-q", options->quiet, "No line with usage and timing on stderr");
 }
 
+void AddPlan(CLI::App& app, PlanOptions* options) {
+  CLI::App* command = app.add_subcommand(
+      "plan", "Compare layouts of a model on GPUs by predicted memory and speed; needs no server");
+  command->add_option("--model", options->model, "Directory with config.json or params.json")
+      ->required();
+  command->add_option("--gpus", options->n_gpus, "GPUs in all")->required();
+  command->add_option("--gpu-memory", options->gpu_memory, "Memory of a GPU: 141GB, 80GiB")
+      ->required();
+  command->add_option("--gpus-per-host", options->gpus_per_host,
+                      "Divides --gpus (default 8, or all where there are fewer)");
+  command->add_option("--network", options->network,
+                      "Bandwidth of a host to others: 400Gb (bits), 25GB (default 400Gb/s)");
+  command->add_option("--interconnect", options->interconnect,
+                      "Bandwidth of a GPU in a collective inside a host (default 365GB/s)");
+  command->add_option("--gpu-bandwidth", options->gpu_bandwidth,
+                      "Bandwidth of a GPU's memory (default 4300GB/s, copies on an H200)");
+  command->add_option("--gpu-tflops", options->gpu_tflops,
+                      "bf16 TFLOP/s of a GPU in matrix products (default 790, an H200)");
+  command->add_option("--gpu-memory-utilization", options->gpu_memory_utilization,
+                      "(0, 1], the worker's flag (default 0.9)");
+  command->add_option("--context", options->context,
+                      "Tokens of a request (default 8192, or the model's context if shorter)");
+  command->add_option(
+      "--batch", options->batch,
+      "Sequences that decode at the same time, over all replicas (default 16 a GPU)");
+  command->add_option("--objective", options->objective,
+                      "throughput or latency (default throughput)");
+}
+
 std::string ReadStandardInput() {
   return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }
@@ -69,10 +100,13 @@ void CancelOnSignal() {
 }
 
 int Main(int argc, char** argv) {
+  // What a command has to say it prints itself.
+  InitLog("bora", LogLevel::kWarning);
   CLI::App app(
-      "Talks to a Bora server.\n"
+      "Talks to a Bora server, and plans one.\n"
       "  bora generate \"To be, or\" --max-tokens 50\n"
       "  bora status --watch\n"
+      "  bora plan --model DIR --gpus 8 --gpu-memory 141GB\n"
       "Exit codes: 0 done, 1 the server refused or failed, 2 bad usage, 3 no server or not ready, "
       "130 interrupted.",
       "bora");
@@ -102,6 +136,8 @@ int Main(int argc, char** argv) {
   status_command->add_option("--interval", status.interval_s, "Seconds between prints (default 1)")
       ->check(CLI::PositiveNumber);
   status_command->add_flag("--ready", status.ready, "Print nothing; exit 0 when serving, else 3");
+  PlanOptions plan;
+  AddPlan(app, &plan);
   bool known = argc < 2 || argv[1][0] == '-';
   for (CLI::App* command : app.get_subcommands(nullptr)) {
     command->footer("Of all commands (bora --help): --server, --json, --timeout");
@@ -120,6 +156,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "bora generate: a prompt or --prompt-ids is required\n");
     return kExitUsage;
   }
+  if (app.got_subcommand("plan")) return RunPlan(global, plan);
   // Before signals are taken over: one that comes while this waits ends the process.
   if (generate.prompt == "-") generate.prompt = ReadStandardInput();
   for (std::string& text : texts) {

@@ -44,8 +44,7 @@ double StepCostModel::Base(int64_t n_tokens) const {
 }
 
 double StepCostModel::Predict(const StepWork& work) const {
-  return Base(work.n_tokens) + per_context_token_ * static_cast<double>(work.context_tokens) +
-         per_pair_ * static_cast<double>(work.pairs);
+  return StepMicroseconds(Base(work.n_tokens), context_cost_, work);
 }
 
 double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const {
@@ -53,7 +52,8 @@ double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const
   const double base = Base(n_tokens);
   const double added = std::max(Base(2 * n_tokens) - base, base * kMinAddedShare);
   return added / static_cast<double>(n_tokens) +
-         (per_context_token_ + per_pair_) * static_cast<double>(position + 1);
+         (context_cost_.context_token_us + context_cost_.pair_us) *
+             static_cast<double>(position + 1);
 }
 
 void StepCostModel::Observe(const StepWork& work, double us) {
@@ -63,13 +63,13 @@ void StepCostModel::Observe(const StepWork& work, double us) {
   const bool is_largest = work.n_tokens > max_tokens_seen_;
   max_tokens_seen_ = std::max(max_tokens_seen_, work.n_tokens);
   if (n_observations_++ == 0) {
-    per_pair_ = per_context_token_ = pair_guess;
+    context_cost_.pair_us = context_cost_.context_token_us = pair_guess;
     knots_[i].us = knots_[i + 1].us = us;
   } else {
     // The more tokens, the less of a token's time is waiting for the weights.
     if (is_largest) {
-      per_pair_ = std::min(per_pair_, pair_guess);
-      per_context_token_ = std::min(per_context_token_, pair_guess);
+      context_cost_.pair_us = std::min(context_cost_.pair_us, pair_guess);
+      context_cost_.context_token_us = std::min(context_cost_.context_token_us, pair_guess);
     }
     const double predicted = Predict(work);
     const float error = static_cast<float>(std::abs(predicted - us) / us);
@@ -97,7 +97,8 @@ void StepCostModel::Learn(const StepWork& work, double us, double predicted) {
     return;
   }
   // Each part by its share of the prediction, so that the next one is closer by kRate of the error.
-  double* const values[] = {&knots_[i].us, &knots_[i + 1].us, &per_context_token_, &per_pair_};
+  double* const values[] = {&knots_[i].us, &knots_[i + 1].us, &context_cost_.context_token_us,
+                            &context_cost_.pair_us};
   const double factors[] = {1 - part, part, static_cast<double>(work.context_tokens),
                             static_cast<double>(work.pairs)};
   double shares[4];

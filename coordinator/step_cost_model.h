@@ -1,33 +1,19 @@
-// How long a step takes, learnt from the steps that have been run.
+// How long a step takes, learnt from the steps that have been run: the coefficients of the formula
+// of model/step_cost.h.
 //
-//   us = base(n_tokens) + per_context_token * context_tokens + per_pair * pairs
-//
-// base is what does not depend on contexts: products with the weights, bound by memory for few
-// tokens and by arithmetic for many, and what a step costs in any case. It is interpolated between
-// knots at powers of two. context_tokens is the cache that rows read, pairs the products of
-// attention. All parts are positive and scaled by their share of the error (a multiplicative
-// gradient step), so that the model follows its workers at any speed, from any beginning.
+// What does not depend on contexts, products with the weights above all, is bound by memory for few
+// tokens and by arithmetic for many: it is interpolated between knots at powers of two. All parts
+// are positive and scaled by their share of the error (a multiplicative gradient step), so that the
+// model follows its workers at any speed, from any beginning.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "model/step_cost.h"
+
 namespace bora {
-
-// What a step does, as far as its time depends on it.
-struct StepWork {
-  int64_t n_tokens = 0;
-  int64_t context_tokens = 0;  // sum over rows: tokens of the sequence up to the row's last
-  int64_t pairs = 0;           // sum over rows: n_tokens * context of the row's middle
-
-  // One row of n_tokens > 0 from `position` on.
-  void Add(int64_t position, int64_t row_tokens) {
-    n_tokens += row_tokens;
-    context_tokens += position + row_tokens;
-    pairs += row_tokens * (position + (row_tokens + 1) / 2);
-  }
-};
 
 // Pure: no clock, I/O or thread. Owned by the engine thread.
 class StepCostModel {
@@ -76,8 +62,7 @@ class StepCostModel {
   void OrderKnots();
 
   std::vector<Knot> knots_;
-  double per_context_token_ = 0;
-  double per_pair_ = 0;
+  ContextCost context_cost_;
   int64_t n_observations_ = 0;
   int64_t max_tokens_seen_ = 0;  // of one step
   std::vector<float> errors_;    // a ring

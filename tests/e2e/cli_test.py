@@ -183,6 +183,9 @@ class CliTest(unittest.TestCase):
                          "--logprobs", "--echo", "--quiet"],
             "tokenize": ["text", "--no-bos"],
             "status": ["--watch", "--interval", "--ready"],
+            "plan": ["--model", "--gpus", "--gpu-memory", "--gpus-per-host", "--network", "--interconnect",
+                     "--gpu-bandwidth", "--gpu-tflops", "--gpu-memory-utilization", "--context", "--batch",
+                     "--objective"],
         }
         result = bora("--help")
         self.assertEqual(result.returncode, OK)

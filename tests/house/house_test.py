@@ -18,7 +18,7 @@ ALLOWED_INCLUDES = {
     "model": {"base", "proto"},
     "worker": {"base", "proto", "model", "kernels"},
     "coordinator": {"base", "proto", "model"},
-    "client": {"base", "proto"},
+    "client": {"base", "proto", "model"},
 }
 # Generated headers are proto's.
 PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/model/mistral_7b.h"
 #include "tests/model/model_test_util.h"
 
 namespace bora {
@@ -10,22 +11,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-ModelConfig Mistral7B() {
-  ModelConfig config;
-  config.architecture = "mistral";
-  config.dim = 4096;
-  config.hidden_dim = 14336;
-  config.n_layers = 32;
-  config.n_heads = 32;
-  config.n_kv_heads = 8;
-  config.head_dim = 128;
-  config.vocab_size = 32000;
-  config.max_position = 32768;
-  config.rope_theta = 1e6;
-  config.norm_eps = 1e-5;
-  return config;
-}
 
 std::vector<int64_t> LayersPerStage(const ModelConfig& config, int pp_size) {
   const auto partition = MakePartition(config, 1, pp_size);

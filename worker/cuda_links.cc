@@ -202,6 +202,8 @@ absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const Ran
   // What a first transfer has queued uses the builder's memory.
   links.Abort();
   stream.Synchronize();
+  // Of a peer that is gone NCCL says only that it was cancelled.
+  RETURN_IF_ERROR(mesh->CheckPeers());
   return status;
 }
 

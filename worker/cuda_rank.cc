@@ -400,6 +400,11 @@ absl::Status CudaRank::Begin(const StepPlan& plan) {
   }
   CHECK_LT(static_cast<int>(epoch_->begun.size()), kMaxBegun) << "plans that are not finished";
   epoch_->failure = QueuePlan(plan);
+  if (!epoch_->failure.ok() && epoch_->has_peers()) {
+    // NCCL says only that it was cancelled; the mesh says why.
+    const absl::Status peers = epoch_->mesh->CheckPeers();
+    if (!peers.ok()) epoch_->failure = peers;
+  }
   return epoch_->failure;
 }
 

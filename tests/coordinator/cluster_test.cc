@@ -38,6 +38,7 @@ ClusterOptions Options(int32_t tp_size, std::vector<int32_t> layers_per_stage) {
   options.credential = "secret";
   options.heartbeat_interval = absl::Milliseconds(250);
   options.heartbeat_timeout = absl::Milliseconds(1500);
+  options.join_timeout = absl::Seconds(10);
   options.load.model_path = "/model";
   options.load.dtype = "float32";
   options.load.tensor_parallel_size = tp_size;

@@ -37,17 +37,20 @@ class CudaPipeline {
                                              int64_t dim, CudaLinks* links,
                                              const CudaStream* stream);
 
-  // Before the plan's work is queued. last_tokens: int32 [max_num_seqs] of the device; on the first
-  // stage it has on return every token that the plan embeds. residual: [n_tokens, dim]; on other
-  // stages it has the output of the stage before.
+  // Before the work of a plan with tokens is queued. last_tokens: int32 [max_num_seqs] of the
+  // device; on the first stage it has on return every token that the plan embeds. residual:
+  // [n_tokens, dim]; on other stages it has the output of the stage before.
   absl::Status Enter(const StepPlan& plan, int64_t n_tokens, int32_t* last_tokens, float* residual);
 
   // After it: sends residual and, from the sampler, last_tokens on.
   absl::Status Leave(const StepPlan& plan, int64_t n_tokens, const int32_t* last_tokens,
                      const float* residual);
 
-  // Whether all that the plan_idx-th plan of the epoch sends has left. Those that this rank
-  // receives are done when its work is.
+  // Plans that have entered and left.
+  int64_t n_plans() const { return n_plans_; }
+
+  // Whether all that the plan_idx-th of them sends has left; one of the last two. What this rank
+  // receives is done when its work is.
   bool HasSent(int64_t plan_idx) const;
 
  private:

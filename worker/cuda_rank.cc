@@ -196,7 +196,7 @@ struct CudaRank::Lane {
   CudaEvent begin;
   CudaEvent end;
   int64_t step_id = 0;
-  int64_t plan_idx = 0;  // in the epoch
+  int64_t pipeline_idx = 0;  // CudaPipeline's number of the plan, if it has tokens
   bool has_tokens = false;
   std::vector<HeadRow> head_rows;
 };
@@ -418,8 +418,7 @@ int64_t CudaRank::GraphRows(const StepPlan& plan, const StepInputs& inputs) cons
 absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   Epoch& epoch = *epoch_;
   RETURN_IF_ERROR(epoch.slots.Apply(plan));
-  Lane& lane = *lanes_[epoch.n_begun % kMaxBegun];
-  lane.plan_idx = epoch.n_begun++;
+  Lane& lane = *lanes_[epoch.n_begun++ % kMaxBegun];
   epoch.inputs.Build(plan, epoch.slots, epoch.last_tokens);
   lane.step_id = plan.step_id;
   lane.has_tokens = epoch.inputs.n_tokens() > 0;
@@ -454,6 +453,7 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   lane.end.Record(*stream_);
   epoch.begun.push_back(&lane);
   if (!epoch.pipeline.has_value()) return absl::OkStatus();
+  lane.pipeline_idx = epoch.pipeline->n_plans();
   return epoch.pipeline->Leave(plan, n_tokens, last_tokens, residual);
 }
 
@@ -577,7 +577,7 @@ absl::Status CudaRank::QueueHead(const CudaStepView& step) {
 
 bool CudaRank::LaneIsDone(const Lane& lane) const {
   return lane.end.IsDone() && (!epoch_->pipeline.has_value() || !lane.has_tokens ||
-                               epoch_->pipeline->HasSent(lane.plan_idx));
+                               epoch_->pipeline->HasSent(lane.pipeline_idx));
 }
 
 const absl::Status& CudaRank::GroupError() const {

@@ -42,7 +42,11 @@ case "$name" in
   dummy_7b)
     PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/tests/e2e:$build/python" \
       /usr/bin/python3 "$root/tests/bench/dummy_7b.py" ;;
-  comm) "$build/bin/bora-bench-comm" ;;
+  comm)
+    "$build/bin/bora-bench-comm"
+    # Of GPUs, where the build with CUDA is; it says so where there are none.
+    nccl="$root/build/cuda/bin/bora-bench-nccl"
+    if [ -x "$nccl" ]; then "$nccl" "${@:2}"; else echo "skipped NCCL: no $nccl"; fi ;;
   kernels) "$build/bin/bora-bench-kernels" "${@:2}" ;;
   device) "$build/bin/bora-bench-device" "${@:2}" ;;
   limits) "$build/bin/bora-bench-limits" "${@:2}" ;;

@@ -69,6 +69,9 @@ int n_at_barrier = 0;
 Place barrier_place;  // of those who wait at the barrier
 int n_exited = 0;
 int current_thread = -1;
+// Of the threads of the process, the one that runs the grid: instrumented host code of others is no
+// part of it.
+thread_local bool runs_grid = false;
 std::vector<SharedBlock> shared_blocks;
 
 std::string Names(Place place) {
@@ -196,7 +199,7 @@ void SetRunOptions(const RunOptions& options) {
 
 const RunOptions& run_options() { return options_now; }
 
-int CurrentThread() { return current_thread; }
+int CurrentThread() { return runs_grid ? current_thread : -1; }
 
 void RunGrid(const LaunchShape& shape, void (*body)(void*), void* arguments) {
   CHECK_EQ(current_thread, -1) << "a kernel launches a kernel";
@@ -206,6 +209,7 @@ void RunGrid(const LaunchShape& shape, void (*body)(void*), void* arguments) {
   built_ins.block_dim = {static_cast<unsigned>(shape.n_threads), 1, 1};
   built_ins.grid_dim = {static_cast<unsigned>(shape.n_blocks_x),
                         static_cast<unsigned>(shape.n_blocks_y), 1};
+  runs_grid = true;
   BeginRaceLaunch();
   for (int64_t y = 0; y < shape.n_blocks_y; ++y) {
     for (int64_t x = 0; x < shape.n_blocks_x; ++x) {
@@ -214,6 +218,7 @@ void RunGrid(const LaunchShape& shape, void (*body)(void*), void* arguments) {
     }
   }
   FreeShared();
+  runs_grid = false;
 }
 
 void Fail(Place place, const std::string& message) {

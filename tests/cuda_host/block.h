@@ -2,9 +2,10 @@
 // that wait for one another (barriers, warp collectives) are suspended; a program that CUDA leaves
 // undefined there ends the process with a message that names the place.
 //
-// Everything here is global and single-threaded. It is compiled without sanitizers, unlike the
-// kernels, and works with AddressSanitizer, with the race detector (race.h) and with neither.
-// Kernels reach it through functions that are not inline: inline ones would be instrumented.
+// Everything here is global: one grid runs at a time (tests/cuda_host/runtime.cc sees to it). It is
+// compiled without sanitizers, unlike the kernels, and works with AddressSanitizer, with the race
+// detector (race.h) and with neither. Kernels reach it through functions that are not inline:
+// inline ones would be instrumented.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ struct BuiltIns {
 };
 extern BuiltIns built_ins;
 
-// The running thread's index in its block, -1 outside a grid. Threads 32 i to 32 i + 31 are a warp.
+// The running thread's index in its block, -1 outside a grid, also on other threads of the process.
+// Threads 32 i to 32 i + 31 are a warp.
 int CurrentThread();
 
 // __syncthreads().

@@ -1,8 +1,11 @@
-// bora-bench-comm: median latency of the host transport's operations between processes.
+// bora-bench-comm: the host transport's operations between processes, medians.
 //
-// Prints "figure NAME VALUE us". Without a suffix: two ranks, shared memory, spinning up to 50 us.
-// Suffixes: _4r four ranks, _tcp over loopback, _sleep without spinning. Run it on idle CPUs, at
-// least one for each rank; otherwise only the _sleep figures mean anything.
+// Prints "figure NAME VALUE UNIT". host_allreduce_SIZE_us, and of the largest size its bus
+// bandwidth: 2 (n - 1) / n times the bytes, what a ring would move over each link.
+// host_send_SIZE_us is half a round trip of one message. Without a suffix: two ranks, shared
+// memory, spinning up to 50 us. Suffixes: _4r four ranks, _tcp over loopback, _sleep without
+// spinning. Run it on idle CPUs, at least one for each rank; otherwise only the _sleep figures mean
+// anything.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -31,6 +34,22 @@ double MedianUs(std::vector<double> samples_us) {
   return *middle;
 }
 
+// bus_share: bytes that each link moves, for each byte of the data.
+void PrintTimes(const char* operation, const BenchSize& size, const std::string& suffix,
+                double median_us, double bus_share) {
+  // What a tensor group of two on one host may take for a token of a 2,048-wide model.
+  const bool has_limit =
+      std::string(operation) == "allreduce" && std::string(size.name) == "8k" && suffix.empty();
+  printf("figure host_%s_%s%s_us %.2f us", operation, size.name, suffix.c_str(), median_us);
+  if (has_limit) printf(" limit 10 ratio %.2f", 10 / median_us);
+  printf("\n");
+  if (size.n_bytes >= 1 << 20) {
+    printf("figure host_%s_%s%s_bandwidth %.2f GB/s\n", operation, size.name, suffix.c_str(),
+           static_cast<double>(size.n_bytes) * bus_share / median_us / 1e3);
+  }
+  fflush(stdout);
+}
+
 // Checks the sum first, then times it; rank 0 prints.
 absl::Status BenchAllReduce(Mesh& mesh, int n_ranks, const std::string& suffix) {
   using Clock = std::chrono::steady_clock;
@@ -50,12 +69,35 @@ absl::Status BenchAllReduce(Mesh& mesh, int n_ranks, const std::string& suffix) 
       if (round >= 0) samples_us.push_back(elapsed.count());
     }
     if (mesh.my_rank() == 0) {
-      printf("figure host_allreduce_%s%s_us %.2f us\n", size.name, suffix.c_str(),
-             MedianUs(std::move(samples_us)));
-      fflush(stdout);
+      PrintTimes("allreduce", size, suffix, MedianUs(std::move(samples_us)),
+                 2.0 * (n_ranks - 1) / n_ranks);
     }
   }
   return absl::OkStatus();
+}
+
+// Between ranks 0 and 1; the message must come back as it went.
+absl::Status BenchSend(Mesh& mesh, const std::string& suffix) {
+  using Clock = std::chrono::steady_clock;
+  if (mesh.my_rank() > 1) return mesh.Barrier(AllRanks(4));
+  const int peer = 1 - mesh.my_rank();
+  for (const BenchSize& size : kSizes) {
+    std::vector<uint8_t> message(size.n_bytes, mesh.my_rank() == 0 ? 42 : 0);
+    std::vector<double> samples_us;
+    for (int round = -size.n_rounds / 10; round < size.n_rounds; ++round) {
+      const Clock::time_point start = Clock::now();
+      if (mesh.my_rank() == 0) RETURN_IF_ERROR(mesh.Send(peer, message));
+      RETURN_IF_ERROR(mesh.Recv(peer, absl::MakeSpan(message)));
+      if (mesh.my_rank() == 1) RETURN_IF_ERROR(mesh.Send(peer, message));
+      const std::chrono::duration<double, std::micro> elapsed = Clock::now() - start;
+      if (round >= 0) samples_us.push_back(elapsed.count() / 2);
+    }
+    for (const uint8_t byte : message) CHECK_EQ(byte, 42);
+    if (mesh.my_rank() == 0) {
+      PrintTimes("send", size, suffix, MedianUs(std::move(samples_us)), 1);
+    }
+  }
+  return suffix.find("_4r") == std::string::npos ? absl::OkStatus() : mesh.Barrier(AllRanks(4));
 }
 
 int Main() {
@@ -68,7 +110,10 @@ int Main() {
                          wiring == Wiring::kTcp ? "_tcp" : "", spin_us == 0 ? "_sleep" : "");
         ForkedRanks ranks(
             n_ranks, n_ranks, wiring,
-            [&](Mesh& mesh) { return BenchAllReduce(mesh, n_ranks, suffix); },
+            [&](Mesh& mesh) -> absl::Status {
+              RETURN_IF_ERROR(BenchAllReduce(mesh, n_ranks, suffix));
+              return BenchSend(mesh, suffix);
+            },
             [&](MeshOptions* options) { options->spin_us = spin_us; });
         for (int rank = 0; rank < n_ranks; ++rank) ok = ranks.Wait(rank) == 0 && ok;
       }

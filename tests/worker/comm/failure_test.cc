@@ -127,6 +127,47 @@ TEST_P(PeerDeathTest, SigkillEndsEveryWait) {
   EXPECT_LT(absl::Now() - killed_at, kDeathLimit);
 }
 
+// A rank that waits for something else only looks.
+TEST_P(PeerDeathTest, SigkillShowsInCheckPeers) {
+  ForkedRanks ranks(2, 1, GetParam(), [](Mesh& mesh) {
+    RETURN_IF_ERROR(mesh.Barrier({0, 1}));
+    const uint8_t byte = 42;
+    RETURN_IF_ERROR(mesh.Send(1, absl::MakeConstSpan(&byte, 1)));
+    return mesh.Barrier({0, 1});
+  });
+  absl::StatusOr<std::unique_ptr<Mesh>> mesh = ranks.Connect(1);
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  ASSERT_TRUE((*mesh)->Barrier({0, 1}).ok());
+  // Looking takes nothing of what the peer sends.
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE((*mesh)->CheckPeers().ok());
+  uint8_t byte = 0;
+  ASSERT_TRUE((*mesh)->Recv(0, absl::MakeSpan(&byte, 1)).ok());
+  EXPECT_EQ(byte, 42);
+  const absl::Time killed_at = absl::Now();
+  ASSERT_EQ(kill(ranks.pid(0), SIGKILL), 0);
+  absl::Status status;
+  while (status.ok() && absl::Now() < killed_at + kDeathLimit) status = (*mesh)->CheckPeers();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ((*mesh)->CheckPeers(), status) << "the error must be sticky";
+  EXPECT_EQ((*mesh)->Send(0, {}), status);
+}
+
+TEST_P(PeerDeathTest, AnOrderlyEndAndAnAbortShowInCheckPeers) {
+  std::atomic<bool> has_left = false;
+  RunRanks(2, GetParam(), [&](Mesh& mesh) {
+    ASSERT_TRUE(mesh.Barrier({0, 1}).ok());
+    if (mesh.my_rank() == 0) return;
+    absl::Status status;
+    const absl::Time end = absl::Now() + kDeathLimit;
+    while (status.ok() && absl::Now() < end) status = mesh.CheckPeers();
+    EXPECT_NE(status.message().find("has closed its mesh"), absl::string_view::npos) << status;
+    has_left = true;
+    mesh.Abort(absl::AbortedError("a new epoch"));
+    EXPECT_EQ(mesh.CheckPeers(), absl::AbortedError("a new epoch"));
+  });
+  EXPECT_TRUE(has_left);
+}
+
 // What a peer sent before it left in good order is still received; then the call that needs it
 // fails, and calls that do not need it go on.
 TEST_P(PeerDeathTest, AnOrderlyEndDeliversWhatWasSent) {

@@ -85,7 +85,8 @@ class AttentionSetup {
              .counts = As<int32_t>(counts_),
              .max_decode_items = static_cast<int64_t>(work.decode_items.size()),
              .max_prefill_items = static_cast<int64_t>(work.prefill_items.size()),
-             .max_merges = static_cast<int64_t>(work.merges.size())};
+             .max_merges = static_cast<int64_t>(work.merges.size()),
+             .max_partials = work.n_partials};
   }
 
   // Blocks of a sequence lie anywhere, as after some hours of service.

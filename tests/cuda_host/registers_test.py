@@ -10,7 +10,7 @@ import unittest
 
 SOURCE_DIR = os.environ["BORA_SOURCE_DIR"]
 ARCHITECTURES = ("sm_80", "sm_90a")
-# As kernels/CMakeLists.txt has them.
+# As cmake/bora.cmake has them.
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra"]
 FILE_FLAGS = {"sample.cu": ["--fmad=false"]}
 # Most registers of a thread on either architecture. A multiprocessor has 65,536 and holds 2,048 threads: with up to 32 all

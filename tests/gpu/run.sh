@@ -65,10 +65,10 @@ find_cuda() {
   nvcc=$(command -v nvcc) || { echo "run.sh: no nvcc" >&2; exit 1; }
   cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
   # A user's PATH may lack /sbin.
-  if ! PATH="$PATH:/sbin" ldconfig -p | grep -q 'libcublasLt\.so'; then
+  if ! PATH="$PATH:/sbin" ldconfig -p | grep 'libcublasLt\.so\.13' >/dev/null; then
     local folder
-    for folder in "$cuda/lib64" "$(python_nvidia_folder 'lib/libcublasLt.so.*')"; do
-      if compgen -G "$folder/libcublasLt.so*" >/dev/null; then
+    for folder in "$cuda/lib64" "$(python_nvidia_folder 'lib/libcublasLt.so.13*')"; do
+      if compgen -G "$folder/libcublasLt.so.13*" >/dev/null; then
         export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
         break
       fi

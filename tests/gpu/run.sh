@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
 #   tests/gpu/run.sh [tests] [bench] [torch] [sanitizers]      all four without arguments; at most 8 minutes on 16 cores
-# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and those of cuBLASLt
+# tests       gpu_ops_test and gpu_same_bytes_test (the tests of tests/cuda on the GPU) and those of cuBLASLt
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
 # torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
 # sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
@@ -130,7 +130,11 @@ run_tests() {
   attempt cublas_lt_test 60 "$binaries/test/cublas_lt_test"
   attempt cublas_lt_fake_test 60 "$binaries/test/cublas_lt_fake_test"
   attempt gpu_ops_test 120 "$binaries/test/gpu_ops_test"
-  sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations/p' "$logs/gpu_ops_test"
+  attempt gpu_same_bytes_test 120 "$binaries/test/gpu_same_bytes_test"
+  local name
+  for name in gpu_ops_test gpu_same_bytes_test; do
+    sed -nE "s/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of $name/p" "$logs/$name"
+  done
 }
 
 # The library's kernels are NVIDIA's business.

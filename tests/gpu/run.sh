@@ -80,7 +80,7 @@ describe_machine() {
   nvcc --version | grep release
   if has_gpu; then
     local fields=name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit
-    nvidia-smi "--query-gpu=$fields" --format=csv
+    nvidia-smi "--query-gpu=$fields" --format=csv || true  # some of the fields are not every GPU's
   else
     echo "no GPU"
   fi

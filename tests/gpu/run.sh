@@ -5,8 +5,9 @@
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
 # torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
 # sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
-# What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much. The exit code is 0
-# unless the build fails, a test fails, a sanitizer finds something or a program ends badly.
+# What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much; `incomplete ...` is
+# a sanitizer that found nothing before its time was over. The exit code is 0 unless the build fails, a test fails, a
+# sanitizer finds something or a program ends badly.
 #
 # It needs nvcc (CUDA 13), CMake 3.25 and a C++20 compiler; ninja where there is one, else make. Abseil, GoogleTest,
 # nlohmann-json and OpenSSL come from the system or from BORA_DEPS, a folder that tests/gpu/pack-deps.sh made (default
@@ -34,9 +35,10 @@ tidy() {
     awk '!seen[$0]++ { print; fflush() }'
 }
 
-# Runs for at most so many seconds, with the output kept in a file too. What ends badly, or not in time, is a failure.
-attempt() {  # name seconds command...
-  local name=$1 seconds=$2 status=0
+# Runs for at most so many seconds, with the output kept in a file too; `status` is 124 when that was not enough.
+run_for() {  # name seconds command...
+  local name=$1 seconds=$2
+  status=0
   shift 2
   [ "$seconds" -le $((deadline_s - SECONDS)) ] || seconds=$((deadline_s - SECONDS))
   : >"$logs/$name"
@@ -46,7 +48,13 @@ attempt() {  # name seconds command...
     status=124
   fi
   [ "$status" -ne 124 ] || echo "$name: stopped after $seconds s"
-  [ "$status" -eq 0 ] || failures+=("$name")
+}
+
+# What ends badly, or not in time, is a failure.
+attempt() {  # name seconds command...
+  local status
+  run_for "$@"
+  [ "$status" -eq 0 ] || failures+=("$1")
 }
 
 # The folder of Python's packages that holds a file of NVIDIA's wheels (nvidia/*/lib, nvidia/*/include).
@@ -137,16 +145,26 @@ run_tests() {
   done
 }
 
-# The library's kernels are NVIDIA's business.
+# The library's kernels are NVIDIA's business. Under a sanitizer a kernel takes 10 to 100 times as long: left out is what
+# runs the same kernels as other tests do on more tokens, or does not ask for a GPU. A tool that has found nothing by the end
+# of its time has found nothing so far.
+sanitized_tests="-MatrixLibraryTest*:CudaEngineTest*:CudaSampleModelTest*:*DrawsFromAWholeVocabulary*"
+sanitized_tests+=":*BitsDoNotDependOnChunks*:*BitsDependOnTheRowAndTheWeightAlone*"
 run_sanitizers() {
-  local sanitizer
+  local sanitizer status
   sanitizer=$(command -v compute-sanitizer || echo "$cuda/bin/compute-sanitizer")
   if ! has_gpu; then echo "skipped 2 sanitizers: no GPU"; return; fi
   if ! [ -x "$sanitizer" ]; then echo "skipped 2 sanitizers: no compute-sanitizer"; return; fi
   local tool
   for tool in memcheck racecheck; do
-    attempt "$tool" 80 "$sanitizer" --tool "$tool" --error-exitcode 9 "$binaries/test/gpu_ops_test" --gtest_brief=1 \
-      "--gtest_filter=${BORA_SANITIZER_FILTER:--MatrixLibraryTest*}"
+    run_for "$tool" 80 "$sanitizer" --tool "$tool" --error-exitcode 9 "$binaries/test/gpu_ops_test" --gtest_brief=1 \
+      "--gtest_filter=${BORA_SANITIZER_FILTER:-$sanitized_tests}"
+    if [ "$status" -eq 124 ] &&
+       ! grep -qE '^=+ .*(Invalid|Misaligned|Race|hazard|Program hit)|^\[  FAILED' "$logs/$tool"; then
+      echo "incomplete $tool: not all tests ran in its time"
+    elif [ "$status" -ne 0 ]; then
+      failures+=("$tool")
+    fi
   done
 }
 

@@ -36,7 +36,7 @@ struct CudaDeviceInfo {
 absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices();
 
 // Makes a GPU the calling thread's. Besides the errors of ListCudaDevices NOT_FOUND when there are
-// not so many, and FAILED_PRECONDITION when this build has no code for its architecture.
+// not so many, and those of CheckCudaRequirements.
 absl::StatusOr<CudaDeviceInfo> OpenCudaDevice(int ordinal);
 
 // Bytes of the calling thread's GPU that nobody has.

@@ -10,6 +10,7 @@
 #include "kernels/attention_plan.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/matmul_plan.h"
 #include "kernels/paged_attention.h"
 
 namespace bora {
@@ -288,7 +289,7 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
 }
 
 // The teams of both kernels. A team's stages, and those of all teams of a block, take at most 96
-// KiB, which every GPU since sm_80 has.
+// KiB.
 template <int kHeadDim>
 using PrefillTeam = Team<kHeadDim, kAttentionTileQueries / kTileRows, 2 * kPiecePositions, 3>;
 
@@ -422,6 +423,8 @@ void Launch(CudaDevice& device, const AttentionWorkView& work, Params params) {
   using Prefill = PrefillTeam<kHeadDim>;
   using Decode = DecodeTeam<kHeadDim>;
   constexpr int kTeams = kDecodeTeams<kHeadDim>;
+  static_assert(std::max(StagesBytes<Prefill>(1), StagesBytes<Decode>(kTeams)) <=
+                kMaxTileSharedBytes);
   const int64_t n_multiprocessors = device.limits().n_multiprocessors;
 
   params.items = work.prefill_items;

@@ -26,6 +26,7 @@ MAX_REGISTERS = {
     "DecodeAttentionKernel<64>": 255,
     "DecodeAttentionKernel<128>": 255,
     "EmbedKernel": 32,
+    "JoinColumnsKernel": 32,
     # 128 threads, but 256 for the last, and as many blocks as kernels/matmul_plan.h says.
     "MatMulKernel<0>": 255,
     "MatMulKernel<1>": 255,
@@ -47,6 +48,8 @@ MAX_REGISTERS = {
     "RopeAndStoreKvKernel<8>": 48,
     "SampleKernel": 64,
     "SiluMulKernel": 32,
+    # By the number of parts, all of which are loaded before the first sum.
+    **{f"SumPartsKernel<{n_parts}>": 40 for n_parts in range(1, 9)},
     "TableKernel": 32,
     "TreeSumKernel<1>": 32,
     "TreeSumKernel<4>": 32,

@@ -408,13 +408,15 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize) MergeAttentionKernel(M
       const auto top =
           *reinterpret_cast<const Floats<2>*>(partial + params.n_heads * kHeadDim + 2 * head_idx);
       const auto sums = *reinterpret_cast<const Floats<kWidth>*>(partial + head_idx * kHeadDim + d);
-      // MergeSplit.
-      if (top.at[1] == 0.0f) continue;
+      // MergeSplit, but without a branch before which the next splits' loads would wait.
+      const bool has_any = top.at[1] != 0.0f;
       const MergeFactors factors = MergeFactorsOf(max, top.at[0]);
-      max = factors.max;
-      weights = Merged(factors, weights, top.at[1]);
+      max = has_any ? factors.max : max;
+      weights = has_any ? Merged(factors, weights, top.at[1]) : weights;
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) values.at[k] = Merged(factors, values.at[k], sums.at[k]);
+      for (int k = 0; k < kWidth; ++k) {
+        values.at[k] = has_any ? Merged(factors, values.at[k], sums.at[k]) : values.at[k];
+      }
     }
     const float inverse = 1.0f / weights;
     Bf16s<kWidth> out;

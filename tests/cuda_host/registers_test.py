@@ -35,10 +35,11 @@ MAX_REGISTERS = {
     "MatMulKernel<3>": 255,
     "MatMulKernel<4>": 255,
     "MatMulKernel<5>": 255,
+    # Eight blocks of 128 threads; the sums of four splits are loaded together.
     "MergeAttentionKernel<16>": 40,
     "MergeAttentionKernel<32>": 40,
     "MergeAttentionKernel<64>": 40,
-    "MergeAttentionKernel<128>": 40,
+    "MergeAttentionKernel<128>": 48,
     "OpenSlotsKernel": 64,
     "PrefillAttentionKernel<16>": 128,
     "PrefillAttentionKernel<32>": 128,

@@ -198,6 +198,13 @@ absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
   }
   CudaGraph result;
   result.graph_.reset(executable);
+  // Otherwise the first launch would, while a request waits.
+  if (const cudaError_t uploaded = cudaGraphUpload(executable, stream.get());
+      uploaded != cudaSuccess) {
+    cudaGetLastError();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("graph's upload: ", cudaGetErrorString(uploaded)));
+  }
   return result;
 }
 

@@ -126,8 +126,9 @@ class CudaEvent {
 class CudaGraph {
  public:
   CudaGraph() = default;
-  // Records what `queue_work` queues on the stream, without running it. It must not wait for
-  // anything. RESOURCE_EXHAUSTED when the device has no memory for the graph.
+  // Records what `queue_work` queues on the stream, without running it, and queues the graph's copy
+  // to the device. queue_work must not wait for anything. RESOURCE_EXHAUSTED when the device has no
+  // memory for the graph.
   static absl::StatusOr<CudaGraph> Capture(const CudaStream& stream,
                                            absl::FunctionRef<void()> queue_work);
 

@@ -1,5 +1,5 @@
 # Build rules shared by every folder: warnings, sanitizers, bora_library, bora_binary, bora_test,
-# bora_fuzzer.
+# bora_fuzzer, bora_cuda_options.
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -46,6 +46,17 @@ function(bora_warnings target)
     list(APPEND warnings -Werror)
   endif()
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${warnings}>)
+endfunction()
+
+# Of a target's CUDA files. Kernels call constexpr functions of base/ and of the views. tests/cuda_host/registers_test.py
+# has the same flags.
+function(bora_cuda_options target)
+  set(options --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra)
+  if(BORA_WERROR)
+    list(APPEND options -Werror all-warnings)
+  endif()
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${options}>")
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${BORA_CUDA_ARCHITECTURES}" CUDA_RUNTIME_LIBRARY Static)
 endfunction()
 
 # bora_library(NAME SRCS a.cc ... DEPS x ...): a static library that sees the source root as include path.

@@ -21,8 +21,12 @@ __device__ float WarpSum(float value) {
   return value;
 }
 
-// One block a token; a thread owns every blockDim.x-th group of kWidth elements in both passes, so
-// that the second pass reads what the thread itself wrote.
+// Groups of a thread that stay in registers between the passes: all of them up to 4,096 elements in
+// groups of four.
+constexpr int kKept = 2;
+
+// One block a token; a thread owns every blockDim.x-th group of kWidth elements in both passes. Of
+// those beyond kKept the second pass reads what the thread itself wrote.
 template <int kWidth>
 __global__ void __launch_bounds__(kMaxThreads)
     AddRmsNormKernel(int n_groups, float eps, float* residual, const float* delta,
@@ -38,17 +42,41 @@ __global__ void __launch_bounds__(kMaxThreads)
   const auto* gains = reinterpret_cast<const Floats<kWidth>*>(gain);
   auto* outs = reinterpret_cast<Bf16s<kWidth>*>(out) + row;
 
+  // x + d, which is also stored where there is a delta.
   float sum = 0;
-  for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
-    Floats<kWidth> x = residuals[i];
+  const auto add = [&](int i, const Floats<kWidth>& d, Floats<kWidth>& x) {
     if (delta != nullptr) {
-      const Floats<kWidth> d = deltas[i];
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) x.at[k] += d.at[k];
       residuals[i] = x;
     }
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sum = fmaf(x.at[k], x.at[k], sum);
+  };
+  // All loads before the first store, which the compiler must take for one to the same memory.
+  Floats<kWidth> kept[kKept], other[kKept];
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i >= n_groups) continue;
+    kept[j] = residuals[i];
+    if (delta != nullptr) other[j] = deltas[i];
+  }
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i < n_groups) add(i, other[j], kept[j]);
+  }
+  const int rest = threadIdx.x + kKept * blockDim.x;
+  for (int i = rest; i < n_groups; i += blockDim.x) {
+    Floats<kWidth> x = residuals[i];
+    add(i, delta != nullptr ? deltas[i] : x, x);
+  }
+  // The gains do not depend on the sum: nobody waits for them behind the barrier.
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i < n_groups) other[j] = gains[i];
   }
   sum = WarpSum(sum);
   if (lane == 0) warp_sums[warp_idx] = sum;
@@ -56,14 +84,18 @@ __global__ void __launch_bounds__(kMaxThreads)
   sum = WarpSum(lane < n_warps ? warp_sums[lane] : 0.0f);
   const float mean = sum / static_cast<float>(n_groups * kWidth);
   const float scale = 1.0f / sqrtf(mean + eps);
-  for (int i = threadIdx.x; i < n_groups; i += blockDim.x) {
-    const Floats<kWidth> x = residuals[i];
-    const Floats<kWidth> g = gains[i];
+  const auto store = [&](int i, const Floats<kWidth>& x, const Floats<kWidth>& g) {
     Bf16s<kWidth> y;
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) y.at[k] = ToBf16(x.at[k] * scale * g.at[k]);
     outs[i] = y;
+  };
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i < n_groups) store(i, kept[j], other[j]);
   }
+  for (int i = rest; i < n_groups; i += blockDim.x) store(i, residuals[i], gains[i]);
 }
 
 constexpr int kAddThreads = 256;

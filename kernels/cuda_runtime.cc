@@ -8,12 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/cuda_requirements.h"
 
 namespace bora {
 namespace {
-
-// Oldest architecture that this build has code for (kernels/CMakeLists.txt).
-constexpr int kMinMajor = 8;
 
 void Check(cudaError_t error, const char* what) {
   CHECK(error == cudaSuccess) << what << ": " << cudaGetErrorString(error);
@@ -75,17 +73,7 @@ absl::StatusOr<CudaDeviceInfo> OpenCudaDevice(int ordinal) {
         absl::StrCat("cuda:", ordinal, ": this host has ", devices.size(), " GPUs"));
   }
   const CudaDeviceInfo& info = devices[ordinal];
-  if (info.major < kMinMajor) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cuda:", ordinal, ": ", info.name, " has compute capability ", info.major, ".",
-                     info.minor, ", this build needs at least ", kMinMajor, ".0"));
-  }
-  // A binary for 9.0a or 8.x runs on no other major version.
-  if (info.major > 9) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cuda:", ordinal, ": ", info.name, " has compute capability ", info.major, ".",
-                     info.minor, ", this build has code for 8.x and 9.0"));
-  }
+  RETURN_IF_ERROR(CheckCudaRequirements(info));
   if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess) {
     return absl::UnavailableError(absl::StrCat("cuda:", ordinal, ": ", cudaGetErrorString(error)));
   }
@@ -210,6 +198,13 @@ absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
   }
   CudaGraph result;
   result.graph_.reset(executable);
+  // Otherwise the first launch would, while a request waits.
+  if (const cudaError_t uploaded = cudaGraphUpload(executable, stream.get());
+      uploaded != cudaSuccess) {
+    cudaGetLastError();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("graph's upload: ", cudaGetErrorString(uploaded)));
+  }
   return result;
 }
 

@@ -36,7 +36,7 @@ struct CudaDeviceInfo {
 absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices();
 
 // Makes a GPU the calling thread's. Besides the errors of ListCudaDevices NOT_FOUND when there are
-// not so many, and FAILED_PRECONDITION when this build has no code for its architecture.
+// not so many, and those of CheckCudaRequirements.
 absl::StatusOr<CudaDeviceInfo> OpenCudaDevice(int ordinal);
 
 // Bytes of the calling thread's GPU that nobody has.
@@ -126,8 +126,9 @@ class CudaEvent {
 class CudaGraph {
  public:
   CudaGraph() = default;
-  // Records what `queue_work` queues on the stream, without running it. It must not wait for
-  // anything. RESOURCE_EXHAUSTED when the device has no memory for the graph.
+  // Records what `queue_work` queues on the stream, without running it, and queues the graph's copy
+  // to the device. queue_work must not wait for anything. RESOURCE_EXHAUSTED when the device has no
+  // memory for the graph.
   static absl::StatusOr<CudaGraph> Capture(const CudaStream& stream,
                                            absl::FunctionRef<void()> queue_work);
 

@@ -7,6 +7,21 @@
 
 namespace bora {
 
+// Before every launch that needs it: a kernel's attributes are of the calling thread's GPU, and to
+// remember for which they are set costs more code than the half microsecond that each takes, which
+// a launch from a graph does not spend.
+inline void AllowSharedBytes(const void* kernel, int64_t n_bytes) {
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(n_bytes));
+  CHECK(error == cudaSuccess) << n_bytes
+                              << " bytes of shared memory: " << cudaGetErrorString(error);
+  // As many blocks share a multiprocessor as fit its shared memory; the driver may otherwise leave
+  // them less of it and give the rest to the first-level cache. A hint.
+  const cudaError_t hint = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  CHECK(hint == cudaSuccess) << "share of shared memory: " << cudaGetErrorString(hint);
+}
+
 // Queues kernel(args...), the arguments converted to the kernel's parameters. A grid without blocks
 // does nothing. A launch that the driver refuses ends the process; errors of the kernel itself show
 // at the next synchronisation.
@@ -16,10 +31,7 @@ void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(P
   CheckLaunch(device, shape);
   if (shape.empty()) return;
   if (shape.shared_bytes > kPlainSharedBytes) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    CHECK(error == cudaSuccess) << shape.shared_bytes
-                                << " bytes of shared memory: " << cudaGetErrorString(error);
+    AllowSharedBytes(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim =

@@ -345,18 +345,6 @@ using Kernel = void (*)(MatMulTask);
 constexpr Kernel kKernels[kNMatMulTiles] = {MatMulKernel<0>, MatMulKernel<1>, MatMulKernel<2>,
                                             MatMulKernel<3>, MatMulKernel<4>, MatMulKernel<5>};
 
-int64_t TileSharedBytes(const MatMulTile& tile, int64_t n_block_leaves) {
-  SharedBytes bytes;
-  for (int i = 0; i < tile.n_stages; ++i) {
-    bytes.Add<Bf16>(tile.n_leaf_warps * tile.rows() * kStageCols);
-    bytes.Add<Bf16>(tile.n_leaf_warps * tile.tokens() * kStageCols);
-  }
-  const int64_t n_sums = tile.rows() * tile.tokens();
-  if (tile.n_leaf_warps > 1) bytes.Add<float>(n_sums).Add<float>(n_sums);
-  if (tile.n_leaf_warps == 1 && n_block_leaves > 2) bytes.Add<float>(n_sums);
-  return bytes.bytes();
-}
-
 constexpr int kTreeThreads = 256;
 
 // y = p0 + p1, or (p0 + p1) + (p2 + p3). parts: [n_parts, n_groups, kWidth].

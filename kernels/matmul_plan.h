@@ -2,11 +2,13 @@
 // the plan, the bits are the same.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/bf16.h"
 #include "kernels/cuda_device.h"
 #include "kernels/packed_weight.h"
+#include "kernels/shared_layout.h"
 
 namespace bora {
 
@@ -69,6 +71,29 @@ inline constexpr MatMulTile kMatMulTiles[kNMatMulTiles] = {
     {1, 4, 1, 32, 32, 4, 2},   // 20 KB, 16 KB
     {1, 4, 1, 32, 64, 3, 2},   // 24 KB, 32 KB
     {1, 2, 4, 64, 32, 3, 1}};  // 32 KB, 64 KB: 160 KB also fit an A100
+
+// Shared memory of a block: its stages, then the sums that its warps hand on or keep meanwhile.
+// n_block_leaves: that the block multiplies.
+constexpr int64_t TileSharedBytes(const MatMulTile& tile, int64_t n_block_leaves) {
+  SharedBytes bytes;
+  for (int i = 0; i < tile.n_stages; ++i) {
+    bytes.Add<Bf16>(tile.n_leaf_warps * tile.rows() * kStageCols);
+    bytes.Add<Bf16>(tile.n_leaf_warps * tile.tokens() * kStageCols);
+  }
+  const int64_t n_sums = tile.rows() * tile.tokens();
+  if (tile.n_leaf_warps > 1) bytes.Add<float>(n_sums).Add<float>(n_sums);
+  if (tile.n_leaf_warps == 1 && n_block_leaves > 2) bytes.Add<float>(n_sums);
+  return bytes.bytes();
+}
+
+// What a GPU must offer a block (CheckCudaRequirements): no other operation's takes more.
+inline constexpr int64_t kMaxTileSharedBytes = [] {
+  int64_t n_bytes = 0;
+  for (const MatMulTile& tile : kMatMulTiles) {
+    n_bytes = std::max(n_bytes, TileSharedBytes(tile, kMaxCudaLeaves));
+  }
+  return n_bytes;
+}();
 
 struct MatMulPlan {
   MatMulTileIdx tile = kNarrow8;

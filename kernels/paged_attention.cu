@@ -10,13 +10,11 @@
 #include "kernels/attention_plan.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/matmul_plan.h"
 #include "kernels/paged_attention.h"
 
 namespace bora {
 namespace {
-
-// Copies whose addresses are computed together.
-constexpr int kCopyUnroll = 2;
 
 struct Params {
   const AttentionItem* items;
@@ -47,6 +45,9 @@ struct Team {
   static constexpr int kStagePositions = kStagePositions_;  // divides a split
   static constexpr int kStages = kStages_;
   static constexpr int kStageElements = kStagePositions * kHeadDim;  // of keys, and of values
+  // Rounds of a warp's copies that are computed together. All of a team of one warp, which has
+  // nobody else's work to hide their latency; more spill in the others.
+  static constexpr int kCopyUnroll = kWarps == 1 ? kStagePositions : 2;
 
   static __device__ int Thread() { return threadIdx.x % kThreads; }
   static __device__ int Warp() { return Thread() / kWarpSize; }
@@ -91,30 +92,38 @@ struct Tile {
   }
 };
 
-// Begins to copy a stage's keys and values to shared memory, zeros from `end` on. A thread has one
-// chunk of every kStep-th position.
+// Begins to copy a stage's keys and values to shared memory, zeros from `end` on; begin < end. A
+// warp has kPerWarp neighbouring positions: each lane looks up the block of one of them, so that
+// the table is waited for once a stage.
 template <typename Team>
 __device__ __forceinline__ void CopyStage(const Params& params, const int32_t* table,
                                           int kv_head_idx, int begin, int end, Bf16* keys,
                                           Bf16* values) {
   constexpr int kHeadDim = Team::kHeadDim;
   constexpr int kChunks = kHeadDim / kChunk;
-  constexpr int kStep = Team::kThreads / kChunks;
-  const int chunk = Team::Thread() % kChunks;
-  const int first = Team::Thread() / kChunks;
-  if (kStep > Team::kStagePositions && first >= Team::kStagePositions) return;
+  constexpr int kTogether = kWarpSize / kChunks;  // positions
+  constexpr int kPerWarp = Team::kStagePositions / Team::kWarps;
+  // The latter for ChunkOffset: where a warp begins no chunk changes places.
+  static_assert(kPerWarp <= kWarpSize && kPerWarp % 8 == 0);
+  const int lane = Team::Thread() % kWarpSize;
+  const int warp_begin = Team::Warp() * kPerWarp;
+  const int looked_up = std::min(begin + warp_begin + lane, end - 1);
+  const int32_t lane_block_id = table[looked_up >> params.log2_block_size];
+  const int first = lane / kChunks;
+  const int chunk = lane % kChunks;
   // KvLayerView::RowMajorOffset, but for the block and the slot.
   const int head_chunk = kv_head_idx * params.head_elements + chunk * kChunk;
   const int first_to = ChunkOffset<kHeadDim>(first, chunk);
-#pragma unroll kCopyUnroll
-  for (int i = 0; i < Team::kStagePositions; i += kStep) {
-    const int position = begin + i + first;
-    int64_t from = 0;
-    if (position < end) {
-      const int64_t block_id = table[position >> params.log2_block_size];
-      const int slot = position & ((1 << params.log2_block_size) - 1);
-      from = block_id * params.block_elements + (head_chunk + slot * kHeadDim);
-    }
+  keys += warp_begin * kHeadDim;
+  values += warp_begin * kHeadDim;
+#pragma unroll(Team::kCopyUnroll)
+  for (int i = 0; i < kPerWarp; i += kTogether) {
+    // From `end` on it is the last position's, and nothing is read there.
+    const int64_t block_id = __shfl_sync(kFullMask, lane_block_id, i + first);
+    if (kTogether > kPerWarp && first >= kPerWarp) continue;
+    const int position = begin + warp_begin + i + first;
+    const int slot = position & ((1 << params.log2_block_size) - 1);
+    const int64_t from = block_id * params.block_elements + (head_chunk + slot * kHeadDim);
     const int n_bytes = position < end ? 16 : 0;
     const int to = i * kHeadDim + (first_to ^ Swizzle<kHeadDim>(i) * kChunk);
     CopyAsync16(keys + to, params.keys + from, n_bytes);
@@ -288,7 +297,7 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
 }
 
 // The teams of both kernels. A team's stages, and those of all teams of a block, take at most 96
-// KiB, which every GPU since sm_80 has.
+// KiB.
 template <int kHeadDim>
 using PrefillTeam = Team<kHeadDim, kAttentionTileQueries / kTileRows, 2 * kPiecePositions, 3>;
 
@@ -399,13 +408,15 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize) MergeAttentionKernel(M
       const auto top =
           *reinterpret_cast<const Floats<2>*>(partial + params.n_heads * kHeadDim + 2 * head_idx);
       const auto sums = *reinterpret_cast<const Floats<kWidth>*>(partial + head_idx * kHeadDim + d);
-      // MergeSplit.
-      if (top.at[1] == 0.0f) continue;
+      // MergeSplit, but without a branch before which the next splits' loads would wait.
+      const bool has_any = top.at[1] != 0.0f;
       const MergeFactors factors = MergeFactorsOf(max, top.at[0]);
-      max = factors.max;
-      weights = Merged(factors, weights, top.at[1]);
+      max = has_any ? factors.max : max;
+      weights = has_any ? Merged(factors, weights, top.at[1]) : weights;
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) values.at[k] = Merged(factors, values.at[k], sums.at[k]);
+      for (int k = 0; k < kWidth; ++k) {
+        values.at[k] = has_any ? Merged(factors, values.at[k], sums.at[k]) : values.at[k];
+      }
     }
     const float inverse = 1.0f / weights;
     Bf16s<kWidth> out;
@@ -422,6 +433,8 @@ void Launch(CudaDevice& device, const AttentionWorkView& work, Params params) {
   using Prefill = PrefillTeam<kHeadDim>;
   using Decode = DecodeTeam<kHeadDim>;
   constexpr int kTeams = kDecodeTeams<kHeadDim>;
+  static_assert(std::max(StagesBytes<Prefill>(1), StagesBytes<Decode>(kTeams)) <=
+                kMaxTileSharedBytes);
   const int64_t n_multiprocessors = device.limits().n_multiprocessors;
 
   params.items = work.prefill_items;

@@ -78,7 +78,8 @@ CudaStepCapacity MaxCapacity(const AttentionLimits& attention, const GroupLimits
           .n_head_rows = MaxHeadRows(limits),
           .n_merges = work.n_merges,
           .n_prefill_items = work.n_prefill_items,
-          .n_decode_items = work.n_decode_items};
+          .n_decode_items = work.n_decode_items,
+          .n_partials = work.n_partials};
 }
 
 // Of one slot.
@@ -356,7 +357,8 @@ CudaStepCapacity CudaRank::DecodeCapacity(int64_t n_rows) const {
           .n_head_rows = n_rows,
           .n_merges = work.n_merges,
           .n_prefill_items = 0,
-          .n_decode_items = work.n_decode_items};
+          .n_decode_items = work.n_decode_items,
+          .n_partials = work.n_partials};
 }
 
 absl::Status CudaRank::CaptureGraphs(const GroupLimits& limits) {
@@ -480,7 +482,8 @@ absl::Status CudaRank::QueueInputs(const StepPlan& plan, Lane& lane, CudaStepVie
                 .n_head_rows = static_cast<int64_t>(lane.head_rows.size()),
                 .n_merges = static_cast<int64_t>(epoch.work.merges.size()),
                 .n_prefill_items = static_cast<int64_t>(epoch.work.prefill_items.size()),
-                .n_decode_items = static_cast<int64_t>(epoch.work.decode_items.size())});
+                .n_decode_items = static_cast<int64_t>(epoch.work.decode_items.size()),
+                .n_partials = epoch.work.n_partials});
   const int64_t n_bytes =
       WriteStep(layout, plan, epoch.inputs, epoch.work, limits_.max_num_seqs, lane.inputs.data());
   CopyToDevice(stream_->get(), inputs_memory_.data(), lane.inputs.data(), n_bytes);

@@ -61,7 +61,8 @@ CudaStepView ViewOf(const CudaStepLayout& layout, uint8_t* base, const int32_t* 
                          .counts = At<int32_t>(base, layout.counts),
                          .max_decode_items = n.n_decode_items,
                          .max_prefill_items = n.n_prefill_items,
-                         .max_merges = n.n_merges};
+                         .max_merges = n.n_merges,
+                         .max_partials = n.n_partials};
   return view;
 }
 
@@ -104,6 +105,7 @@ int64_t WriteStep(const CudaStepLayout& layout, const StepPlan& plan, const Step
   counts[0] = static_cast<int32_t>(Count(work.decode_items.size(), n.n_decode_items));
   counts[1] = static_cast<int32_t>(Count(work.prefill_items.size(), n.n_prefill_items));
   counts[2] = static_cast<int32_t>(Count(work.merges.size(), n.n_merges));
+  CHECK_LE(work.n_partials, n.n_partials) << "partial results";
   std::copy(work.merges.begin(), work.merges.end(), At<AttentionMerge>(base, layout.merges));
   std::copy(work.prefill_items.begin(), work.prefill_items.end(),
             At<AttentionItem>(base, layout.prefill_items));

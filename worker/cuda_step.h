@@ -20,6 +20,7 @@ struct CudaStepCapacity {
   int64_t n_merges = 0;
   int64_t n_prefill_items = 0;
   int64_t n_decode_items = 0;
+  int64_t n_partials = 0;  // of attention, in the device's scratch
 };
 
 // Where the arrays lie, in bytes from the beginning of the piece. The same on host and device.

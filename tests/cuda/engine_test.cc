@@ -4,13 +4,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "model/dummy_weights.h"
+#include "model/partition.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/worker/local_group.h"
+#include "tests/worker/plan_builder.h"
 #include "tests/worker/reference_compare.h"
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
@@ -110,6 +114,50 @@ TEST_P(CudaEngineTest, OtherLimitsInTheNextEpochChangeNoBit) {
   const auto after = RunShuffled(*group, requests, 2, kSeed);
   ASSERT_TRUE(after.ok()) << after.status();
   EXPECT_EQ(*before, *after);
+}
+
+// The answer that a plan is not done yet must not fail the next one. The copies that
+// tests/cuda_host makes at once leave nothing to be answered so.
+TEST_P(CudaEngineTest, PlansBeginAfterOthersWereSeenUnfinished) {
+  constexpr int kPlans = 10;  // some of which grant blocks, by a kernel outside of the graph
+  const bool at_once = absl::StartsWith(GetParam(), "Eager");
+  const auto partition = MakePartition(TinyConfig(), 1, 1);
+  ASSERT_TRUE(partition.ok()) << partition.status();
+  std::vector<std::vector<int32_t>> drawn;
+  for (const bool use_graphs : {false, true}) {
+    const auto rank = CudaRanks({.use_graphs = use_graphs})(
+        DummyWeights(TinyConfig(), kSeed), ShapeOfRank(TinyConfig(), *partition, 0, 0));
+    ASSERT_TRUE(rank.ok()) << rank.status();
+    const absl::Status begun = (*rank)->BeginEpoch({.epoch = 1, .limits = TinyLimits()});
+    ASSERT_TRUE(begun.ok()) << begun;
+    PlanBuilder builder(TinyLimits(), /*epoch=*/1, kSeed);
+    builder.Open(/*slot=*/2, {7}, /*n_prompt_tokens=*/1, {.temperature = 0});
+    builder.AddRow(2, {7}, {.sample = true});
+    int n_unfinished = 0;
+    std::vector<int32_t>& tokens = drawn.emplace_back();
+    const auto finish = [&] {
+      const absl::StatusOr<std::optional<StepResult>> result = (*rank)->Finish();
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_TRUE(result->has_value() && (*result)->sampled.size() == 1);
+      tokens.push_back((*result)->sampled[0].token_id);
+    };
+    for (int i = 0; i < kPlans; ++i) {
+      if (i > 0) {
+        n_unfinished += (*rank)->IsDone() ? 0 : 1;
+        builder.AddLastSampledRow(2, /*sample=*/true);
+      }
+      const absl::Status status = (*rank)->Begin(builder.Take());
+      ASSERT_TRUE(status.ok()) << status;
+      if (i > 0) finish();
+    }
+    finish();
+    // Kernels that the host queues one by one may be done as soon as it has queued the last.
+    if (use_graphs) {
+      EXPECT_EQ(n_unfinished > 0, !at_once);
+    }
+    EXPECT_EQ(tokens.size(), size_t{kPlans});
+  }
+  EXPECT_EQ(drawn[0], drawn[1]);
 }
 
 TEST_P(CudaEngineTest, ABadPlanIsRefusedAndTheNextEpochServes) {

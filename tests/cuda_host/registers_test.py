@@ -10,7 +10,7 @@ import unittest
 
 SOURCE_DIR = os.environ["BORA_SOURCE_DIR"]
 ARCHITECTURES = ("sm_80", "sm_90a")
-# As kernels/CMakeLists.txt has them.
+# As cmake/bora.cmake has them.
 FLAGS = ["-std=c++20", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra"]
 FILE_FLAGS = {"sample.cu": ["--fmad=false"]}
 # Most registers of a thread on either architecture. A multiprocessor has 65,536 and holds 2,048 threads: with up to 32 all
@@ -19,13 +19,15 @@ MAX_REGISTERS = {
     "AddKernel<1>": 32,
     "AddKernel<4>": 32,
     "AddRmsNormKernel<1>": 32,
-    "AddRmsNormKernel<4>": 32,
+    # A token's row stays in registers; three blocks of 512 threads.
+    "AddRmsNormKernel<4>": 40,
     # Shared memory holds one block of head_dim 128 on a multiprocessor and two of the others, of 256 threads.
     "DecodeAttentionKernel<16>": 128,
     "DecodeAttentionKernel<32>": 128,
     "DecodeAttentionKernel<64>": 255,
     "DecodeAttentionKernel<128>": 255,
     "EmbedKernel": 32,
+    "JoinColumnsKernel": 32,
     # 128 threads, but 256 for the last, and as many blocks as kernels/matmul_plan.h says.
     "MatMulKernel<0>": 255,
     "MatMulKernel<1>": 255,
@@ -33,10 +35,11 @@ MAX_REGISTERS = {
     "MatMulKernel<3>": 255,
     "MatMulKernel<4>": 255,
     "MatMulKernel<5>": 255,
+    # Eight blocks of 128 threads; the sums of four splits are loaded together.
     "MergeAttentionKernel<16>": 40,
     "MergeAttentionKernel<32>": 40,
     "MergeAttentionKernel<64>": 40,
-    "MergeAttentionKernel<128>": 40,
+    "MergeAttentionKernel<128>": 48,
     "OpenSlotsKernel": 64,
     "PrefillAttentionKernel<16>": 128,
     "PrefillAttentionKernel<32>": 128,
@@ -47,6 +50,8 @@ MAX_REGISTERS = {
     "RopeAndStoreKvKernel<8>": 48,
     "SampleKernel": 64,
     "SiluMulKernel": 32,
+    # By the number of parts, all of which are loaded before the first sum.
+    **{f"SumPartsKernel<{n_parts}>": 40 for n_parts in range(1, 9)},
     "TableKernel": 32,
     "TreeSumKernel<1>": 32,
     "TreeSumKernel<4>": 32,

@@ -85,7 +85,8 @@ class AttentionSetup {
              .counts = As<int32_t>(counts_),
              .max_decode_items = static_cast<int64_t>(work.decode_items.size()),
              .max_prefill_items = static_cast<int64_t>(work.prefill_items.size()),
-             .max_merges = static_cast<int64_t>(work.merges.size())};
+             .max_merges = static_cast<int64_t>(work.merges.size()),
+             .max_partials = work.n_partials};
   }
 
   // Blocks of a sequence lie anywhere, as after some hours of service.
@@ -128,7 +129,8 @@ void BenchDecodeAttention(GpuBench& bench) {
   };
   std::vector<int64_t> ragged;
   for (int64_t r = 0; r < 32; ++r) ragged.push_back(100 + 251 * r);  // 100 to 7881
-  for (const AttentionCase& c : std::vector<AttentionCase>{{"1x8k", same(1, 8192), 1, 32},
+  for (const AttentionCase& c : std::vector<AttentionCase>{{"1x1k", same(1, 1024), 1, 64},
+                                                           {"1x8k", same(1, 8192), 1, 32},
                                                            {"1x32k", same(1, 32768), 1, 16},
                                                            {"32x1k", same(32, 1024), 1, 16},
                                                            {"32x8k", same(32, 8192), 1, 2},
@@ -137,7 +139,7 @@ void BenchDecodeAttention(GpuBench& bench) {
     const AttentionSetup setup(bench, c);
     const Timing timing = Time(bench, {c.n_launches, [&](int64_t i) { setup.Launch(i); }});
     const std::string name = absl::StrCat("gpu_decode_attention_", c.name);
-    PrintGigabytes(name, timing, setup.n_bytes(c), bench.limits.copy_gb_per_s);
+    PrintGigabytes(name, timing, setup.n_bytes(c), bench.limits.read_gb_per_s);
     PrintMicroseconds(name + "_us", timing);
   }
 }

@@ -101,7 +101,7 @@ void BenchGated(GpuBench& bench, CudaDevice& device, const std::string& name, in
   // Half as many outputs, of two bytes.
   const double n_bytes = ProductBytes(shape, m) - 3.0 * static_cast<double>(m * shape.n_rows);
   if (m <= kOwnKernelRows) {
-    PrintGigabytes(name, timing, n_bytes, bench.limits.copy_gb_per_s);
+    PrintGigabytes(name, timing, n_bytes, bench.limits.read_gb_per_s);
   } else {
     PrintTeraflops(name, timing, ProductFlops(shape, m), bench.limits.gemm_tflop_per_s);
   }
@@ -121,6 +121,7 @@ void BenchLimits(GpuBench& bench) {
   PrintGigabytes("gpu_limit_copy", timings[0], 2.0 * static_cast<double>(n_bytes), 0);
   PrintGigabytes("gpu_limit_read", timings[1], static_cast<double>(n_bytes), 0);
   bench.limits.copy_gb_per_s = 2e-3 * static_cast<double>(n_bytes) / timings[0].median_us;
+  bench.limits.read_gb_per_s = 1e-3 * static_cast<double>(n_bytes) / timings[1].median_us;
   if (bench.library == nullptr) return;
   const WeightShape square = {"square", 8192, 8192};
   const CudaBuffer x = RandomRows(bench, 8192 * square.n_cols);
@@ -149,7 +150,7 @@ void BenchSkinnyMatMul(GpuBench& bench) {
       }
       const std::vector<Timing> timings = TimeInTurns(bench, works);
       const std::string name = absl::StrCat("gpu_matmul_", shape.name, "_m", m);
-      PrintGigabytes(name, timings[0], ProductBytes(shape, m), bench.limits.copy_gb_per_s);
+      PrintGigabytes(name, timings[0], ProductBytes(shape, m), bench.limits.read_gb_per_s);
       PrintMicroseconds(name + "_us", timings[0], timings.size() > 1 ? &timings[1] : nullptr);
     }
   }

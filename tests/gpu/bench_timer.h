@@ -18,6 +18,7 @@ namespace bora {
 // What this device can do at most, measured before anything else. 0: unknown.
 struct GpuLimits {
   double copy_gb_per_s = 0;     // device to device, bytes read and written
+  double read_gb_per_s = 0;     // by a kernel that writes nothing
   double gemm_tflop_per_s = 0;  // bf16, 8192 x 8192 x 8192, by cuBLASLt
 };
 

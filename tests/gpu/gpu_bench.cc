@@ -4,10 +4,11 @@
 // all of them without arguments. Prints
 //   figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]
 // VALUE is the median of 31 samples, A and B are their tenth and ninetieth percentile. GB/s count
-// each operand once, beside a copy's bytes read and written; TFLOP/s are beside cuBLASLt's with
-// 8192 x 8192 x 8192; a peer is cuBLASLt with the same product, timed in turns. Inputs are random;
-// weights and caches rotate so that no L2 cache holds them. Without a GPU it prints "skipped" and
-// why, and ends well.
+// each operand once, beside a plain read's where nearly all bytes are read (products of few rows,
+// decoding attention) and otherwise beside a copy's bytes read and written; TFLOP/s are beside
+// cuBLASLt's with 8192 x 8192 x 8192; a peer is cuBLASLt with the same product, timed in turns.
+// Inputs are random; weights and caches rotate so that no L2 cache holds them. Without a GPU it
+// prints "skipped" and why, and ends well.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
 #   tests/gpu/run.sh [tests] [bench] [torch] [sanitizers]      all four without arguments; at most 8 minutes on 16 cores
-# tests       gpu_ops_test (the tests of tests/cuda on the GPU) and those of cuBLASLt and NCCL
+# tests       gpu_ops_test, gpu_same_bytes_test (the tests of tests/cuda on the GPU), gpu_processes_test (groups of ranks that
+#             share it) and those of cuBLASLt and NCCL
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
 # torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
 # sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
-# What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much. The exit code is 0
-# unless the build fails, a test fails, a sanitizer finds something or a program ends badly.
+# What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much; `incomplete ...` is
+# a sanitizer that found nothing before its time was over. The exit code is 0 unless the build fails, a test fails, a
+# sanitizer finds something or a program ends badly.
 #
 # It needs nvcc (CUDA 13), CMake 3.25 and a C++20 compiler; ninja where there is one, else make. Abseil, GoogleTest,
 # nlohmann-json and OpenSSL come from the system or from BORA_DEPS, a folder that tests/gpu/pack-deps.sh made (default
@@ -34,9 +36,10 @@ tidy() {
     awk '!seen[$0]++ { print; fflush() }'
 }
 
-# Runs for at most so many seconds, with the output kept in a file too. What ends badly, or not in time, is a failure.
-attempt() {  # name seconds command...
-  local name=$1 seconds=$2 status=0
+# Runs for at most so many seconds, with the output kept in a file too; `status` is 124 when that was not enough.
+run_for() {  # name seconds command...
+  local name=$1 seconds=$2
+  status=0
   shift 2
   [ "$seconds" -le $((deadline_s - SECONDS)) ] || seconds=$((deadline_s - SECONDS))
   : >"$logs/$name"
@@ -46,7 +49,13 @@ attempt() {  # name seconds command...
     status=124
   fi
   [ "$status" -ne 124 ] || echo "$name: stopped after $seconds s"
-  [ "$status" -eq 0 ] || failures+=("$name")
+}
+
+# What ends badly, or not in time, is a failure.
+attempt() {  # name seconds command...
+  local status
+  run_for "$@"
+  [ "$status" -eq 0 ] || failures+=("$1")
 }
 
 # The folder of Python's packages that holds a file of NVIDIA's wheels (nvidia/*/lib, nvidia/*/include).
@@ -65,11 +74,11 @@ find_cuda() {
   nvcc=$(command -v nvcc) || { echo "run.sh: no nvcc" >&2; exit 1; }
   cuda=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
   local library folder
-  for library in libcublasLt libnccl; do
+  for library in libcublasLt.so.13 libnccl.so.2; do
     # A user's PATH may lack /sbin.
-    PATH="$PATH:/sbin" ldconfig -p | grep -q "$library\.so" && continue
-    for folder in "$cuda/lib64" "$(python_nvidia_folder "lib/$library.so.*")"; do
-      if compgen -G "$folder/$library.so*" >/dev/null; then
+    PATH="$PATH:/sbin" ldconfig -p | grep -F "$library" >/dev/null && continue
+    for folder in "$cuda/lib64" "$(python_nvidia_folder "lib/$library*")"; do
+      if compgen -G "$folder/$library*" >/dev/null; then
         export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
         break
       fi
@@ -81,7 +90,7 @@ describe_machine() {
   nvcc --version | grep release
   if has_gpu; then
     local fields=name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit
-    nvidia-smi "--query-gpu=$fields" --format=csv
+    nvidia-smi "--query-gpu=$fields" --format=csv || true  # some of the fields are not every GPU's
   else
     echo "no GPU"
   fi
@@ -97,7 +106,8 @@ architectures() {
 }
 
 build() {
-  local options=(-DCMAKE_BUILD_TYPE=Release -DBORA_WITH_GRPC=OFF -DBORA_WITH_CUDA=ON
+  # Another compiler's new warnings are no reason to test nothing.
+  local options=(-DCMAKE_BUILD_TYPE=Release -DBORA_WITH_GRPC=OFF -DBORA_WITH_CUDA=ON -DBORA_WERROR=OFF
                  "-DBORA_CUDA_ARCHITECTURES=$(architectures)")
   command -v ninja >/dev/null && options+=(-G Ninja)
   local deps=${BORA_DEPS:-}
@@ -131,19 +141,34 @@ run_tests() {
   attempt cublas_lt_fake_test 60 "$binaries/test/cublas_lt_fake_test"
   attempt nccl_library_test 60 "$binaries/test/nccl_library_test"
   attempt gpu_ops_test 120 "$binaries/test/gpu_ops_test"
-  sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of operations/p' "$logs/gpu_ops_test"
+  attempt gpu_same_bytes_test 120 "$binaries/test/gpu_same_bytes_test"
+  attempt gpu_processes_test 90 "$binaries/test/gpu_processes_test"
+  local name
+  for name in gpu_ops_test gpu_same_bytes_test gpu_processes_test; do
+    sed -nE "s/^\[  SKIPPED \] ([0-9]+) tests?, listed below:/skipped \1 tests of $name/p" "$logs/$name"
+  done
 }
 
-# The library's kernels are NVIDIA's business.
+# The library's kernels are NVIDIA's business. Under a sanitizer a kernel takes 10 to 100 times as long: left out is what
+# runs the same kernels as other tests do on more tokens, or does not ask for a GPU. A tool that has found nothing by the end
+# of its time has found nothing so far.
+sanitized_tests="-MatrixLibraryTest*:CudaEngineTest*:CudaSampleModelTest*:*DrawsFromAWholeVocabulary*"
+sanitized_tests+=":*BitsDoNotDependOnChunks*:*BitsDependOnTheRowAndTheWeightAlone*"
 run_sanitizers() {
-  local sanitizer
+  local sanitizer status
   sanitizer=$(command -v compute-sanitizer || echo "$cuda/bin/compute-sanitizer")
   if ! has_gpu; then echo "skipped 2 sanitizers: no GPU"; return; fi
   if ! [ -x "$sanitizer" ]; then echo "skipped 2 sanitizers: no compute-sanitizer"; return; fi
   local tool
   for tool in memcheck racecheck; do
-    attempt "$tool" 80 "$sanitizer" --tool "$tool" --error-exitcode 9 "$binaries/test/gpu_ops_test" --gtest_brief=1 \
-      "--gtest_filter=${BORA_SANITIZER_FILTER:--MatrixLibraryTest*}"
+    run_for "$tool" 80 "$sanitizer" --tool "$tool" --error-exitcode 9 "$binaries/test/gpu_ops_test" --gtest_brief=1 \
+      "--gtest_filter=${BORA_SANITIZER_FILTER:-$sanitized_tests}"
+    if [ "$status" -eq 124 ] &&
+       ! grep -qE '^=+ .*(Invalid|Misaligned|Race|hazard|Program hit)|^\[  FAILED' "$logs/$tool"; then
+      echo "incomplete $tool: not all tests ran in its time"
+    elif [ "$status" -ne 0 ]; then
+      failures+=("$tool")
+    fi
   done
 }
 

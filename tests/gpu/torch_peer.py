@@ -115,8 +115,8 @@ def print_prefill(figure, timing, flops):
 
 
 def bench_decode_attention():
-    for name, n_rows, context, n_launches in (("1x8k", 1, 8192, 32), ("1x32k", 1, 32768, 16), ("32x1k", 32, 1024, 16),
-                                              ("32x8k", 32, 8192, 2), ("128x4k", 128, 4096, 1)):
+    for name, n_rows, context, n_launches in (("1x1k", 1, 1024, 64), ("1x8k", 1, 8192, 32), ("1x32k", 1, 32768, 16),
+                                              ("32x1k", 32, 1024, 16), ("32x8k", 32, 8192, 2), ("128x4k", 128, 4096, 1)):
         n_bytes = 2 * n_rows * KV_HEADS * context * HEAD_DIM * 2
         caches = [[random_bf16(n_rows, KV_HEADS, context, HEAD_DIM) for _ in range(2)]
                   for _ in range(-(-LAYERS_BYTES // n_bytes))]

@@ -122,5 +122,23 @@ TEST_F(CudaStepTest, PaddingIsASequenceOfItsOwnThatNobodySamples) {
   EXPECT_EQ(rows[2].slot, -1);
 }
 
+// What the operations size their launches and their scratch by.
+TEST_F(CudaStepTest, TheViewPassesOnTheAttentionsCapacity) {
+  const CudaStepLayout layout({.n_tokens = 4,
+                               .n_head_rows = 1,
+                               .n_merges = 2,
+                               .n_prefill_items = 3,
+                               .n_decode_items = 9,
+                               .n_partials = 7});
+  std::vector<uint8_t> piece(layout.n_bytes);
+  const AttentionWorkView work =
+      ViewOf(layout, piece.data(), /*block_table=*/nullptr, /*max_blocks_per_row=*/1)
+          .attention_work;
+  EXPECT_EQ(work.max_merges, 2);
+  EXPECT_EQ(work.max_prefill_items, 3);
+  EXPECT_EQ(work.max_decode_items, 9);
+  EXPECT_EQ(work.max_partials, 7);
+}
+
 }  // namespace
 }  // namespace bora

@@ -104,6 +104,19 @@ absl::Status NcclCommunicator::GatherTo(CUstream_st* stream, int root, const flo
   });
 }
 
+// Calls between ncclGroupStart and ncclGroupEnd; the first result that is no success or progress.
+nccl::Result NcclCommunicator::Grouped(absl::FunctionRef<void(Keep)> calls) {
+  const nccl::Api& api = library_->api();
+  nccl::Result result = api.GroupStart();
+  if (result != nccl::Result::kSuccess) return result;
+  const auto keep = [&result](nccl::Result next) {
+    if (result == nccl::Result::kSuccess || result == nccl::Result::kInProgress) result = next;
+  };
+  calls(keep);
+  keep(api.GroupEnd());
+  return result;
+}
+
 // ncclGather exists only from 2.28 on. The root sends its own part to itself unless it is in place.
 nccl::Result NcclCommunicator::SendAndRecvParts(CUstream_st* stream, int root, const float* local,
                                                 float* all, int64_t n_local) {
@@ -111,20 +124,14 @@ nccl::Result NcclCommunicator::SendAndRecvParts(CUstream_st* stream, int root, c
   const size_t count = static_cast<size_t>(n_local);
   const bool is_root = options_.rank == root;
   const bool in_place = is_root && local == all + root * n_local;
-  nccl::Result result = api.GroupStart();
-  if (result != nccl::Result::kSuccess) return result;
-  const auto keep = [&result](nccl::Result next) {
-    if (result == nccl::Result::kSuccess || result == nccl::Result::kInProgress) result = next;
-  };
-  if (!in_place) {
-    keep(api.Send(local, count, nccl::DataType::kFloat32, root, comm_, stream));
-  }
-  for (int peer = 0; is_root && peer < options_.n_ranks; ++peer) {
-    if (peer == root && in_place) continue;
-    keep(api.Recv(all + peer * n_local, count, nccl::DataType::kFloat32, peer, comm_, stream));
-  }
-  keep(api.GroupEnd());
-  return result;
+  ncclComm* const comm = comm_;
+  return Grouped([&](Keep keep) {
+    if (!in_place) keep(api.Send(local, count, nccl::DataType::kFloat32, root, comm, stream));
+    for (int peer = 0; is_root && peer < options_.n_ranks; ++peer) {
+      if (peer == root && in_place) continue;
+      keep(api.Recv(all + peer * n_local, count, nccl::DataType::kFloat32, peer, comm, stream));
+    }
+  });
 }
 
 absl::Status NcclCommunicator::AllToAll(CUstream_st* stream, const float* data, float* parts,
@@ -141,17 +148,13 @@ nccl::Result NcclCommunicator::ExchangeParts(CUstream_st* stream, const float* d
                                              int64_t n_each) {
   const nccl::Api& api = library_->api();
   const size_t count = static_cast<size_t>(n_each);
-  nccl::Result result = api.GroupStart();
-  if (result != nccl::Result::kSuccess) return result;
-  const auto keep = [&result](nccl::Result next) {
-    if (result == nccl::Result::kSuccess || result == nccl::Result::kInProgress) result = next;
-  };
-  for (int peer = 0; peer < options_.n_ranks; ++peer) {
-    keep(api.Send(data + peer * n_each, count, nccl::DataType::kFloat32, peer, comm_, stream));
-    keep(api.Recv(parts + peer * n_each, count, nccl::DataType::kFloat32, peer, comm_, stream));
-  }
-  keep(api.GroupEnd());
-  return result;
+  ncclComm* const comm = comm_;
+  return Grouped([&](Keep keep) {
+    for (int peer = 0; peer < options_.n_ranks; ++peer) {
+      keep(api.Send(data + peer * n_each, count, nccl::DataType::kFloat32, peer, comm, stream));
+      keep(api.Recv(parts + peer * n_each, count, nccl::DataType::kFloat32, peer, comm, stream));
+    }
+  });
 }
 
 absl::Status NcclCommunicator::Broadcast(CUstream_st* stream, int root, void* data,

@@ -101,6 +101,8 @@ class NcclCommunicator {
   NcclCommunicator(const NcclLibrary* library, const NcclCommunicatorOptions& options);
 
   absl::Status Init();
+  using Keep = absl::FunctionRef<void(nccl::Result)>;
+  nccl::Result Grouped(absl::FunctionRef<void(Keep)> calls);
   nccl::Result SendAndRecvParts(CUstream_st* stream, int root, const float* local, float* all,
                                 int64_t n_local) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   nccl::Result ExchangeParts(CUstream_st* stream, const float* data, float* parts, int64_t n_each)

@@ -215,7 +215,9 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.peers = MeshPeers(place);
     mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
     const int64_t dim = rank_->config().dim;
-    if (shape.tp_size > 1) mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
+    if (shape.tp_size > 1 && loader_->SumsOnHost()) {
+      mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
+    }
     int n_before_me = 0;  // ranks of the group on this host
     int n_here = 0;
     for (size_t rank = 0; rank < join.ranks.size(); ++rank) {

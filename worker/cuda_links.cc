@@ -73,7 +73,7 @@ class Builder {
     const int n = place.tp_size;
     const int me = place.tp_rank;
     CUstream_st* const stream = stream_.get();
-    std::vector<float> mine(n, 0), all(n), from_all(n), sum(n, n * (n - 1) / 2.0f);
+    std::vector<float> mine(n, 0), all(n), sum(n, n * (n - 1) / 2.0f);
     mine[me] = static_cast<float>(me);
     for (int i = 0; i < n; ++i) all[i] = static_cast<float>(i);
     RETURN_IF_ERROR(TryBroadcast(communicator, me == 0));

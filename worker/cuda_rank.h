@@ -38,21 +38,6 @@ struct CudaRankOptions {
   const NcclLibrary* nccl = nullptr;
 };
 
-// Device memory that a rank takes under limits beside weights and KV blocks: activations, scratch,
-// step inputs and results, the rotary table. `limits`' n_blocks do not matter.
-struct CudaRankMemory {
-  int64_t workspace_bytes = 0;
-  int64_t kv_bytes_per_block = 0;
-  int64_t n_padding_blocks = 0;  // KV blocks beside those of the limits
-};
-CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& weights,
-                                  const GroupLimits& limits);
-
-// INVALID_ARGUMENT names a size of the model that the operations do not take: head_dim must be 16,
-// 32, 64 or 128, the width of every matrix on this rank a multiple of 16, and the tensor group no
-// larger than kMaxSumParts.
-absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape);
-
 // Owned by the rank thread.
 //
 // In a group the work of a step ends only when the peers take part in it, and a peer's death leaves

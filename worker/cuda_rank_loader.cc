@@ -15,6 +15,7 @@
 #include "kernels/cuda_runtime.h"
 #include "kernels/matrix_library.h"
 #include "worker/cuda_rank.h"
+#include "worker/cuda_rank_memory.h"
 #include "worker/cuda_weight_memory.h"
 #include "worker/host_memory.h"
 #include "worker/nccl_environment.h"
@@ -27,6 +28,9 @@ constexpr int kMaxLoadThreads = 16;
 // What the driver takes beside the buffers that are planned: recorded graphs and the code of
 // kernels, which it loads when they first run.
 constexpr int64_t kDriverBytes = int64_t{512} << 20;
+// What NCCL's buffers take in a group: about 6 MiB a channel and direction (4 MiB of them for its
+// Simple protocol), up to 32 channels in a tensor group of 8; edges of the pipeline have two.
+constexpr int64_t kNcclBytes = int64_t{512} << 20;
 
 std::string Describe(const CudaDeviceInfo& info) {
   return absl::StrCat("cuda:", info.ordinal, ": ", info.name, ", compute capability ", info.major,
@@ -49,6 +53,7 @@ class CudaRankLoader final : public RankLoader {
     return nccl_.ok() ? absl::StrCat("NCCL ", (*nccl_)->version_text()) : "none";
   }
 
+  bool SumsOnHost() const override { return false; }
   void UseAddress(absl::string_view address) override { PrepareNcclEnvironment(address); }
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
   // A GPU is nobody else's.
@@ -108,26 +113,28 @@ absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
                                                     int64_t budget_bytes) const {
   const CudaRankMemory memory =
       PlanCudaRankMemory(*device_, weights, LimitsOf(weights.config(), load));
-  const int64_t left_bytes = budget_bytes - weights.bytes() - memory.workspace_bytes - kDriverBytes;
+  const bool is_alone = load.tensor_parallel_size == 1 && load.layers_per_stage.size() == 1;
+  const int64_t driver_bytes = kDriverBytes + (is_alone ? 0 : kNcclBytes);
+  const int64_t left_bytes = budget_bytes - weights.bytes() - memory.workspace_bytes - driver_bytes;
   const int64_t n_blocks = left_bytes / memory.kv_bytes_per_block - memory.n_padding_blocks;
   const int64_t n_needed = CeilDiv(load.max_model_len, GroupLimits().block_size);
   LogInfo("GPU memory", {{"device", DeviceName()},
                          {"budget_bytes", budget_bytes},
                          {"weight_bytes", weights.bytes()},
                          {"workspace_bytes", memory.workspace_bytes},
-                         {"driver_bytes", kDriverBytes},
+                         {"driver_bytes", driver_bytes},
                          {"kv_blocks", std::max<int64_t>(n_blocks, 0)},
                          {"kv_tokens", std::max<int64_t>(n_blocks, 0) * GroupLimits().block_size}});
   if (n_blocks >= n_needed) return n_blocks;
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("cuda:%d: --gpu-memory-utilization=%.2f gives this process %d bytes; weights "
-                      "take %d, working "
-                      "memory %d, the driver %d, and one sequence of %d tokens needs %d for its KV "
-                      "cache: raise it, "
-                      "or lower --max-model-len, --max-num-batched-tokens or --max-num-seqs",
-                      info_.ordinal, options_.memory_utilization, budget_bytes, weights.bytes(),
-                      memory.workspace_bytes, kDriverBytes, load.max_model_len,
-                      (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "cuda:%d: --gpu-memory-utilization=%.2f gives this process %d bytes; weights "
+      "take %d, working "
+      "memory %d, driver and NCCL %d, and one sequence of %d tokens needs %d for its KV "
+      "cache: raise it, "
+      "or lower --max-model-len, --max-num-batched-tokens or --max-num-seqs",
+      info_.ordinal, options_.memory_utilization, budget_bytes, weights.bytes(),
+      memory.workspace_bytes, driver_bytes, load.max_model_len,
+      (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
 }
 
 absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const LoadOptions& options) {

@@ -54,6 +54,7 @@ absl::StatusOr<std::string> InterfaceOf(absl::string_view address) {
 }
 
 void PrepareNcclEnvironment(absl::string_view bind_address) {
+  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   if (getenv(kInterfaceVariable) != nullptr) return;
   const absl::StatusOr<std::string> interface = InterfaceOf(bind_address);
   if (!interface.ok()) {

@@ -35,6 +35,9 @@ class RankLoader {
   // a group: "host", "NCCL 2.28.9", or "none" where ranks have to be alone. Thread-safe.
   virtual std::string CollectivesName() const { return "host"; }
 
+  // Whether sums over the tensor group go over the host's links.
+  virtual bool SumsOnHost() const { return true; }
+
   // The numeric local address on which this worker's ranks reach others, and are reached. Once,
   // before the first Load, on the thread that made the loader.
   virtual void UseAddress(absl::string_view) {}

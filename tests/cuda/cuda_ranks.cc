@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "kernels/cuda_runtime.h"
+#include "worker/cuda_rank_memory.h"
 #include "worker/cuda_weight_memory.h"
 
 namespace bora {

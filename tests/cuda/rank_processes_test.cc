@@ -17,10 +17,10 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
-#include "kernels/nccl_library.h"
 #include "model/dummy_weights.h"
 #include "model/partition.h"
 #include "tests/cuda/cuda_ranks.h"
+#include "tests/cuda/test_nccl.h"
 #include "tests/worker/comm/comm_test_util.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/tiny_model.h"
@@ -60,14 +60,6 @@ std::vector<StepPlan> Plans() {
     plans.push_back(builder.Take());
   }
   return plans;
-}
-
-absl::StatusOr<std::unique_ptr<NcclLibrary>> OpenNccl() {
-#ifdef BORA_FAKE_NCCL
-  return NcclLibrary::Open(BORA_FAKE_NCCL);
-#else
-  return NcclLibrary::Open();
-#endif
 }
 
 // What lets NCCL see one GPU as several hosts': the rank's own name of its host.
@@ -136,7 +128,7 @@ RankPlace PlaceOf(int rank, int tp_size, int pp_size) {
 absl::Status RunInGroup(Mesh& mesh, int tp_size, int pp_size) {
   const RankPlace place = PlaceOf(mesh.my_rank(), tp_size, pp_size);
   PrepareEnvironment(place.rank());
-  ASSIGN_OR_RETURN(const auto nccl, OpenNccl());
+  ASSIGN_OR_RETURN(const auto nccl, OpenTestNccl());
   ASSIGN_OR_RETURN(const auto rank, MakeRank(place, nccl.get()));
   RETURN_IF_ERROR(Begin(*rank, pp_size, &mesh));
   ASSIGN_OR_RETURN(const auto results, RunPlans(*rank));
@@ -163,7 +155,7 @@ class RankProcessesTest : public testing::Test {
  protected:
   void SetUp() override {
     if (!HasDevice()) GTEST_SKIP() << "there is no GPU";
-    if (const auto nccl = OpenNccl(); !nccl.ok()) GTEST_SKIP() << nccl.status().message();
+    if (const auto nccl = OpenTestNccl(); !nccl.ok()) GTEST_SKIP() << nccl.status().message();
   }
   void ExpectBytesOfOneRank(int tp_size, int pp_size) {
     const int n_ranks = tp_size * pp_size;
@@ -187,7 +179,7 @@ TEST_F(RankProcessesTest, TheOthersOutliveAKilledRank) {
   ForkedRanks ranks(4, 4, Wiring::kSharedMemory, [&](Mesh& mesh) -> absl::Status {
     const RankPlace place = PlaceOf(mesh.my_rank(), 2, 2);
     PrepareEnvironment(place.rank());
-    ASSIGN_OR_RETURN(const auto nccl, OpenNccl());
+    ASSIGN_OR_RETURN(const auto nccl, OpenTestNccl());
     ASSIGN_OR_RETURN(const auto rank, MakeRank(place, nccl.get()));
     RETURN_IF_ERROR(Begin(*rank, 2, &mesh));
     if (place.rank() == kVictim) {

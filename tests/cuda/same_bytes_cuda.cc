@@ -1,8 +1,8 @@
 #include <memory>
 
 #include "base/check.h"
-#include "kernels/nccl_library.h"
 #include "tests/cuda/cuda_ranks.h"
+#include "tests/cuda/test_nccl.h"
 #include "tests/property/same_bytes.h"
 #include "tests/worker/tiny_model.h"
 
@@ -13,7 +13,7 @@ namespace {
 const NcclLibrary* Nccl() {
 #ifdef BORA_FAKE_NCCL
   static const auto* const library =
-      new absl::StatusOr<std::unique_ptr<NcclLibrary>>(NcclLibrary::Open(BORA_FAKE_NCCL));
+      new absl::StatusOr<std::unique_ptr<NcclLibrary>>(OpenTestNccl());
   CHECK_OK(library->status());
   return (*library)->get();
 #else

@@ -9,10 +9,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "kernels/nccl_library.h"
 #include "model/dummy_weights.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/cuda/cuda_testing.h"
+#include "tests/cuda/test_nccl.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/reference_compare.h"
 #include "tests/worker/tiny_model.h"
@@ -25,7 +25,7 @@ constexpr uint64_t kSeed = 31;
 
 const NcclLibrary& Nccl() {
   static const auto* const library =
-      new absl::StatusOr<std::unique_ptr<NcclLibrary>>(NcclLibrary::Open(BORA_FAKE_NCCL));
+      new absl::StatusOr<std::unique_ptr<NcclLibrary>>(OpenTestNccl());
   CHECK_OK(library->status());
   return ***library;
 }

@@ -20,7 +20,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "kernels/cuda_runtime.h"
-#include "kernels/nccl_library.h"
+#include "tests/cuda/test_nccl.h"
 #include "tests/worker/comm/comm_test_util.h"
 #include "worker/cuda_collectives.h"
 #include "worker/cuda_links.h"
@@ -30,14 +30,6 @@ namespace {
 
 constexpr int kGraphOperations = 16;
 constexpr int kRounds = 30;
-
-absl::StatusOr<std::unique_ptr<NcclLibrary>> OpenNccl() {
-#ifdef BORA_FAKE_NCCL
-  return NcclLibrary::Open(BORA_FAKE_NCCL);
-#else
-  return NcclLibrary::Open();
-#endif
-}
 
 // Where the program runs on the CPU the one GPU is everybody's.
 int OrdinalOf(int rank, int n_gpus) { return rank % n_gpus; }
@@ -65,7 +57,7 @@ class RankBench {
 
   absl::Status Run(int ordinal) {
     ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(ordinal));
-    ASSIGN_OR_RETURN(const auto library, OpenNccl());
+    ASSIGN_OR_RETURN(const auto library, OpenTestNccl());
     ASSIGN_OR_RETURN(stream_, CudaStream::Create());
     CudaDevice device(stream_.get(), info.limits);
     const RankPlace place = {.tp_rank = mesh_->my_rank(), .tp_size = n_ranks_};

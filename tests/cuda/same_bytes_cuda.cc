@@ -29,7 +29,7 @@ const int kSameBytesPool = 20;
 std::vector<SameBytesLayout> SameBytesLayouts() {
   std::vector<SameBytesLayout> layouts = {{"Cuda", 1, 1, WeightFormat::kBf16, 15},
                                           {"CudaEager", 1, 1, WeightFormat::kBf16, 5}};
-  if (Nccl() != nullptr) layouts.push_back({"CudaTp2Pp2", 2, 2, WeightFormat::kBf16, 8});
+  if (Nccl() != nullptr) layouts.push_back({"CudaTp2Pp2", 2, 2, WeightFormat::kBf16, 5});
   return layouts;
 }
 

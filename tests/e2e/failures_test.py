@@ -194,7 +194,7 @@ class WorkerLossTest(FailureTestCase):
     def join_and_vanish(self, cluster):
         """A worker of the right build that loads, is told to join, and is gone; returns its JoinGroup."""
         with open(cluster.credential) as file:
-            hello = worker_pb.Hello(credential=file.read().strip(), host="vanishing", device="cpu",
+            hello = worker_pb.Hello(credential=file.read().strip(), host="vanishing", device="cpu", collectives="host",
                                     build_id=self.build_id(cluster))
         hello.endpoint.host_id, hello.endpoint.tcp_address = "vanishing", "127.0.0.1:1"
         outgoing = queue.Queue()

@@ -11,7 +11,6 @@
 
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "tests/base/sanitizers.h"
 #include "tests/worker/comm/comm_test_util.h"
 #include "worker/comm/communicator.h"
 
@@ -19,9 +18,8 @@ namespace bora {
 namespace {
 
 // Generous against the scheduling noise of a loaded machine; on an idle one an abort takes 0.1 ms
-// and a death 1 ms. Under ThreadSanitizer moving one piece of a large message takes 10 times as
-// long.
-constexpr absl::Duration kAbortLimit = absl::Milliseconds(kSanitized ? 500 : 50);
+// and a death 1 ms.
+constexpr absl::Duration kAbortLimit = absl::Milliseconds(50);
 constexpr absl::Duration kDeathLimit = absl::Seconds(1);
 
 // Blocks in `call` on rank 1 of 2 until another thread aborts it, and returns the time from there.

@@ -97,10 +97,7 @@ absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
   CHECK(epoch_ == nullptr) << "an epoch has not ended";
   RETURN_IF_ERROR(CheckEpochOptions(config(), shape(), options));
   RETURN_IF_ERROR(CheckCudaModel(config(), shape()));
-  const RankPlace place = {.stage = shape().stage,
-                           .tp_rank = shape().tp_rank,
-                           .pp_size = options.pp_size,
-                           .tp_size = shape().tp_size};
+  const RankPlace place = PlaceOf(shape(), options.pp_size);
   if (place.n_ranks() > 1 && options_.nccl == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("a group of ", place.n_ranks(), " GPUs needs NCCL"));

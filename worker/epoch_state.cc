@@ -6,14 +6,11 @@
 #include "base/status_macros.h"
 
 namespace bora {
-namespace {
 
 RankPlace PlaceOf(const RankShape& shape, int pp_size) {
   return {
       .stage = shape.stage, .tp_rank = shape.tp_rank, .pp_size = pp_size, .tp_size = shape.tp_size};
 }
-
-}  // namespace
 
 absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
                                const EpochOptions& options) {

@@ -21,6 +21,9 @@
 
 namespace bora {
 
+// Of a rank of this shape in a group of pp_size stages.
+RankPlace PlaceOf(const RankShape& shape, int pp_size);
+
 // INVALID_ARGUMENT as StepExecutor::BeginEpoch says; `config` and `shape` are the rank's.
 absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
                                const EpochOptions& options);

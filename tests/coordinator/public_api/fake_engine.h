@@ -95,16 +95,29 @@ class FakeEngine : public RequestEngine {
   }
   // Returns what OnDelta said; nothing if the request is not open.
   std::optional<bool> Emit(uint64_t handle, OutputDelta delta) {
+    std::shared_ptr<Open> open;
+    bool was_paused = false;
     {
       absl::MutexLock lock(&mutex_);
       const auto it = open_.find(handle);
       if (it == open_.end()) return std::nullopt;
-      if (delta.finish.has_value()) ++it->second->n_ended;
-      delta.last = it->second->n_ended == it->second->spec.n_candidates;
+      open = it->second;
+      if (delta.finish.has_value()) ++open->n_ended;
+      delta.last = open->n_ended == open->spec.n_candidates;
+      if (delta.last) open_.erase(it);
+      was_paused = std::exchange(open->paused, true);
     }
-    std::shared_ptr<RequestObserver> observer = Observer(handle, delta.last);
-    if (observer == nullptr) return std::nullopt;
-    return observer->OnDelta(std::move(delta));
+    const bool goes_on = open->observer->OnDelta(std::move(delta));
+    absl::MutexLock lock(&mutex_);
+    if (goes_on && !was_paused) open->paused = false;
+    return goes_on;
+  }
+  // Whether the engine makes no tokens for this request: its observer asked it to wait, and Resume
+  // has not come since.
+  bool IsPaused(uint64_t handle) const {
+    absl::MutexLock lock(&mutex_);
+    const auto it = open_.find(handle);
+    return it != open_.end() && it->second->paused;
   }
   void Fail(uint64_t handle, ApiError error) {
     std::shared_ptr<RequestObserver> observer = Observer(handle, /*last=*/true);

@@ -20,7 +20,6 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,9 +36,10 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/dummy_weights.h"
+#include "tests/bench/engine_driver.h"
+#include "tests/bench/model_shapes.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/worker/local_group.h"
-#include "tests/worker/plan_builder.h"
 
 ABSL_FLAG(std::string, shape, "1b", "Model of made-up weights: 1b, 7b, tiny64, tiny or demo.");
 ABSL_FLAG(std::string, model, "", "Directory of a checkpoint to load instead.");
@@ -61,19 +61,6 @@ ABSL_FLAG(uint64_t, seed, 1, "Of weights and prompts.");
 namespace bora {
 namespace {
 
-// Far above any step of any shape on a slow machine.
-constexpr absl::Duration kStepTimeout = absl::Minutes(10);
-
-struct NamedShape {
-  const char* name;
-  int64_t dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size;
-};
-constexpr NamedShape kShapes[] = {
-    {"1b", 2048, 5632, 22, 32, 8, 64, 32000}, {"7b", 4096, 14336, 32, 32, 8, 128, 32000},
-    {"tiny64", 128, 384, 32, 2, 1, 64, 512},  {"tiny", 128, 384, 32, 8, 2, 16, 512},
-    {"demo", 128, 256, 32, 8, 2, 16, 1024},
-};
-
 struct BenchOptions {
   bool prefill = false;      // measure prompts
   bool decode = false;       // measure decode steps
@@ -90,27 +77,6 @@ struct BenchOptions {
   // Decode steps that a sequence lives through.
   int n_steps_in_all() const { return n_decode_steps * (prompt_once ? n_repetitions : 1); }
 };
-
-absl::StatusOr<ModelConfig> ConfigOfShape(const std::string& name) {
-  for (const NamedShape& shape : kShapes) {
-    if (name != shape.name) continue;
-    ModelConfig config;
-    config.architecture = "mistral";
-    config.dim = shape.dim;
-    config.hidden_dim = shape.hidden_dim;
-    config.n_layers = shape.n_layers;
-    config.n_heads = shape.n_heads;
-    config.n_kv_heads = shape.n_kv_heads;
-    config.head_dim = shape.head_dim;
-    config.vocab_size = shape.vocab_size;
-    config.max_position = 65536;
-    config.rope_theta = 1e6;
-    config.norm_eps = 1e-5;
-    return config;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--shape=", name, " is not one of 1b, 7b, tiny64, tiny, demo"));
-}
 
 absl::StatusOr<std::unique_ptr<WeightSource>> Weights() {
   const std::string directory = absl::GetFlag(FLAGS_model);
@@ -194,128 +160,46 @@ double SecondsSince(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// Drives one group; owned by the main thread.
-class Bench {
- public:
-  Bench(LocalGroup* group, const BenchOptions& options)
-      : group_(group),
-        options_(options),
-        builder_(group->options().limits, group->epoch()),
-        random_(options.seed) {}
+// Threads, caches and lazily made memory: a step of each kind.
+absl::Status WarmUp(EngineDriver& driver, const BenchOptions& options) {
+  const int n_tokens = std::min(options.n_prompt_tokens, std::max(1, options.chunk / 8));
+  driver.OpenAll(n_tokens);
+  RETURN_IF_ERROR(driver.Prefill(n_tokens).status());
+  if (options.decode) {
+    const int n_steps = std::min(2, options.n_decode_steps);
+    RETURN_IF_ERROR(driver.Decode(n_steps, options.n_in_flight, options.random_tokens).status());
+  }
+  driver.CloseAll();
+  return absl::OkStatus();
+}
 
-  absl::StatusOr<Measurement> Run() {
-    RETURN_IF_ERROR(WarmUp());
-    for (int repetition = 0; repetition < options_.n_repetitions; ++repetition) {
-      if (repetition == 0 || !options_.prompt_once) {
-        OpenAll(options_.n_prompt_tokens);
-        RETURN_IF_ERROR(Prefill(options_.n_prompt_tokens));
-      }
-      if (options_.decode) RETURN_IF_ERROR(Decode(options_.n_decode_steps));
-      if (!options_.prompt_once) CloseAll();
+void Append(const DrivenSteps& driven, std::vector<double>* seconds,
+            std::vector<double>* step_seconds) {
+  seconds->push_back(driven.seconds);
+  for (const DrivenStep& step : driven.steps) step_seconds->push_back(step.seconds);
+}
+
+absl::StatusOr<Measurement> Measure(LocalGroup* group, const BenchOptions& options) {
+  EngineDriver driver(group, options.n_sequences, options.chunk, options.seed);
+  RETURN_IF_ERROR(WarmUp(driver, options));
+  Measurement measured;
+  for (int repetition = 0; repetition < options.n_repetitions; ++repetition) {
+    if (repetition == 0 || !options.prompt_once) {
+      driver.OpenAll(options.n_prompt_tokens);
+      ASSIGN_OR_RETURN(const DrivenSteps prompts, driver.Prefill(options.n_prompt_tokens));
+      Append(prompts, &measured.prefill_s, &measured.prefill_step_s);
     }
-    return measurement_;
-  }
-
- private:
-  // Threads, caches and lazily made memory: a step of each kind.
-  absl::Status WarmUp() {
-    const int n_tokens = std::min(options_.n_prompt_tokens, std::max(1, options_.chunk / 8));
-    OpenAll(n_tokens);
-    RETURN_IF_ERROR(Prefill(n_tokens));
-    if (options_.decode) RETURN_IF_ERROR(Decode(std::min(2, options_.n_decode_steps)));
-    CloseAll();
-    measurement_ = Measurement();
-    return absl::OkStatus();
-  }
-
-  void OpenAll(int n_prompt_tokens) {
-    SamplingParams greedy;
-    greedy.temperature = 0;
-    for (int slot = 0; slot < options_.n_sequences; ++slot) {
-      builder_.Open(slot, n_prompt_tokens, greedy);
+    if (options.decode) {
+      ASSIGN_OR_RETURN(
+          const DrivenSteps decoded,
+          driver.Decode(options.n_decode_steps, options.n_in_flight, options.random_tokens));
+      Append(decoded, &measured.decode_s, &measured.decode_step_s);
+      for (const DrivenStep& step : decoded.steps) measured.decode_busy_s += step.busy_seconds;
     }
+    if (!options.prompt_once) driver.CloseAll();
   }
-
-  void CloseAll() {
-    for (int slot = 0; slot < options_.n_sequences; ++slot) builder_.Close(slot);
-  }
-
-  // The prompts of all sequences, one after the other, in steps that are full but for the last.
-  absl::Status Prefill(int n_tokens) {
-    const auto begin = std::chrono::steady_clock::now();
-    for (int slot = 0; slot < options_.n_sequences; ++slot) {
-      for (int passed = 0; passed < n_tokens;) {
-        const int room = options_.chunk - static_cast<int>(builder_.n_plan_tokens());
-        const int n_row = std::min(room, n_tokens - passed);
-        passed += n_row;
-        builder_.AddRow(slot, RandomTokens(n_row), {.sample = passed == n_tokens});
-        if (n_row == room) RETURN_IF_ERROR(PrefillStep());
-      }
-    }
-    if (builder_.n_plan_tokens() > 0) RETURN_IF_ERROR(PrefillStep());
-    measurement_.prefill_s.push_back(SecondsSince(begin));
-    return absl::OkStatus();
-  }
-
-  absl::Status PrefillStep() {
-    const auto begin = std::chrono::steady_clock::now();
-    group_->Submit(builder_.Take());
-    RETURN_IF_ERROR(TakeResult().status());
-    measurement_.prefill_step_s.push_back(SecondsSince(begin));
-    return absl::OkStatus();
-  }
-
-  // Plans run ahead of results, as they do in the service.
-  absl::Status Decode(int n_steps) {
-    const auto begin = std::chrono::steady_clock::now();
-    auto previous = begin;
-    int n_submitted = 0;
-    for (int n_done = 0; n_done < n_steps; ++n_done) {
-      for (; n_submitted < std::min(n_steps, n_done + options_.n_in_flight); ++n_submitted) {
-        group_->Submit(DecodePlan());
-      }
-      ASSIGN_OR_RETURN(const StepResult result, TakeResult());
-      measurement_.decode_busy_s += 1e-6 * static_cast<double>(result.stage_us[0]);
-      const auto now = std::chrono::steady_clock::now();
-      measurement_.decode_step_s.push_back(std::chrono::duration<double>(now - previous).count());
-      previous = now;
-    }
-    measurement_.decode_s.push_back(SecondsSince(begin));
-    return absl::OkStatus();
-  }
-
-  StepPlan DecodePlan() {
-    for (int slot = 0; slot < options_.n_sequences; ++slot) {
-      if (options_.random_tokens) {
-        builder_.AddRow(slot, RandomTokens(1), {.sample = true});
-      } else {
-        builder_.AddLastSampledRow(slot, /*sample=*/true);
-      }
-    }
-    return builder_.Take();
-  }
-
-  absl::StatusOr<StepResult> TakeResult() {
-    ASSIGN_OR_RETURN(StepResult result, group_->WaitResult(kStepTimeout));
-    for (const SampledToken& token : result.sampled) {
-      if (token.non_finite) return absl::InternalError("logits that are not finite");
-    }
-    return result;
-  }
-
-  std::vector<int32_t> RandomTokens(int n) {
-    std::vector<int32_t> tokens(n);
-    const uint64_t vocab_size = group_->options().limits.vocab_size;
-    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % vocab_size);
-    return tokens;
-  }
-
-  LocalGroup* const group_;
-  const BenchOptions options_;
-  PlanBuilder builder_;
-  std::mt19937_64 random_;
-  Measurement measurement_;
-};
+  return measured;
+}
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -385,7 +269,7 @@ absl::Status Run() {
   Print("load_s", SecondsSince(begin), "s");
   PrintMemory(*group);
   if (options.prefill || options.decode) {
-    ASSIGN_OR_RETURN(const Measurement measured, Bench(group.get(), options).Run());
+    ASSIGN_OR_RETURN(const Measurement measured, Measure(group.get(), options));
     const double n_sequences = options.n_sequences;
     PrintSpeed("prefill", n_sequences * options.n_prompt_tokens, measured.prefill_s,
                measured.prefill_step_s);

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Builds the engine without gRPC for the GPU of this machine, tests its operations on it and measures them:
-#   tests/gpu/run.sh [tests] [bench] [torch] [sanitizers]      all four without arguments; at most 8 minutes on 16 cores
+#   tests/gpu/run.sh [tests] [bench] [model] [torch] [sanitizers]      all five without arguments; at most 8 minutes on 16 cores
 # tests       gpu_ops_test, gpu_same_bytes_test (the tests of tests/cuda on the GPU), gpu_processes_test (groups of ranks that
 #             share it) and those of cuBLASLt and NCCL
 # bench       bora-bench-gpu: rows `figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]`
-# torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`
+# model       bora-bench-gpu-model: a 7B model of made-up weights, steps and throughput beside their floors, deterministic beside
+#             fast; likewise
+# torch       tests/gpu/torch_peer.py: the same shapes by PyTorch, as rows `figure torch_...`, and generation by transformers
 # sanitizers  the tests of our own kernels under compute-sanitizer's memcheck and racecheck; last, because they are slow
 # What is missing (a GPU, compute-sanitizer, PyTorch with CUDA) is skipped: `skipped N ...` says how much; `incomplete ...` is
 # a sanitizer that found nothing before its time was over. The exit code is 0 unless the build fails, a test fails, a
@@ -17,9 +19,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
-steps=${*:-tests bench torch sanitizers}
+steps=${*:-tests bench model torch sanitizers}
 for name in $steps; do
-  case $name in tests | bench | torch | sanitizers) ;; *) sed -n '2,3p' "$0" >&2; exit 2 ;; esac
+  case $name in tests | bench | model | torch | sanitizers) ;; *) sed -n '2,3p' "$0" >&2; exit 2 ;; esac
 done
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -193,9 +195,37 @@ run_bench() {
   done
 }
 
+# The value of a figure in the outputs so far; nothing if there is none.
+value_of() {  # figure
+  cat "$logs"/* 2>/dev/null | awk -v name="$1" '$1 == "figure" && $2 == name { print $3; exit }'
+}
+
+run_model() {
+  if [ -z "$(value_of gpu_limit_read)" ]; then attempt limits 60 "$binaries/bin/bora-bench-gpu" limits; fi
+  local read gemm
+  read=$(value_of gpu_limit_read)
+  gemm=$(value_of gpu_limit_gemm)
+  attempt bora-bench-gpu-model 170 "$binaries/bin/bora-bench-gpu-model" "--read-gb-per-s=${read:-0}" "--tflop-per-s=${gemm:-0}"
+}
+
+# What is compared across programs, where both have run: ours over the peer's, more is better.
+print_ratios() {
+  local name ours peer
+  for name in "gpu_generate_512_128_tokens_per_s torch_generate_512_128_tokens_per_s" \
+              "gpu_prefill_attention_8k torch_prefill_attention_flash_8k" \
+              "gpu_prefill_attention_32k torch_prefill_attention_flash_32k"; do
+    ours=$(value_of "${name% *}")
+    peer=$(value_of "${name#* }")
+    if [ -n "$ours" ] && [ -n "$peer" ]; then
+      awk -v ours="$ours" -v peer="$peer" -v name="${name% *}" \
+        'BEGIN { printf "figure %s_over_torch %.3f ratio peer %s\n", name, ours / peer, peer }'
+    fi
+  done
+}
+
 run_torch() {
   if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-    attempt torch_peer 100 python3 tests/gpu/torch_peer.py
+    attempt torch_peer 120 python3 tests/gpu/torch_peer.py
   else
     echo "skipped 1 peer: python3 has no PyTorch that sees a GPU"
   fi
@@ -208,7 +238,8 @@ binaries=${BORA_BINARY_DIR:-}
 if [ -z "$binaries" ]; then step build; build; fi
 if wants tests; then step tests; run_tests; fi
 if wants bench; then step bench; run_bench; fi
-if wants torch; then step torch; run_torch; fi
+if wants model; then step model; run_model; fi
+if wants torch; then step torch; run_torch; print_ratios; fi
 if wants sanitizers; then step sanitizers; run_sanitizers; fi
 step "done"
 if [ ${#failures[@]} -gt 0 ]; then

@@ -3,7 +3,7 @@
 Products are torch.matmul with bf16 results (ours are float); attention is scaled_dot_product_attention with the flash and
 the cuDNN backend over contiguous keys and values (ours are paged); sampling is a sort over the vocabulary. Each is timed
 as bora-bench-gpu does it: launches recorded as a graph, weights and caches rotated so that no L2 cache holds them, the
-median of 31 replays. Meant for one machine and one run beside bora-bench-gpu; tests/gpu/run.sh calls it.
+median of 31 replays. Generation is a whole request by transformers, where that is installed. Meant for one machine and one run beside bora-bench-gpu; tests/gpu/run.sh calls it.
 """
 
 import sys
@@ -148,6 +148,38 @@ def bench_sample():
         print_us(f"sample_top_p_m{n_rows}", time_us(lambda i: sample_top_p(logits, noise, 0.9), 32))
 
 
+def bench_generate(n_prompt=512, n_output=128, device="cuda", **sizes):
+    """One request by transformers as it comes: eager, greedy, a model of random weights in bf16."""
+    try:
+        from transformers import MistralConfig, MistralForCausalLM
+    except ImportError:
+        print("skipped 1 torch_generate: no transformers")
+        return
+    shape = dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=HEADS,
+                 num_key_value_heads=KV_HEADS, vocab_size=32000, max_position_embeddings=32768, sliding_window=None)
+    config = MistralConfig(**{**shape, **sizes})
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = MistralForCausalLM(config).eval()
+    torch.set_default_dtype(default_dtype)
+    prompt = torch.randint(3, config.vocab_size, (1, n_prompt), device=device)
+    rates = []
+    for repetition in range(4):  # the first one warms up
+        begin = time.monotonic()
+        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=n_output,
+                             max_new_tokens=n_output, pad_token_id=0)
+        n_generated = out.shape[1] - n_prompt
+        out.cpu()  # waits for the device
+        if n_generated != n_output:
+            raise RuntimeError(f"transformers generated {n_generated} tokens, not {n_output}")
+        if repetition > 0:
+            rates.append(n_output / (time.monotonic() - begin))
+    rates.sort()
+    print(f"figure torch_generate_{n_prompt}_{n_output}_tokens_per_s {rates[1]:.4g} tokens/s p10 {rates[0]:.4g} "
+          f"p90 {rates[2]:.4g}", flush=True)
+
+
 def attempt(figure, bench):
     """A backend may refuse a shape: that is a row less, not the end."""
     try:
@@ -169,6 +201,7 @@ def main():
         bench_prefill_attention()
         bench_decode_attention()
         bench_sample()
+        attempt("generate", bench_generate)
     return 0
 
 

@@ -14,6 +14,11 @@
 #include "worker/sim_rank.h"
 
 namespace bora {
+namespace {
+
+constexpr absl::Duration kPoll = absl::Microseconds(20);
+
+}  // namespace
 
 // One rank: its thread runs what comes through the mailbox; everything else here is touched by that
 // thread only, but the listener, which is thread-safe.
@@ -181,9 +186,15 @@ void LocalGroup::SubmitTo(int rank, const StepPlan& plan) {
       return;
     }
     ++thread->n_begun;
-    // A plan that comes now may begin before the ones before it are finished, as far as the rank
-    // takes it.
-    while (thread->n_begun > 0 && thread->n_plans_waiting == 0) FinishPlan(*thread);
+    // A plan that comes meanwhile begins before the ones before it are finished, as far as the rank
+    // takes it: the device has the next one when it is through with this one, as in a worker.
+    while (thread->n_begun > 0 && thread->n_plans_waiting == 0) {
+      if (thread->rank->IsDone()) {
+        FinishPlan(*thread);
+      } else {
+        absl::SleepFor(kPoll);
+      }
+    }
   });
 }
 

@@ -86,5 +86,6 @@ void BenchLargeMatMul(GpuBench& bench);
 void BenchDecodeAttention(GpuBench& bench);
 void BenchPrefillAttention(GpuBench& bench);
 void BenchOperations(GpuBench& bench);
+void BenchWgmma(GpuBench& bench);
 
 }  // namespace bora

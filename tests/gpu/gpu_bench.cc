@@ -1,7 +1,7 @@
 // bora-bench-gpu: operations on one GPU beside what it can do at most, measured in the same run.
 //
-// Usage: bora-bench-gpu [PART...], the parts being limits, skinny, large, decode, prefill and
-// operations; all of them without arguments, and limits in any case. Prints
+// Usage: bora-bench-gpu [PART...], the parts being limits, skinny, large, decode, prefill,
+// operations and wgmma; all of them without arguments, and limits in any case. Prints
 //   figure NAME VALUE UNIT p10 A p90 B [limit L] [peer P] [ratio R]
 // VALUE is the median of 31 samples, A and B are their tenth and ninetieth percentile. GB/s count
 // each operand once, beside a plain read's where nearly all bytes are read (products of few rows,
@@ -28,7 +28,7 @@ struct Part {
 constexpr Part kParts[] = {{"limits", [](GpuBench&) {}},  // measured before any other
                            {"skinny", BenchSkinnyMatMul},    {"large", BenchLargeMatMul},
                            {"decode", BenchDecodeAttention}, {"prefill", BenchPrefillAttention},
-                           {"operations", BenchOperations}};
+                           {"operations", BenchOperations},  {"wgmma", BenchWgmma}};
 
 void PrintMachine(const GpuBench& bench) {
   int driver = 0;
@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
                      [&name](const bora::Part& part) { return name == part.name; })) {
       std::fprintf(stderr,
                    "usage: bora-bench-gpu [limits] [skinny] [large] [decode] [prefill] "
-                   "[operations]\n");
+                   "[operations] [wgmma]\n");
       return 2;
     }
   }

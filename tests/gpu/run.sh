@@ -197,7 +197,7 @@ run_bench() {
 
 # The value of a figure in the outputs so far; nothing if there is none.
 value_of() {  # figure
-  cat "$logs"/* 2>/dev/null | awk -v name="$1" '$1 == "figure" && $2 == name { print $3; exit }'
+  awk -v name="$1" '$1 == "figure" && $2 == name { print $3; exit }' "$logs"/* 2>/dev/null || true
 }
 
 run_model() {

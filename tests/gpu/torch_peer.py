@@ -3,7 +3,8 @@
 Products are torch.matmul with bf16 results (ours are float); attention is scaled_dot_product_attention with the flash and
 the cuDNN backend over contiguous keys and values (ours are paged); sampling is a sort over the vocabulary. Each is timed
 as bora-bench-gpu does it: launches recorded as a graph, weights and caches rotated so that no L2 cache holds them, the
-median of 31 replays. Generation is a whole request by transformers, where that is installed. Meant for one machine and one run beside bora-bench-gpu; tests/gpu/run.sh calls it.
+median of 31 replays. Generation is a whole request by transformers, where that is installed. Meant for one machine and one
+run beside bora-bench-gpu; tests/gpu/run.sh calls it.
 """
 
 import sys

@@ -194,7 +194,7 @@ absl::StatusOr<Measurement> Measure(LocalGroup* group, const BenchOptions& optio
           const DrivenSteps decoded,
           driver.Decode(options.n_decode_steps, options.n_in_flight, options.random_tokens));
       Append(decoded, &measured.decode_s, &measured.decode_step_s);
-      for (const DrivenStep& step : decoded.steps) measured.decode_busy_s += step.busy_seconds;
+      measured.decode_busy_s += decoded.busy_seconds();
     }
     if (!options.prompt_once) driver.CloseAll();
   }

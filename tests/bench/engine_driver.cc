@@ -17,11 +17,17 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
+}  // namespace
+
+double DrivenSteps::busy_seconds() const {
+  double seconds = 0;
+  for (const DrivenStep& step : steps) seconds += step.busy_seconds;
+  return seconds;
+}
+
 double BusySeconds(const StepResult& result) {
   return 1e-6 * static_cast<double>(result.stage_us[0]);
 }
-
-}  // namespace
 
 PlanWork WorkOf(const StepPlan& plan) {
   PlanWork asked;

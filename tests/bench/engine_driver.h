@@ -32,7 +32,13 @@ struct DrivenStep {
 struct DrivenSteps {
   double seconds = 0;  // from the first plan to the last result
   std::vector<DrivenStep> steps;
+
+  // Of all steps.
+  double busy_seconds() const;
 };
+
+// What the (first) stage worked in a step.
+double BusySeconds(const StepResult& result);
 
 // The next result; an error also where a token comes from logits that are not finite.
 absl::StatusOr<StepResult> TakeFiniteResult(LocalGroup& group);

@@ -15,11 +15,9 @@
 // --fast: cases that are run once more with large products left to cuBLASLt, in turns with the
 // deterministic form. A case that does not fit the memory is skipped, and so is --fast where there
 // is no cuBLASLt.
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -32,13 +30,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/flag_names.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "tests/bench/model_shapes.h"
 #include "tests/gpu/model_bench.h"
+#include "tests/model/temp_dir.h"
 
 ABSL_FLAG(std::string, shape, "7b", "Model of made-up weights: 7b, 1b, tiny64, tiny or demo.");
 ABSL_FLAG(std::vector<std::string>, cases,
@@ -106,28 +104,6 @@ absl::StatusOr<std::vector<Case>> ParseCases(const std::vector<std::string>& tex
   }
   return cases;
 }
-
-// A directory with the model's config, for as long as this lives.
-class ModelDirectoryOf {
- public:
-  explicit ModelDirectoryOf(const ModelConfig& config) {
-    std::string path = (std::filesystem::temp_directory_path() / "bora-bench-XXXXXX").string();
-    if (mkdtemp(path.data()) == nullptr) return;
-    path_ = path;
-    std::ofstream(std::filesystem::path(path) / "config.json")
-        << ToHfConfigJson(config, "bfloat16");
-  }
-  ~ModelDirectoryOf() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  ModelDirectoryOf(const ModelDirectoryOf&) = delete;
-  ModelDirectoryOf& operator=(const ModelDirectoryOf&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 double Percentile(std::vector<double> values, size_t percent) {
   std::sort(values.begin(), values.end());
@@ -219,8 +195,8 @@ absl::Status Run() {
   ASSIGN_OR_RETURN(options.config, ConfigOfShape(absl::GetFlag(FLAGS_shape)));
   ASSIGN_OR_RETURN(const std::vector<Case> cases, ParseCases(absl::GetFlag(FLAGS_cases)));
   ASSIGN_OR_RETURN(const std::vector<Case> fast, ParseCases(absl::GetFlag(FLAGS_fast)));
-  const ModelDirectoryOf directory(options.config);
-  if (directory.path().empty()) return absl::InternalError("cannot make a temporary directory");
+  const TempDir directory;
+  std::ofstream(directory.File("config.json")) << ToHfConfigJson(options.config, "bfloat16");
   options.directory = directory.path();
   options.memory_utilization = absl::GetFlag(FLAGS_memory_utilization);
   options.chunk = absl::GetFlag(FLAGS_chunk);

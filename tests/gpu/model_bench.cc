@@ -29,12 +29,6 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-double BusyPart(const DrivenSteps& driven) {
-  double busy_seconds = 0;
-  for (const DrivenStep& step : driven.steps) busy_seconds += step.busy_seconds;
-  return busy_seconds / driven.seconds;
-}
-
 RankShape WholeModel(const ModelConfig& config) {
   const auto partition = MakePartition(config, /*tp_size=*/1, /*pp_size=*/1, {});
   CHECK_OK(partition.status());
@@ -124,7 +118,7 @@ absl::StatusOr<BenchSamples> ModelBench::Decode(int n_sequences, int n_context) 
     samples.seconds.push_back(driven.steps[i].seconds);
   }
   samples.floor_seconds = FloorSeconds(driven) / kDecodeSteps;
-  samples.busy = BusyPart(driven);
+  samples.busy = driven.busy_seconds() / driven.seconds;
   samples.n_tokens = n_sequences;
   return samples;
 }
@@ -138,7 +132,7 @@ absl::StatusOr<BenchSamples> ModelBench::Prefill(int n_tokens) {
     ASSIGN_OR_RETURN(const DrivenSteps driven, driver.Prefill(n_tokens));
     driver.CloseAll();
     samples.floor_seconds = FloorSeconds(driven);
-    samples.busy = BusyPart(driven);
+    samples.busy = driven.busy_seconds() / driven.seconds;
     if (repetition > 0) samples.seconds.push_back(driven.seconds);  // the first one warms up
   }
   samples.n_tokens = 1;
@@ -195,7 +189,7 @@ absl::StatusOr<BenchSamples> ModelBench::Offline(int n_prompt_tokens, int n_outp
       group_->Submit(*plan);
     }
     ASSIGN_OR_RETURN(StepResult result, TakeFiniteResult(*group_));
-    busy_seconds += 1e-6 * static_cast<double>(result.stage_us[0]);
+    busy_seconds += BusySeconds(result);
     ASSIGN_OR_RETURN(const std::vector<SequenceProgress> progress,
                      scheduler.CompleteStep(std::move(result)));
     for (const SequenceProgress& item : progress) {

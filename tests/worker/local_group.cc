@@ -16,6 +16,7 @@
 namespace bora {
 namespace {
 
+// Between two looks at a device that works, while no plan comes.
 constexpr absl::Duration kPoll = absl::Microseconds(20);
 
 }  // namespace

@@ -63,10 +63,15 @@ GenerateReactor::GenerateReactor(Kind kind, const char* method,
   services_.n_live_calls->fetch_add(1, std::memory_order_relaxed);
 }
 
-void GenerateReactor::Start(const grpc::ByteBuffer& request) {
+void GenerateReactor::Start(const grpc::CallbackServerContext& context,
+                            const grpc::ByteBuffer& request) {
   self_ = shared_from_this();
   services_.pump->Add(self_);
-  if (request.Length() <= kMaxInlineRequestBytes) {
+  if (std::optional<ApiError> error = CheckMetadata(context)) {
+    Fail(*std::move(error));
+    return;
+  }
+  if (!TakesLong(request)) {
     Admit(request);
     return;
   }
@@ -360,7 +365,7 @@ grpc::ServerUnaryReactor* StartGenerate(grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
                                         const CallServices& services) {
   auto reactor = std::make_shared<WholeReactor>(context, response, services);
-  reactor->Start(request);
+  reactor->Start(*context, request);
   return reactor.get();
 }
 
@@ -368,7 +373,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerateStream(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
     const CallServices& services) {
   auto reactor = std::make_shared<StreamReactor>(context, services);
-  reactor->Start(request);
+  reactor->Start(*context, request);
   return reactor.get();
 }
 

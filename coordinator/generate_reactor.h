@@ -41,16 +41,12 @@ struct CallServices {
   absl::Duration slow_reader_timeout;
 };
 
-// Requests of more bytes than this are parsed and tokenized on the task pool: at 3 MB/s this much
-// takes 5 ms, and gRPC has as few as two threads for all callbacks.
-inline constexpr size_t kMaxInlineRequestBytes = 16 << 10;
-
 class GenerateReactor : public RequestObserver,
                         public Pumped,
                         public std::enable_shared_from_this<GenerateReactor> {
  public:
   // Takes the call on. The object must be held by a shared_ptr.
-  void Start(const grpc::ByteBuffer& request);
+  void Start(const grpc::CallbackServerContext& context, const grpc::ByteBuffer& request);
 
   // RequestObserver.
   bool OnDelta(OutputDelta delta) final;

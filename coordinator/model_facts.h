@@ -20,6 +20,11 @@ inline constexpr int32_t kMaxTenantBytes = 64;
 inline constexpr int32_t kMaxCandidates = 16;
 // gRPC's default for what a client receives; requests are held to the same.
 inline constexpr int32_t kMaxMessageBytes = 4 << 20;
+// Of a call's metadata, as HTTP/2 counts it: names, values and 32 bytes each. Room for a large
+// token or a browser's cookies.
+inline constexpr int32_t kMaxMetadataBytes = 16 << 10;
+// Streams of one connection; a client that opens more waits for one to end.
+inline constexpr int32_t kMaxConnectionStreams = 256;
 // A quarter of the largest message. 32k tokens of English are about 130 kB.
 inline constexpr int32_t kMaxPromptBytes = 1 << 20;
 // Rule (e) of GenerateStream.

@@ -40,7 +40,14 @@ bool IsLoopback(absl::string_view address) {
 
 // Dead peers are found within 40 s; silent connections cost a descriptor for 5 s at most, idle ones
 // for 5 minutes; long-lived ones are closed after 30 minutes so that balancers can move them, with
-// a grace above the longest stream. Streams, messages and headers of one connection are bounded.
+// a grace above the longest stream. Streams, messages and headers of one connection are bounded:
+// what a connection may hold is kMaxConnectionStreams times a message.
+//
+// gRPC's own limits of a call are above those that this server promises (kMaxMessageBytes,
+// kMaxMetadataBytes), so that a call a little too large gets an answer that says why. For metadata
+// there is no other way: gRPC 1.51 ends the connection, with all its calls, when a call's metadata
+// are larger than its limit, since it leaves the rest of the header block unread and loses the
+// compression state. 1 MiB is what Go's HTTP server takes; proxies let less pass.
 void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -50,12 +57,15 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 10 * 60'000);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 5 * 60'000);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 256);
-  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 8 << 10);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConnectionStreams);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);
+  // See request_compression.h. What is called deflate cannot be told from a message.
+  builder->AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5'000);
   // Two coordinators must not share a port without knowing it.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder->SetMaxReceiveMessageSize(2 * kMaxMessageBytes);
   builder->SetMaxSendMessageSize(kMaxMessageBytes);
   grpc::ResourceQuota quota("bora-public");
   const int n_cores = static_cast<int>(std::thread::hardware_concurrency());

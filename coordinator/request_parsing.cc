@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/model_facts.h"
+#include "coordinator/request_compression.h"
+#include "coordinator/rpc_record.h"
 #include "coordinator/violations.h"
 #include "model/utf8.h"
 
@@ -74,16 +77,29 @@ void FindInvalidUtf8(const pb::Message& message, const pb::Descriptor& original,
 }  // namespace
 
 std::optional<ApiError> ParseRequest(const grpc::ByteBuffer& bytes, pb::Message* message) {
-  grpc::ByteBuffer copy(bytes);  // shares the slices
+  if (bytes.Length() > kMaxMessageBytes) {
+    return MessageTooLarge(static_cast<int64_t>(bytes.Length()), /*exact=*/true);
+  }
+  grpc::ByteBuffer plain(bytes);  // shares the slices
+  if (IsGzip(plain)) {
+    if (std::optional<ApiError> error = Inflate(kMaxMessageBytes, &plain)) return error;
+  }
+  grpc::ByteBuffer copy(plain);  // parsing consumes it
   if (grpc::SerializationTraits<pb::Message>::Deserialize(&copy, message).ok()) {
     return std::nullopt;
   }
   grpc::Slice slice;
-  if (!bytes.DumpToSingleSlice(&slice).ok()) {
+  if (!plain.DumpToSingleSlice(&slice).ok()) {
     return DiagnoseUnparsable("", *message);
   }
   return DiagnoseUnparsable(
       absl::string_view(reinterpret_cast<const char*>(slice.begin()), slice.size()), *message);
+}
+
+bool TakesLong(const grpc::ByteBuffer& bytes) {
+  constexpr size_t kMaxInlineRequestBytes = 16 << 10;
+  if (bytes.Length() > kMaxMessageBytes) return false;
+  return bytes.Length() > kMaxInlineRequestBytes || IsGzip(bytes);
 }
 
 ApiError DiagnoseUnparsable(absl::string_view bytes, const pb::Message& message) {

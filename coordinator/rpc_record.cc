@@ -1,14 +1,29 @@
 #include "coordinator/rpc_record.h"
 
 #include <chrono>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
+#include "coordinator/model_facts.h"
 #include "coordinator/request_validator.h"
+#include "coordinator/violations.h"
 
 namespace bora {
+namespace {
+
+// With the code that gRPC itself has for calls that are too large.
+ApiError CallTooLarge(std::string field, std::string value, std::string limit) {
+  Violations violations;
+  violations.AddLimit(std::move(field), std::move(value), std::move(limit));
+  ApiError error = violations.TakeError();
+  error.code = absl::StatusCode::kResourceExhausted;
+  return error;
+}
+
+}  // namespace
 
 RpcRecord MakeRpcRecord(const char* method, const grpc::CallbackServerContext& context) {
   RpcRecord record;
@@ -54,6 +69,22 @@ ApiError QueueFull(absl::string_view queue, int64_t capacity) {
   error.metadata = {{"queue", std::string(queue)}, {"queueDepth", absl::StrCat(capacity)}};
   error.retry_delay = absl::Seconds(1);
   return error;
+}
+
+std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context) {
+  constexpr int64_t kEntryBytes = 32;  // RFC 9113, 6.5.2
+  int64_t n_bytes = 0;
+  for (const auto& [name, value] : context.client_metadata()) {
+    n_bytes += static_cast<int64_t>(name.size() + value.size()) + kEntryBytes;
+  }
+  if (n_bytes <= kMaxMetadataBytes) return std::nullopt;
+  return CallTooLarge("(metadata)", absl::StrCat(n_bytes, " bytes"),
+                      absl::StrCat("at most ", kMaxMetadataBytes, " bytes"));
+}
+
+ApiError MessageTooLarge(int64_t n_bytes, bool exact) {
+  return CallTooLarge("(message)", absl::StrCat(exact ? "" : "at least ", n_bytes, " bytes"),
+                      absl::StrCat("at most ", kMaxMessageBytes, " bytes"));
 }
 
 ApiError AnswerTooLarge(int64_t n_bytes) {

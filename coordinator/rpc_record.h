@@ -5,6 +5,7 @@
 #include <grpcpp/server_context.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -40,6 +41,14 @@ void RecordCancelled(RpcRecord* record);
 
 // The error of a call that arrives when there is no place to carry it out.
 ApiError QueueFull(absl::string_view queue, int64_t capacity);
+
+// LIMIT_EXCEEDED, unless the call's metadata are within kMaxMetadataBytes. gRPC lets larger ones
+// pass, see SetLimits in public_server.cc.
+std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context);
+
+// RESOURCE_EXHAUSTED with LIMIT_EXCEEDED: a request has n_bytes, or at least so many unless
+// `exact`, more than kMaxMessageBytes.
+ApiError MessageTooLarge(int64_t n_bytes, bool exact);
 
 // LIMIT_EXCEEDED: the answer is larger than clients accept.
 ApiError AnswerTooLarge(int64_t n_bytes);

@@ -40,7 +40,9 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 
   void Start(const grpc::ByteBuffer& bytes) {
     context_->AddTrailingMetadata("x-request-id", record_.request_id);
-    if (bytes.Length() <= kMaxInlineRequestBytes) {
+    if (const std::optional<ApiError> error = CheckMetadata(*context_)) {
+      Fail(*error);
+    } else if (!TakesLong(bytes)) {
       Run(bytes);
     } else if (!services_.tasks->TryRun([this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
       Fail(QueueFull("tokenizer", static_cast<int64_t>(services_.tasks->max_num_waiting())));

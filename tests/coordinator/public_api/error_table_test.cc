@@ -242,8 +242,53 @@ TEST_F(ErrorTableTest, UnknownModel) {
 
 TEST_F(ErrorTableTest, MessageTooLarge) {
   v1::GenerateRequest request = Valid();
+  request.mutable_prompt()->set_text(std::string(5'000'000, 'a'));
+  const ClientError error = Generate(request);
+  EXPECT_EQ(error.code, grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(error.reason, "LIMIT_EXCEEDED");
+  EXPECT_THAT(error.violations, UnorderedElementsAre(Key("(message)")));
+  EXPECT_THAT(error.message, HasSubstr("at most 4194304 bytes"));
+  // Beyond twice the limit gRPC answers.
   request.mutable_prompt()->set_text(std::string(10'000'000, 'a'));
   EXPECT_EQ(Generate(request).code, grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(ErrorTableTest, MetadataTooLarge) {
+  // As HTTP/2 counts: 32 bytes for each entry; gRPC adds the agent's name and version.
+  for (const auto& [n_entries, value_bytes] : {std::pair(1, 17'000), std::pair(400, 10)}) {
+    grpc::ClientContext context;
+    for (int i = 0; i < n_entries; ++i) {
+      context.AddMetadata(absl::StrCat("key", i), std::string(value_bytes, 'v'));
+    }
+    v1::TokenizeRequest request;
+    request.add_texts("ab");
+    v1::TokenizeResponse response;
+    const ClientError error = Check(Decode(server_.stub->Tokenize(&context, request, &response)));
+    EXPECT_EQ(error.code, grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(error.reason, "LIMIT_EXCEEDED");
+    EXPECT_THAT(error.violations, UnorderedElementsAre(Key("(metadata)")));
+    EXPECT_THAT(error.message, HasSubstr("at most 16384 bytes"));
+  }
+}
+
+TEST_F(ErrorTableTest, CompressedRequestsCountAsWhatTheyHold) {
+  for (const size_t n_bytes : {size_t{60'000}, size_t{4'000'000}, size_t{5'000'000}}) {
+    v1::TokenizeRequest request;
+    request.add_texts(std::string(n_bytes, 'z'));
+    grpc::ClientContext context;
+    context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+    v1::TokenizeResponse response;
+    const grpc::Status status = server_.stub->Tokenize(&context, request, &response);
+    if (n_bytes < 1 << 20) {
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      EXPECT_GT(response.results(0).token_ids_size(), 1);
+      continue;
+    }
+    const ClientError error = Check(Decode(status));
+    EXPECT_EQ(error.reason, "LIMIT_EXCEEDED");
+    EXPECT_THAT(error.violations,
+                UnorderedElementsAre(Key(n_bytes > 4 << 20 ? "(message)" : "texts[0]")));
+  }
 }
 
 TEST_F(ErrorTableTest, RefusalsOfTheEngineCarryRetryDelayAndPushback) {

@@ -99,7 +99,7 @@ class CpuDevice::Team {
     for (std::thread& helper : helpers_) helper.join();
   }
 
-  void Run(int64_t n_items, int64_t n_chunks, absl::FunctionRef<void(int64_t, int64_t)> body) {
+  void Run(int64_t n_items, int64_t n_chunks, ThreadBody body) {
     body_ = &body;
     n_items_ = n_items;
     n_chunks_ = n_chunks;
@@ -162,21 +162,22 @@ class CpuDevice::Team {
     int64_t n_run = 0;
     for (int64_t chunk = ClaimFirst(shares_[my_idx]); chunk >= 0;
          chunk = ClaimFirst(shares_[my_idx])) {
-      RunChunk(chunk);
+      RunChunk(my_idx, chunk);
       ++n_run;
     }
     for (size_t i = 1; i < shares_.size(); ++i) {
       Share& other = shares_[(my_idx + i) % shares_.size()];
       for (int64_t chunk = ClaimLast(other); chunk >= 0; chunk = ClaimLast(other)) {
-        RunChunk(chunk);
+        RunChunk(my_idx, chunk);
         ++n_run;
       }
     }
     return n_run;
   }
 
-  void RunChunk(int64_t chunk) {
-    (*body_)(n_items_ * chunk / n_chunks_, n_items_ * (chunk + 1) / n_chunks_);
+  void RunChunk(size_t my_idx, int64_t chunk) {
+    (*body_)(static_cast<int>(my_idx), n_items_ * chunk / n_chunks_,
+             n_items_ * (chunk + 1) / n_chunks_);
   }
 
   // A chunk from either end, or -1 when none is left.
@@ -230,7 +231,7 @@ class CpuDevice::Team {
   }
 
   // Written by the owner between jobs.
-  const absl::FunctionRef<void(int64_t, int64_t)>* body_ = nullptr;
+  const ThreadBody* body_ = nullptr;
   int64_t n_items_ = 0;
   int64_t n_chunks_ = 0;
   Counters counters_;
@@ -244,10 +245,11 @@ class CpuDevice::Team {
   std::vector<std::thread> helpers_;  // last: they use all of the above
 };
 
-CpuDevice::CpuDevice(int n_threads, SimdLevel level)
-    : CpuDevice(CpuDeviceOptions{.n_threads = n_threads, .level = level}) {}
+CpuDevice::CpuDevice(int n_threads, const SimdChoice& simd)
+    : CpuDevice(CpuDeviceOptions{.n_threads = n_threads, .simd = simd}) {}
 
-CpuDevice::CpuDevice(const CpuDeviceOptions& options) : simd_(&GetSimdKernels(options.level)) {
+CpuDevice::CpuDevice(const CpuDeviceOptions& options)
+    : simd_choice_(options.simd), simd_(&GetSimdKernels(options.simd.level)) {
   Resize(options.n_threads, options.cpus);
 }
 
@@ -263,12 +265,16 @@ CpuDevice::~CpuDevice() = default;
 
 void CpuDevice::ParallelFor(int64_t n_items, int64_t grain,
                             absl::FunctionRef<void(int64_t, int64_t)> body) {
+  ParallelForThreads(n_items, grain, [body](int, int64_t begin, int64_t end) { body(begin, end); });
+}
+
+void CpuDevice::ParallelForThreads(int64_t n_items, int64_t grain, ThreadBody body) {
   CHECK_GT(grain, 0);
   if (n_items <= 0) return;
   const FlushSubnormals flush;
   const int64_t n_chunks = std::min(n_items / grain, n_threads_ * kChunksPerThread);
   if (n_threads_ == 1 || n_chunks <= 1) {
-    body(0, n_items);
+    body(0, 0, n_items);
     return;
   }
   team_->Run(n_items, n_chunks, body);

@@ -9,6 +9,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "base/bf16.h"
+#include "kernels/simd_choice.h"
 
 namespace bora {
 
@@ -28,21 +29,12 @@ struct Weight {
   int64_t n_cols = 0;
 };
 
-// Instruction sets that the inner loops are compiled for. All give the same bits (kernels/simd.h).
-enum class SimdLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
-
-// Whether this machine can run the level, and the best that it can.
-bool SimdLevelAvailable(SimdLevel level);
-SimdLevel BestSimdLevel();
-// "portable", "AVX2", "AVX-512" or "AVX-512 BF16".
-const char* SimdLevelName(SimdLevel level);
-
 struct SimdKernels;
 class CudaDevice;
 
 struct CpuDeviceOptions {
   int n_threads = 1;                  // >= 1, with the caller's
-  SimdLevel level = BestSimdLevel();  // must be available
+  SimdChoice simd = BestSimdLevel();  // of levels that must be available
   // Where threads are pinned, the caller's (for good) to the first, its helpers to the following
   // ones, from the beginning again when there are fewer CPUs than threads. Empty: nowhere.
   std::vector<int> cpus = {};
@@ -53,7 +45,7 @@ struct CpuDeviceOptions {
 class CpuDevice {
  public:
   explicit CpuDevice(const CpuDeviceOptions& options);
-  explicit CpuDevice(int n_threads, SimdLevel level = BestSimdLevel());
+  explicit CpuDevice(int n_threads, const SimdChoice& simd = BestSimdLevel());
   ~CpuDevice();
   CpuDevice(const CpuDevice&) = delete;
   CpuDevice& operator=(const CpuDevice&) = delete;
@@ -63,8 +55,9 @@ class CpuDevice {
   // Another number of threads and other CPUs, as in CpuDeviceOptions, for what comes after.
   void Resize(int n_threads, const std::vector<int>& cpus);
 
-  // The inner loops for this device's instruction set.
+  // The inner loops for this device's instruction set, and which operations take others.
   const SimdKernels& simd() const { return *simd_; }
+  const SimdChoice& simd_choice() const { return simd_choice_; }
 
   // Calls body(begin, end) on disjoint ranges that cover [0, n_items), and returns when all have
   // returned. Where the ranges are cut must not influence results: every item is computed by
@@ -72,6 +65,10 @@ class CpuDevice {
   // Inside a body subnormal floats count as zero (FTZ and DAZ on x86).
   // Must not be called from inside a body. Takes no lock and allocates nothing.
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
+
+  // The same with the number of the thread, in [0, n_threads), for working memory of its own.
+  using ThreadBody = absl::FunctionRef<void(int thread, int64_t begin, int64_t end)>;
+  void ParallelForThreads(int64_t n_items, int64_t grain, ThreadBody body);
 
   // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
   // valid until the next call. It grows to the largest request and is then reused: who asks for
@@ -94,7 +91,8 @@ class CpuDevice {
   };
 
   int n_threads_ = 0;
-  const SimdKernels* simd_;
+  const SimdChoice simd_choice_;
+  const SimdKernels* const simd_;
   std::unique_ptr<Team> team_;
   std::unique_ptr<float, FreeDeleter> scratch_;
   int64_t scratch_floats_ = 0;

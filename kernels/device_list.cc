@@ -3,13 +3,16 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/device.h"
 
 namespace bora {
 
-std::vector<std::string> ListDevices() {
+std::vector<std::string> ListDevices(const SimdChoice& simd) {
+  std::string levels;
+  for (SimdLevel level : AvailableSimdLevels()) {
+    absl::StrAppend(&levels, levels.empty() ? "" : ", ", SimdLevelName(level));
+  }
   return {absl::StrCat("cpu: ", std::thread::hardware_concurrency(), " threads, ",
-                       SimdLevelName(BestSimdLevel()))};
+                       DescribeSimdChoice(simd), " (has ", levels, ")")};
 }
 
 }  // namespace bora

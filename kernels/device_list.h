@@ -4,9 +4,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/simd_choice.h"
+
 namespace bora {
 
-// "cpu: 8 threads, AVX-512".
-std::vector<std::string> ListDevices();
+// "cpu: 8 threads, avx512bf16 (has avx512bf16, avx512, avx2, portable)".
+std::vector<std::string> ListDevices(const SimdChoice& simd);
 
 }  // namespace bora

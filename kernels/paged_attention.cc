@@ -19,6 +19,7 @@ constexpr int64_t kTileQueries = 48;
 // A decoding token takes several KV heads together where each has at most so many queries: their
 // keys and values are then read in the order in which they lie in memory.
 constexpr int64_t kStreamedQueries = 8;
+constexpr int64_t kFewQueries = 8;  // as SimdChoice::bf16_attention divides them
 // Lanes of a block's maxima and sums; there are at most as many blocks as queries.
 constexpr int64_t kBlockLanes = 16;
 constexpr int64_t kTileLanes = kTileQueries * kBlockLanes;
@@ -35,7 +36,9 @@ int64_t SumStride(const KvCacheShape& cache) { return RoundUp(cache.head_dim, kS
 
 struct AttentionCall {
   const SimdKernels& simd;
-  const AttentionKernels& kernels;
+  // For up to kFewQueries queries of a KV head, and for more.
+  const AttentionKernels* few_queries;
+  const AttentionKernels* many_queries;
   const StepTokensView& tokens;
   const KvLayerView& cache;
   const float* qkv;
@@ -49,6 +52,9 @@ struct AttentionCall {
     return (n_heads + 2 * cache.shape.local_n_kv_heads) * cache.shape.head_dim;
   }
   int64_t sum_stride() const { return SumStride(cache.shape); }
+  const AttentionKernels& KernelsFor(int64_t n_queries) const {
+    return n_queries <= kFewQueries ? *few_queries : *many_queries;
+  }
 };
 
 // Neighbouring queries of a row and a range of their splits: some tokens x some heads of one KV
@@ -240,35 +246,36 @@ void ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& result) 
   if (first == block.n) return;
   const int64_t begin = block.begin + first, n = block.n - first;
   const int64_t n_positions = PositionsOf(begin + n - 1, split);
-  call_.kernels.scores({.queries = queries_ + begin * kQuerySteps,
-                        .n_queries = n,
-                        .heads = heads,
-                        .keys = runs_.keys(),
-                        .n_runs = CeilDiv(n_positions, call_.run_positions),
-                        .run_positions = call_.run_positions,
-                        .n_steps = shape.head_dim * DTypeBytes(shape.dtype) / 4,
-                        .step_bytes = shape.block_size * 4,
-                        .scores = scores_});
+  const AttentionKernels& kernels = call_.KernelsFor(n);
+  kernels.scores({.queries = queries_ + begin * kQuerySteps,
+                  .n_queries = n,
+                  .heads = heads,
+                  .keys = runs_.keys(),
+                  .n_runs = CeilDiv(n_positions, call_.run_positions),
+                  .run_positions = call_.run_positions,
+                  .n_steps = shape.head_dim * DTypeBytes(shape.dtype) / 4,
+                  .step_bytes = shape.block_size * 4,
+                  .scores = scores_});
   const int64_t n_padded = RoundUp(n_positions, 2 * kSimdLanes);
   for (int64_t head = 0; head < heads.n; ++head) {
     for (int64_t q = 0; q < n; ++q) {
       const SoftmaxSums sums =
-          call_.kernels.softmax(scores_ + (head * n + q) * kScoreFloats,
-                                PositionsOf(begin + q, split), n_padded, call_.scale);
+          kernels.softmax(scores_ + (head * n + q) * kScoreFloats, PositionsOf(begin + q, split),
+                          n_padded, call_.scale);
       const int64_t lane = (i + head) * kBlockLanes + first + q;
       result.max[lane] = sums.max;
       result.sum[lane] = sums.sum;
     }
   }
-  call_.kernels.values({.probs = scores_,
-                        .n_queries = n,
-                        .heads = heads,
-                        .values = runs_.values(),
-                        .run_positions = call_.run_positions,
-                        .n_positions = n_positions,
-                        .head_dim = shape.head_dim,
-                        .sums = result.values + begin * call_.sum_stride(),
-                        .sum_stride = call_.sum_stride()});
+  kernels.values({.probs = scores_,
+                  .n_queries = n,
+                  .heads = heads,
+                  .values = runs_.values(),
+                  .run_positions = call_.run_positions,
+                  .n_positions = n_positions,
+                  .head_dim = shape.head_dim,
+                  .sums = result.values + begin * call_.sum_stride(),
+                  .sum_stride = call_.sum_stride()});
 }
 
 void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {
@@ -508,8 +515,15 @@ void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t loc
   CHECK(shape.dtype == DType::kF32 || shape.block_size % 2 == 0)
       << "block_size " << shape.block_size << " is odd: a bf16 cache holds pairs of positions";
   if (tokens.n_tokens == 0) return;
+  const auto kernels = [&](int i) {
+    const SimdChoice& choice = device.simd_choice();
+    const bool is_bf16 = shape.dtype == DType::kBf16;
+    return &GetSimdKernels(is_bf16 ? choice.bf16_attention[i] : choice.level)
+                .attention[static_cast<int>(shape.dtype)];
+  };
   Run(device, {.simd = device.simd(),
-               .kernels = device.simd().attention[static_cast<int>(shape.dtype)],
+               .few_queries = kernels(0),
+               .many_queries = kernels(1),
                .tokens = tokens,
                .cache = cache,
                .qkv = qkv,

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "kernels/exact_math.h"
 #include "kernels/packed_weight.h"
+#include "kernels/simd_choice.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -60,48 +61,6 @@
 #endif
 
 namespace bora {
-
-bool SimdLevelAvailable(SimdLevel level) {
-#if defined(__x86_64__)
-  switch (level) {
-    case SimdLevel::kPortable:
-      return true;
-    case SimdLevel::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case SimdLevel::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-             SimdLevelAvailable(SimdLevel::kAvx2);
-    case SimdLevel::kAvx512Bf16:
-      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-             SimdLevelAvailable(SimdLevel::kAvx512);
-  }
-  return false;
-#else
-  return level == SimdLevel::kPortable;
-#endif
-}
-
-SimdLevel BestSimdLevel() {
-  for (SimdLevel level : {SimdLevel::kAvx512Bf16, SimdLevel::kAvx512, SimdLevel::kAvx2}) {
-    if (SimdLevelAvailable(level)) return level;
-  }
-  return SimdLevel::kPortable;
-}
-
-const char* SimdLevelName(SimdLevel level) {
-  switch (level) {
-    case SimdLevel::kPortable:
-      return "portable";
-    case SimdLevel::kAvx2:
-      return "AVX2";
-    case SimdLevel::kAvx512:
-      return "AVX-512";
-    case SimdLevel::kAvx512Bf16:
-      return "AVX-512 BF16";
-  }
-  return "unknown";
-}
 
 const SimdKernels& GetSimdKernels(SimdLevel level) {
   CHECK(SimdLevelAvailable(level))

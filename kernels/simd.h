@@ -6,7 +6,9 @@
 #include <cstdint>
 
 #include "base/bf16.h"
+#include "base/int_math.h"
 #include "kernels/device.h"
+#include "kernels/packed_weight.h"
 
 namespace bora {
 
@@ -37,10 +39,31 @@ struct MatMulTask {
   int64_t n_leaves = 1;
   int64_t leaf_cols = 0;
   int64_t group_cols = 0;  // int8
-  float* y = nullptr;      // [m, y_stride]
+  // [WideFloats] to turn panels into floats in, for kernels that widen; null: in the inner loop.
+  float* wide = nullptr;
+  float* y = nullptr;  // [m, y_stride]
   int64_t y_stride = 0;
   int64_t n_outputs = 0;  // columns of y to write; the last panel may have more rows
 };
+
+// Leaves of a panel that are turned into floats together: as many as 256 KiB hold, at least one.
+inline constexpr int64_t kWideBytes = 256 << 10;
+inline constexpr int64_t kMaxWideLeafBytes = 512 << 10;
+constexpr int64_t WideLeafBytes(int64_t leaf_cols) { return leaf_cols * kPanelRows * 4; }
+constexpr int64_t WideLeaves(int64_t n_leaves, int64_t leaf_cols) {
+  const int64_t n = kWideBytes / WideLeafBytes(leaf_cols);
+  return n < 1 ? 1 : n < n_leaves ? n : n_leaves;
+}
+// What a tile keeps of its leaves' sums meanwhile.
+inline constexpr int64_t kWideStackFloats = 3 * kMaxTileRows * kPanelRows;
+// MatMulTask::wide for n_tiles tiles of x; 0 when a leaf is too long to be widened as a whole.
+inline int64_t WideFloats(const PackedWeight& w, int64_t n_tiles) {
+  const int64_t leaf_bytes = WideLeafBytes(w.leaf_cols());
+  if (leaf_bytes > kMaxWideLeafBytes) return 0;
+  return RoundUp(
+      WideLeaves(w.n_leaves, w.leaf_cols()) * leaf_bytes / 4 + n_tiles * kWideStackFloats,
+      kSimdLanes);
+}
 
 struct MatMulKernels {
   // Packs n_rows rows [n_rows, n_cols] as one tile of `task`, whose x is not looked at.
@@ -48,6 +71,7 @@ struct MatMulKernels {
                float* tile);
   void (*multiply)(const MatMulTask& task);
   int64_t step_floats;  // 4-byte elements that one row of x takes in a tile for each step
+  bool widens;          // whether it looks at MatMulTask::wide
 };
 
 // Attention takes the positions of a split in runs: up to 16 neighbours inside a block, whose keys

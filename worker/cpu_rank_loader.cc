@@ -16,7 +16,7 @@
 namespace bora {
 
 std::string CpuRankLoader::DeviceName() const {
-  std::string name = absl::StrCat("cpu (", SimdLevelName(BestSimdLevel()));
+  std::string name = absl::StrCat("cpu (", DescribeSimdChoice(options_.simd));
   if (const int n_threads = n_threads_; n_threads > 0) {
     absl::StrAppend(&name, ", ", n_threads, " threads");
   }
@@ -29,7 +29,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  device_ = std::make_unique<CpuDevice>(1);
+  device_ = std::make_unique<CpuDevice>(1, options_.simd);
   // Where the others are is known when the group is joined; until then all may be here.
   ShareHost(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
   LoadOptions load_options = options;
@@ -59,7 +59,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
                              {"layer_begin", shape.layers.begin},
                              {"layer_end", shape.layers.end},
                              {"bytes", loaded.weight_bytes},
-                             {"instruction_set", SimdLevelName(BestSimdLevel())},
+                             {"instruction_set", DescribeSimdChoice(options_.simd)},
                              {"threads", device_->n_threads()},
                              {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
   return result;

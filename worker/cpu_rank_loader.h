@@ -15,6 +15,7 @@ struct CpuRankOptions {
   // Pipeline stages count too: with several batches under way they all work at the same time.
   int n_threads = 0;
   bool pin_threads = false;  // to CPUs of their own as far as there are enough
+  SimdChoice simd = BestSimdLevel();
 };
 
 // Owned by the rank thread, but DeviceName.

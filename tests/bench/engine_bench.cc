@@ -45,6 +45,7 @@ ABSL_FLAG(std::string, shape, "1b", "Model of made-up weights: 1b, 7b, tiny64, t
 ABSL_FLAG(std::string, model, "", "Directory of a checkpoint to load instead.");
 ABSL_FLAG(std::string, dtype, "bf16", "bf16, f32, or int8: matrices in 8 bits, the rest in bf16.");
 ABSL_FLAG(std::string, device, "cpu", "cpu, or cuda: the first GPU, in builds with CUDA.");
+ABSL_FLAG(std::string, isa, "auto", "Instruction set of the CPU, as bora-worker's.");
 ABSL_FLAG(bool, graphs, true, "With --device=cuda: steps of decoding are launched as graphs.");
 ABSL_FLAG(int, threads, 2, "Threads of all ranks together.");
 ABSL_FLAG(int, tp, 1, "Tensor parallel ranks; divides --threads.");
@@ -256,6 +257,7 @@ absl::Status Run() {
   group_options.load.drops_what_was_read =
       ParameterCount(weights->config()) * 2 > sysconf(_SC_AVPHYS_PAGES) * sysconf(_SC_PAGESIZE) / 4;
   group_options.n_threads = absl::GetFlag(FLAGS_threads) / group_options.tp_size;
+  ASSIGN_OR_RETURN(group_options.simd, SimdChoiceByName(absl::GetFlag(FLAGS_isa)));
   group_options.limits = LimitsFor(options, weights->config());
   if (absl::GetFlag(FLAGS_device) == "cuda") {
     group_options.make_rank = CudaRanks({.use_graphs = absl::GetFlag(FLAGS_graphs)});

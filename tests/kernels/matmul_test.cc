@@ -80,6 +80,13 @@ std::vector<float> RoundedRow(const PackedWeight& weight, const float* x) {
   return row;
 }
 
+// One level, all products with widened panels or none.
+SimdChoice Widened(SimdLevel level, bool widened) {
+  SimdChoice choice(level);
+  for (ProductLoops& loops : choice.bf16_products) loops.widened = widened;
+  return choice;
+}
+
 class MatMulTest : public testing::TestWithParam<WeightFormat> {};
 
 constexpr int64_t kShapes[][2] = {{1, 1},    {2, 2},    {3, 7},   {5, 16},  {16, 33},
@@ -161,7 +168,7 @@ TEST_P(MatMulTest, SameBitsForEveryLevelThreadCountAndNumberOfRows) {
     const std::vector<float> want = RunMatMul(first, problem, m_max);
     for (SimdLevel level : AvailableSimdLevels()) {
       for (int n_threads : {1, 2, 3}) {
-        CpuDevice device(n_threads, level);
+        CpuDevice device(n_threads, Widened(level, n_threads != 2));
         for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 64, 257, 550}) {
           const std::vector<float> got = RunMatMul(device, problem, m);
           EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
@@ -169,6 +176,42 @@ TEST_P(MatMulTest, SameBitsForEveryLevelThreadCountAndNumberOfRows) {
         }
       }
     }
+  }
+}
+
+// Panels longer than what is widened at a time, and leaves too long for it: the bits of the loop
+// that widens every step, and the scratch that was said.
+TEST(MatMulWidenedTest, SameBitsForLongPanels) {
+  struct Case {
+    int64_t n_cols, n_leaves;
+  };
+  for (const Case& c : {Case{8192, 8}, Case{6144, 2}, Case{4096, 1}, Case{5000, 1}}) {
+    const int64_t m = 61, n = 70;
+    const Problem problem = MakeProblem(WeightFormat::kBf16, m, n, c.n_cols, c.n_leaves);
+    for (SimdLevel level : AvailableSimdLevels()) {
+      CpuDevice in_loop(1, Widened(level, false));
+      const std::vector<float> want = RunMatMul(in_loop, problem, m);
+      CpuDevice device(3, Widened(level, true));
+      EXPECT_EQ(RunMatMul(device, problem, m), want)
+          << SimdLevelName(level) << " " << c.n_cols << " columns in " << c.n_leaves << " leaves";
+    }
+  }
+}
+
+// Every class of rows with a level of its own.
+TEST(MatMulWidenedTest, SameBitsWhateverIsChosenForEachNumberOfRows) {
+  const std::vector<SimdLevel> levels = AvailableSimdLevels();
+  SimdChoice mixed(levels[0]);
+  for (int i = 0; i < kNumRowClasses; ++i) {
+    mixed.bf16_products[i] = {levels[i % levels.size()], i % 2 == 0};
+  }
+  const int64_t m_max = 60, n = 67, k = 96;
+  const Problem problem = MakeProblem(WeightFormat::kBf16, m_max, n, k, 4);
+  CpuDevice plain(1), device(2, mixed);
+  const std::vector<float> want = RunMatMul(plain, problem, m_max);
+  for (int64_t m = 1; m <= m_max; ++m) {
+    const std::vector<float> got = RunMatMul(device, problem, m);
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0) << m << " rows";
   }
 }
 

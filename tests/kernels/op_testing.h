@@ -23,15 +23,6 @@ namespace bora {
 inline constexpr double kFloatEps = 0x1p-24;
 inline constexpr double kBf16Eps = 0x1p-8;
 
-inline std::vector<SimdLevel> AvailableSimdLevels() {
-  std::vector<SimdLevel> levels;
-  for (SimdLevel level :
-       {SimdLevel::kPortable, SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kAvx512Bf16}) {
-    if (SimdLevelAvailable(level)) levels.push_back(level);
-  }
-  return levels;
-}
-
 // Uniform in [-1, 1), a pure function of seed and index.
 inline std::vector<float> RandomFloats(int64_t n, uint64_t seed) {
   std::vector<float> values(n);

@@ -168,6 +168,32 @@ TEST(EngineTest, ThreadsOfADeviceDoNotChangeBits) {
             -1);
 }
 
+// Each instruction set by itself, and one for each number of rows with panels widened or not.
+TEST(EngineTest, InstructionSetsDoNotChangeBits) {
+  const std::vector<WorkRequest> requests = RandomRequests(TinyLimits(), 12, kSeed + 9);
+  const std::vector<SimdLevel> levels = AvailableSimdLevels();
+  std::vector<SimdChoice> choices(levels.begin(), levels.end());
+  SimdChoice mixed(levels[0]);
+  for (int i = 0; i < kNumRowClasses; ++i) {
+    mixed.bf16_products[i] = {levels[(i + 1) % levels.size()], i % 2 == 0};
+  }
+  mixed.bf16_attention[1] = levels.back();
+  choices.push_back(mixed);
+  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kF32}) {
+    std::vector<WorkOutcome> first;
+    for (const SimdChoice& choice : choices) {
+      const auto group =
+          StartGroup({.precision = PrecisionOf(format), .n_threads = 2, .simd = choice});
+      ASSERT_NE(group, nullptr);
+      const std::vector<WorkOutcome> outcomes = Expect(RunShuffled(*group, requests, 3, kSeed));
+      ExpectAllFinite(outcomes);
+      if (first.empty()) first = outcomes;
+      EXPECT_EQ(FirstDifference(first, outcomes), -1)
+          << FormatName(format) << ": " << DescribeSimdChoice(choice);
+    }
+  }
+}
+
 // Three ranks do not divide the 8 leaves of a sum: each has a tree of its own, and
 // log-probabilities differ by rounding. A sum of K terms in another order moves by about sqrt(K)
 // units in the last place of its magnitude; the 2 sums per layer of up to K = 96 terms act like 8

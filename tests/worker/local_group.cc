@@ -95,7 +95,7 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
       rank.rank = std::make_unique<SimRank>(weights.config(), shape, *options_.sim_cost);
       return absl::OkStatus();
     }
-    rank.device = std::make_unique<CpuDevice>(options_.n_threads);
+    rank.device = std::make_unique<CpuDevice>(options_.n_threads, options_.simd);
     ASSIGN_OR_RETURN(
         std::unique_ptr<RankWeights> loaded,
         RankWeights::Load(weights, shape, options_.precision, *rank.device, options_.load));

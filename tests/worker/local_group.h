@@ -28,6 +28,7 @@ struct LocalGroupOptions {
   GroupLimits limits;
   Precision precision = DType::kF32;
   int n_threads = 1;  // of each rank
+  SimdChoice simd = BestSimdLevel();
   RankOptions rank;
   std::optional<SimCost> sim_cost;  // simulated ranks, which use only the weights' config
   // Ranks of another kind: called on each rank's thread, which the rank stays on.

@@ -45,12 +45,12 @@ class Limits:
         return values[len(values) // 2] if is_bandwidth else values[-1]
 
     def peak(self, dtype):
-        """Operations/s of the dtype's dot products, or None."""
+        """Operations/s of the dtype's products by the better unit, or None."""
         giga = self.value({"bf16": "limit_bf16", "int8": "limit_int8", "f32": "limit_fp32"}[dtype])
         return giga and giga * 1e9
 
     def prefill(self, shape, dtype):
-        """Prompt tokens/s at the peak of the dtype's dot products: layers only, without attention."""
+        """Prompt tokens/s at the peak of the dtype's products: layers only, without attention."""
         peak = self.peak(dtype)
         return peak and peak / (2 * shape.n_matrix_parameters())
 

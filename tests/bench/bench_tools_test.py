@@ -200,7 +200,7 @@ class CpuVsPeerTest(unittest.TestCase):
                    "--retries", "0"]
         code, out = self.run_main(*options)
         self.assertEqual(code, 0, out)
-        self.assertRegex(out, r"figure tiny64_decode_1 [0-9.e+]+ tokens/s\n")
+        self.assertRegex(out, r"figure tiny64_decode_1 [0-9.e+]+ tokens/s( disturbed [0-9.]+)?\n")
         self.assertRegex(out, r"figure limit_read_bandwidth [0-9.]+ GB/s\n")
         with tempfile.TemporaryDirectory() as directory:
             for name in ("llama-bench", "llama-batched-bench"):
@@ -210,9 +210,9 @@ class CpuVsPeerTest(unittest.TestCase):
                 os.chmod(path, 0o755)
             code, out = self.run_main("--peer-bin", directory, *options)
         self.assertEqual(code, 0, out)
-        row = re.search(r"figure tiny64_decode_1 ([0-9.e+]+) tokens/s peer 200 ratio ([0-9.]+)\n", out)
+        row = re.search(r"figure tiny64_decode_1 ([0-9.e+]+) tokens/s peer 200 ratio ([0-9.]+)( disturbed [0-9.]+)?\n", out)
         self.assertAlmostEqual(float(row[1]) / 200 / float(row[2]), 1, delta=0.01)
-        self.assertRegex(out, r"figure tiny64_decode_32 [0-9.e+]+ tokens/s peer 400 ratio [0-9.]+\n")
+        self.assertRegex(out, r"figure tiny64_decode_32 [0-9.e+]+ tokens/s peer 400 ratio [0-9.]+( disturbed [0-9.]+)?\n")
 
     def test_a_side_that_fails_is_reported_and_the_exit_code_says_so(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -224,6 +224,27 @@ class CpuVsPeerTest(unittest.TestCase):
                                       "--wait-quiet", "0")
         self.assertEqual(code, 1)
         self.assertIn("# tiny64_decode_1 failed: llama-bench ended with 1: cannot", out)
+
+    def test_a_doubtful_row_says_so_itself(self):
+        quiet_side = [(10.0, 0.01), (11.0, 0.12)]
+        self.assertEqual(cpu_vs_peer.remarks_on([quiet_side, [(5.0, 0.0)]]), "")
+        # Others had most of a core even in the quietest attempt.
+        self.assertEqual(cpu_vs_peer.remarks_on([quiet_side, [(5.0, 0.85)]]), " disturbed 0.85")
+        # Nobody was seen, but one sample is twice the other.
+        self.assertEqual(cpu_vs_peer.remarks_on([[(10.0, 0.0), (21.0, 0.0)], quiet_side]), " jumps 2.1")
+        self.assertEqual(cpu_vs_peer.remarks_on([[(10.0, 0.2), (21.0, 0.0)]]), " disturbed 0.20 jumps 2.1")
+        row = cpu_vs_peer.Figure("x", "tokens/s").row(20, 40, 10, " disturbed 0.85")
+        self.assertEqual(row, "figure x 20 tokens/s limit 40 peer 10 ratio 2 disturbed 0.85")
+
+    def test_the_limit_of_bf16_is_that_of_the_better_unit(self):
+        command = [os.path.join(os.environ["BORA_BINARY_DIR"], "bin", "bora-bench-limits"), "--threads=1", "--rounds=1",
+                   "--buffer_mib=1"]
+        rows = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        best = {name: float(value) for _, name, value, _ in (row.split() for row in rows) if name.endswith("_best")}
+        if "limit_fp32_best" in best:
+            self.assertIn("limit_bf16_best", best)
+        if "limit_vdpbf16ps_best" in best:
+            self.assertIn("limit_fp32_best", best)
 
     def test_ratios_say_more_is_better(self):
         speed = cpu_vs_peer.Figure("x", "tokens/s")

@@ -4,9 +4,10 @@
   cpu_vs_peer.py [--peer-bin DIR] [--figures a,b] [--quick] [--alternations N] [--threads N] [--work-dir DIR]
                  [--wait-quiet S] [--retries N]
 
-Rows are `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]`: medians over alternations ours, peer, ours, peer, ... Ratio is
-ours over the peer's, or over the limit where there is no peer; of seconds and milliseconds the inverse, so more is better.
-Limits are measured before every run. Lines that begin with # are remarks: all samples, and how many cores other processes
+Rows are `figure NAME VALUE UNIT [limit L] [peer P] [ratio R] [disturbed CORES] [jumps FACTOR]`: medians over alternations ours,
+peer, ours, peer, ... Ratio is ours over the peer's, or over the limit where there is no peer; of seconds and milliseconds the
+inverse, so more is better. A row that ends with `disturbed` or `jumps` is worth nothing: even the quietest attempts at one of its
+samples had so many cores in other hands, or samples of one side lie so far apart. Limits are measured before every run. Lines that begin with # are remarks: all samples, and how many cores other processes
 had meanwhile, in brackets behind each sample. Models are random weights of one shape, in the same data type on both sides.
 
 Without --figures it runs everything but the 7B shape (30 GB of files, half an hour): name those figures to get them.
@@ -37,14 +38,14 @@ class Figure:
     limit: typing.Callable[[Limits], float] | None = None
     less_is_better: bool = False
 
-    def row(self, ours, limit, peer):
+    def row(self, ours, limit, peer, remarks=""):
         text = f"figure {self.name} {ours:.4g} {self.unit}"
         text += f" limit {limit:.4g}" if limit else ""
         text += f" peer {peer:.4g}" if peer else ""
         other = peer or limit
         if other and ours:
             text += f" ratio {other / ours if self.less_is_better else ours / other:.3g}"
-        return text
+        return text + remarks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +200,21 @@ def remark(text):
     print(f"# {text}", flush=True)
 
 
+# Samples of one side whose greatest is more than so many times the least are not of one machine: decoding, which depends on the
+# memory's speed of the minute, varies by 15 % from run to run.
+JUMP = 1.5
+
+
+def remarks_on(sides):
+    """What makes a row doubtful, as its end. sides: for each side its [(value, foreign cores)]."""
+    text = ""
+    foreign_cores = max(foreign for pairs in sides for _, foreign in pairs)
+    if foreign_cores > bench_process.Quiet.FOREIGN_CORES_MAX:
+        text += f" disturbed {foreign_cores:.2f}"
+    jump = max(max(values) / min(values) for values in ([value for value, _ in pairs] for pairs in sides) if min(values) > 0)
+    return text + (f" jumps {jump:.2g}" if jump > JUMP else "")
+
+
 def execute(run, names, sides, limits, quiet, args):
     """Prints the rows of one Run. False when a program failed."""
     samples = {side.name: {} for side in sides}
@@ -217,14 +233,15 @@ def execute(run, names, sides, limits, quiet, args):
     for figure in run.figures:
         if figure.name not in names:
             continue
-        medians = {}
+        medians, sides_pairs = {}, []
         for side, values in samples.items():
             if pairs := values.get(figure.name):
+                sides_pairs.append(pairs)
                 medians[side] = median([value for value, _ in pairs])
                 each = ", ".join(f"{value:.4g} ({foreign:.2f})" for value, foreign in pairs)
                 remark(f"{figure.name} {side}: {each}")
         limit = figure.limit(limits) if figure.limit else None
-        print(figure.row(medians["ours"], limit, medians.get("peer")), flush=True)
+        print(figure.row(medians["ours"], limit, medians.get("peer"), remarks_on(sides_pairs)), flush=True)
     return True
 
 
@@ -269,7 +286,7 @@ def main():
             if args.names & {figure.name for figure in run.figures}:
                 ok &= execute(run, args.names, sides, limits, quiet, args)
         limits.first_of_comparison = 0
-        for name in ("limit_read_bandwidth", "limit_fp32", "limit_bf16", "limit_int8"):
+        for name in ("limit_read_bandwidth", "limit_fp32", "limit_bf16", "limit_vdpbf16ps", "limit_int8"):
             if limits.value(name):
                 unit = {"limit_read_bandwidth": "GB/s", "limit_int8": "Gop/s"}.get(name, "GFLOP/s")
                 print(f"figure {name} {limits.value(name):.4g} {unit}")

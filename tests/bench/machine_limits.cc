@@ -5,7 +5,10 @@
 // once:
 //   limit_read_bandwidth   sequential reads of memory in huge pages, one stream a thread
 //   limit_fp32             multiply-adds of floats, registers only, in the widest vectors there are
-//   limit_bf16             vdpbf16ps, where the machine has it
+//   limit_bf16             products of bf16: the better of vdpbf16ps and of limit_fp32's
+//   instruction,
+//                          since bf16 may be multiplied as floats too
+//   limit_vdpbf16ps        that instruction alone, where the machine has it
 //   limit_int8             vpdpbusd, where the machine has it
 // A multiply-add counts as two operations. Rounds of all probes alternate, so that a noisy minute
 // meets all of them.
@@ -27,10 +30,7 @@
 #include "absl/flags/usage.h"
 #include "base/check.h"
 #include "base/flag_names.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "tests/bench/peak_loops.h"
 
 ABSL_FLAG(int, threads, 2, "Threads that work at the same time.");
 ABSL_FLAG(int, rounds, 9, "Rounds of each probe.");
@@ -39,99 +39,8 @@ ABSL_FLAG(int64_t, buffer_mib, 1024, "Memory that a round reads, over all thread
 namespace bora {
 namespace {
 
-// Makes the compiler believe that somebody reads what `data` points to.
-inline void KeepAlive(const void* data) { asm volatile("" : : "r"(data) : "memory"); }
-
-// Enough independent chains to hide the latency of a multiply-add (4 cycles, up to two a cycle) and
-// few enough for 16 vector registers of AVX2 with two constants.
-constexpr int kChains = 12;
-
-// Loops of kChains operations that take a few milliseconds: long beside a thread's wake-up.
+// Loops that take a few milliseconds: long beside a thread's wake-up.
 constexpr int64_t kPeakLoops = 2'000'000;
-
-// Sums [data, data + n) bytes, n a multiple of 4096, asking for memory `ahead` bytes early (0:
-// not).
-using ReadFunction = void (*)(const uint8_t* data, int64_t n, int64_t ahead);
-// Does n_loops * kChains operations.
-using PeakFunction = void (*)(int64_t n_loops);
-
-void ReadPortable(const uint8_t* data, int64_t n, int64_t ahead) {
-  uint64_t lanes[8] = {};
-  for (int64_t i = 0; i < n; i += 64) {
-    if (ahead > 0) __builtin_prefetch(data + i + ahead);
-    for (int lane = 0; lane < 8; ++lane) {
-      uint64_t word;
-      std::memcpy(&word, data + i + 8 * lane, 8);
-      lanes[lane] ^= word;
-    }
-  }
-  KeepAlive(lanes);
-}
-
-#if defined(__x86_64__)
-
-__attribute__((target("avx512f"))) void ReadAvx512(const uint8_t* data, int64_t n, int64_t ahead) {
-  __m512i lanes[4] = {};
-  for (int64_t i = 0; i < n; i += 256) {
-#pragma GCC unroll 4
-    for (int lane = 0; lane < 4; ++lane) {
-      const uint8_t* const line = data + i + 64 * lane;
-      if (ahead > 0) _mm_prefetch(reinterpret_cast<const char*>(line + ahead), _MM_HINT_T0);
-      lanes[lane] = _mm512_xor_si512(lanes[lane], _mm512_load_si512(line));
-    }
-  }
-  KeepAlive(lanes);
-}
-
-// acc = acc / 2 + 1 stays near 2: neither infinite nor denormal.
-__attribute__((target("avx2,fma"))) void FmaAvx2(int64_t n_loops) {
-  const __m256 half = _mm256_set1_ps(0.5f);
-  const __m256 one = _mm256_set1_ps(1.0f);
-  __m256 acc[kChains];
-  for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
-  for (int64_t loop = 0; loop < n_loops; ++loop) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) acc[i] = _mm256_fmadd_ps(acc[i], half, one);
-  }
-  KeepAlive(acc);
-}
-
-__attribute__((target("avx512f"))) void FmaAvx512(int64_t n_loops) {
-  const __m512 half = _mm512_set1_ps(0.5f);
-  const __m512 one = _mm512_set1_ps(1.0f);
-  __m512 acc[kChains];
-  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int64_t loop = 0; loop < n_loops; ++loop) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) acc[i] = _mm512_fmadd_ps(acc[i], half, one);
-  }
-  KeepAlive(acc);
-}
-
-__attribute__((target("avx512f,avx512bf16"))) void DotBf16(int64_t n_loops) {
-  const __m512 ones = _mm512_set1_ps(1.0f);
-  const __m512bh pairs = _mm512_cvtne2ps_pbh(ones, ones);
-  __m512 acc[kChains];
-  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int64_t loop = 0; loop < n_loops; ++loop) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], pairs, pairs);
-  }
-  KeepAlive(acc);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) void DotInt8(int64_t n_loops) {
-  const __m512i bytes = _mm512_set1_epi32(0x01020304);
-  __m512i acc[kChains];
-  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_epi32(i);
-  for (int64_t loop = 0; loop < n_loops; ++loop) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], bytes, bytes);
-  }
-  KeepAlive(acc);
-}
-
-#endif
 
 // Threads that start a piece of work together; run from one thread.
 class Team {
@@ -205,47 +114,31 @@ class Buffer {
   void* data_;
 };
 
-// Which distance is best depends on the machine, so the figure is the best of these.
-constexpr int64_t kPrefetchBytes[] = {0, 1024, 4096};
-
 void AddReadProbes(const Buffer& buffer, int64_t bytes, int n_threads, std::vector<Probe>* probes) {
-  ReadFunction read = ReadPortable;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) read = ReadAvx512;
-#endif
   const int64_t share = bytes / n_threads / 4096 * 4096;
   for (const int64_t ahead : kPrefetchBytes) {
     const uint8_t* const data = buffer.data();
     probes->push_back({"limit_read_bandwidth", "GB/s",
                        1e-9 * static_cast<double>(share * n_threads),
-                       [=](int thread) { read(data + thread * share, share, ahead); }});
+                       [=](int thread) { ReadMemory(data + thread * share, share, ahead); }});
   }
 }
 
-void AddPeakProbe(const char* name, const char* unit, int operations, PeakFunction peak,
-                  int n_threads, std::vector<Probe>* probes) {
-  const double giga = 1e-9 * static_cast<double>(kPeakLoops) * kChains * operations * n_threads;
-  probes->push_back({name, unit, giga, [peak](int) { peak(kPeakLoops); }});
+void AddPeakProbe(const char* name, const PeakLoop& peak, int n_threads,
+                  std::vector<Probe>* probes) {
+  const double giga = 1e-9 * static_cast<double>(kPeakLoops) * kPeakChains *
+                      static_cast<double>(peak.operations) * n_threads;
+  probes->push_back({name, peak.unit, giga, [peak](int) { peak.run(kPeakLoops); }});
 }
 
 void AddPeakProbes(int n_threads, std::vector<Probe>* probes) {
-#if defined(__x86_64__)
-  // Operations of one instruction: lanes times products in a lane times two.
-  if (__builtin_cpu_supports("avx512f")) {
-    AddPeakProbe("limit_fp32", "GFLOP/s", 32, FmaAvx512, n_threads, probes);
-  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    AddPeakProbe("limit_fp32", "GFLOP/s", 16, FmaAvx2, n_threads, probes);
-  }
-  if (__builtin_cpu_supports("avx512bf16")) {
-    AddPeakProbe("limit_bf16", "GFLOP/s", 64, DotBf16, n_threads, probes);
-  }
-  if (__builtin_cpu_supports("avx512vnni")) {
-    AddPeakProbe("limit_int8", "Gop/s", 128, DotInt8, n_threads, probes);
-  }
-#else
-  (void)n_threads;
-  (void)probes;
-#endif
+  const PeakLoops peaks = ThisMachinesPeakLoops();
+  if (peaks.fp32) AddPeakProbe("limit_fp32", *peaks.fp32, n_threads, probes);
+  // Two ways to one limit, which lie side by side.
+  if (peaks.fp32) AddPeakProbe("limit_bf16", *peaks.fp32, n_threads, probes);
+  if (peaks.bf16) AddPeakProbe("limit_bf16", *peaks.bf16, n_threads, probes);
+  if (peaks.bf16) AddPeakProbe("limit_vdpbf16ps", *peaks.bf16, n_threads, probes);
+  if (peaks.int8) AddPeakProbe("limit_int8", *peaks.int8, n_threads, probes);
 }
 
 double Median(std::vector<double> values) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R.
+# Runs one benchmark and prints `figure NAME VALUE UNIT [limit L] [peer P] [ratio R]` rows; more is better for R. A row that ends with
+# `disturbed CORES` was measured while others had so many cores, and one with `jumps FACTOR` from samples that far apart: no figures.
 #   tests/bench/run.sh serve_smoke | plan_cost | prefix_cache | preemption | itl_under_prefill | pipeline_bubble | fairness | comm | kernels | device | limits | engine [FLAGS] |
 #                      dummy_7b | cpu_vs_peer [OPTIONS]
 # prefix_cache, preemption: what sharing KV blocks and having too few of them do to a service. itl_under_prefill: how long

@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 import unittest
 
-from bora_e2e import DEMO_MODEL, Cluster, binary, collect, make_checkpoint, stream_request, wait_until
+from bora_e2e import (DEMO_MODEL, Cluster, binary, collect, make_checkpoint, stream_request, wait_until,
+                      write_credential)
 
 USAGE = 2
 # A word of Abseil's: a flag that is not known or does not parse ends the process before our code sees it.
@@ -335,8 +336,7 @@ class BadModelTest(unittest.TestCase):
     def test_worker_with_another_credential_is_refused(self):
         with Cluster(model=self.model, start_workers=False) as cluster:
             other = self.path("credential")
-            with open(other, "w") as file:
-                file.write("something else\n")
+            write_credential(other, "something else than the credential")
             worker = cluster.start_worker(credential=other)
             self.assertEqual(worker.wait(15), REFUSED)
             self.assertIn("credential", worker.log())

@@ -57,6 +57,12 @@ def make_checkpoint(directory, **flags):
     return directory
 
 
+def write_credential(path, credential):
+    """A file that only its owner can read, as the programs want it."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(credential + "\n")
+
+
 class Stub:
     """The public services over one channel, by hand, so that no generated gRPC code is needed."""
 
@@ -214,8 +220,7 @@ class Cluster:
         self.processes, self.workers = [], []
         self.coordinator = self.stub = None
         self.credential = os.path.join(self.directory, "credential")
-        with open(self.credential, "w") as file:
-            file.write("test-credential-" + os.urandom(8).hex() + "\n")
+        write_credential(self.credential, "test-credential-" + os.urandom(8).hex())
 
     def __enter__(self):
         try:

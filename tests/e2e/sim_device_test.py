@@ -59,7 +59,7 @@ class SimDeviceTest(unittest.TestCase):
         ):
             with self.subTest(device=device):
                 result = subprocess.run([binary("bora-worker"), f"--device={device}"], capture_output=True, text=True,
-                                        env=dict(os.environ, BORA_WORKER_CREDENTIAL="x"), timeout=20)
+                                        env=dict(os.environ, BORA_WORKER_CREDENTIAL="of some length, as it must be"), timeout=20)
                 self.assertEqual(result.returncode, 2)
                 self.assertIn(message, result.stderr)
 

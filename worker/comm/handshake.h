@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/hmac.h"
 
 namespace bora {
 
@@ -27,9 +28,6 @@ inline constexpr std::array<char, 8> kHandshakeMagic = {'B', 'O', 'R', 'A', 'L',
 inline constexpr uint32_t kHandshakeVersion = 1;
 inline constexpr uint32_t kReadyMagic = 0x52454459;  // "YDER"
 inline constexpr int64_t kMinSecretBytes = 16;
-
-using Nonce = std::array<uint8_t, 32>;
-using Mac = std::array<uint8_t, 32>;
 
 struct HelloMessage {
   std::array<char, 8> magic = kHandshakeMagic;
@@ -56,17 +54,9 @@ struct ReadyMessage {
 
 enum class HandshakeRole { kConnector, kAcceptor };
 
-// 32 bytes of the kernel's generator.
-Nonce RandomNonce();
-
-Mac HmacSha256(absl::string_view key, absl::Span<const uint8_t> message);
-
 // What `role` sends to prove that it knows the secret.
 Mac HandshakeProof(absl::string_view secret, HandshakeRole role, const HelloMessage& hello,
                    const Nonce& acceptor_nonce);
-
-// Compares in constant time.
-bool SameMac(const Mac& a, const Mac& b);
 
 // Magic, version and link kind of a Hello that came from anywhere; the rest needs the epoch's data.
 absl::Status CheckHello(const HelloMessage& hello);

@@ -15,17 +15,6 @@ namespace {
 
 constexpr absl::Duration kJoinRetryDelay = absl::Milliseconds(300);
 
-// Compares in a time that depends on the lengths only, so that a credential cannot be guessed byte
-// by byte.
-bool ConstantTimeEqual(const std::string& a, const std::string& b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^
-                  static_cast<unsigned char>(b.empty() ? 0xff : b[i % b.size()]);
-  }
-  return difference == 0;
-}
-
 }  // namespace
 
 Cluster::Cluster(ClusterOptions options, ClusterObserver* observer,
@@ -47,9 +36,6 @@ Cluster::Worker* Cluster::Find(const WorkerLink* link) {
 }
 
 absl::Status Cluster::CheckHello(const Hello& hello) const {
-  if (!ConstantTimeEqual(hello.credential, options_.credential)) {
-    return absl::UnauthenticatedError("worker credential is wrong");
-  }
   if (hello.build_id != options_.build_id) {
     return absl::FailedPreconditionError(absl::StrCat("worker on ", hello.host, " is build ",
                                                       hello.build_id, ", coordinator is build ",
@@ -91,7 +77,6 @@ void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, a
   auto worker = std::make_unique<Worker>();
   worker->link = std::move(link);
   worker->hello = hello;
-  worker->hello.credential.clear();
   worker->worker_id = next_worker_id_++;
   worker->last_heard = now;
   worker->link->Send(

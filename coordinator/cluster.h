@@ -34,8 +34,7 @@ class WorkerLink {
 };
 
 struct ClusterOptions {
-  std::string build_id;    // workers of another build are refused
-  std::string credential;  // workers with another credential are refused
+  std::string build_id;  // workers of another build are refused
   // What the group loads; stage and tensor_rank are filled in for each worker.
   LoadModel load;
   // n_blocks is computed: what fits every rank.

@@ -50,8 +50,8 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
     : options_(std::move(options)),
       tokenizer_(tokenizer),
       on_serving_changed_(std::move(on_serving_changed)),
-      // What is pushed is bounded elsewhere: requests by max_num_queued_reqs and slots, worker
-      // messages by workers and steps in flight.
+      // What is pushed is bounded elsewhere: requests by max_num_queued_reqs and slots, messages of
+      // each worker by its WorkerInbox.
       mailbox_(std::numeric_limits<size_t>::max()),
       places_(options_.max_num_queued_reqs),
       retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
@@ -116,8 +116,9 @@ void Engine::OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) {
   mailbox_.PushUnbounded(AttachedEvent{std::move(link), std::move(hello)});
 }
 
-void Engine::OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message) {
-  mailbox_.PushUnbounded(MessageEvent{std::move(link), std::move(message)});
+void Engine::OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message,
+                             std::shared_ptr<void> receipt) {
+  mailbox_.PushUnbounded(MessageEvent{std::move(link), std::move(message), std::move(receipt)});
 }
 
 void Engine::OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) {

@@ -30,6 +30,7 @@
 #include "coordinator/request_engine.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/server_snapshot.h"
+#include "coordinator/worker_events.h"
 #include "model/tokenizer.h"
 #include "model/worker_protocol.h"
 
@@ -49,7 +50,7 @@ struct EngineOptions {
 };
 
 // Thread-safe: Start once, Stop once; everything else from any thread in between.
-class Engine final : public RequestEngine, private ClusterObserver {
+class Engine final : public RequestEngine, public WorkerEvents, private ClusterObserver {
  public:
   // `tokenizer` outlives the engine. `on_serving_changed` is called on the engine thread whenever
   // the server begins or ceases to serve; it does not serve at first, nor while it drains.
@@ -83,9 +84,10 @@ class Engine final : public RequestEngine, private ClusterObserver {
 
   // The worker edge. The cluster calls a link on the engine thread until it has closed it or learnt
   // that it is gone.
-  void OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello);
-  void OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message);
-  void OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason);
+  void OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) override;
+  void OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message,
+                       std::shared_ptr<void> receipt) override;
+  void OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) override;
 
   // At most about 100 ms old.
   ServerSnapshot Snapshot() const override;
@@ -118,6 +120,7 @@ class Engine final : public RequestEngine, private ClusterObserver {
   struct MessageEvent {
     std::shared_ptr<WorkerLink> link;
     WorkerMessage message;
+    std::shared_ptr<void> receipt;
   };
   struct GoneEvent {
     std::shared_ptr<WorkerLink> link;

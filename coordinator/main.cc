@@ -26,7 +26,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/public_server.h"
 #include "coordinator/server_config.h"
-#include "coordinator/worker_service.h"
+#include "coordinator/worker_server.h"
 
 ABSL_FLAG(std::string, model, "", "Model directory: Hugging Face or Mistral layout. Required.");
 ABSL_FLAG(std::string, served_model_name, "", "Name in the API. Default: the directory's name.");
@@ -86,7 +86,6 @@ namespace {
 
 constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
-constexpr int kMaxWorkerMessageBytes = 64 << 20;
 
 absl::StatusOr<ServerFlags> ReadFlags() {
   ServerFlags flags;
@@ -135,23 +134,6 @@ absl::Status CheckWorkerListen(const std::string& credential) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> StartWorkerServer(WorkerServiceImpl* service,
-                                                                int* port) {
-  const std::string address = absl::GetFlag(FLAGS_worker_listen);
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
-  builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(kMaxWorkerMessageBytes);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000);
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || *port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on --worker-listen=", address, ": is the port in use?"));
-  }
-  return server;
-}
-
 // Waits for SIGTERM or SIGINT; a second one ends the process at once.
 void WaitForSignal() {
   sigset_t signals;
@@ -194,13 +176,16 @@ int Run() {
   if (!clients.ok()) return Fail(clients.status(), kExitCannotStart);
   public_server = clients->get();
   engine.Start();
-  WorkerServiceImpl worker_service(&engine);
-  int worker_port = 0;
-  const absl::StatusOr<std::unique_ptr<grpc::Server>> workers =
-      StartWorkerServer(&worker_service, &worker_port);
-  if (!workers.ok()) return Fail(workers.status(), kExitCannotStart);
+  const ClusterOptions& cluster = config->engine.cluster;
+  const auto n_stages = static_cast<int32_t>(cluster.load.layers_per_stage.size());
+  const absl::StatusOr<std::unique_ptr<WorkerServer>> workers = WorkerServer::Start(
+      absl::GetFlag(FLAGS_worker_listen),
+      {flags->worker_credential, WorkerMessageLimits::Of(cluster.limits, n_stages)}, &engine);
+  if (!workers.ok()) {
+    return Fail(Annotate(workers.status(), "--worker-listen"), kExitCannotStart);
+  }
   LogInfo("listening", {{"port", (*clients)->port()},
-                        {"worker_port", worker_port},
+                        {"worker_port", (*workers)->port()},
                         {"model", config->model_facts.name},
                         {"max_model_len", config->model_facts.context_length},
                         {"dtype", config->model_facts.dtype}});
@@ -213,7 +198,7 @@ int Run() {
   // The last messages of streams that have ended are still being written.
   (*clients)->Shutdown(absl::Now() + absl::Seconds(2));
   engine.Stop();
-  (*workers)->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  (*workers)->Shutdown(absl::Now() + absl::Seconds(1));
   LogInfo("stopped");
   return 0;
 }

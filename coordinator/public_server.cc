@@ -126,6 +126,7 @@ absl::Status PublicServer::Listen(const std::string& address) {
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(&inference_service_);
   builder.RegisterService(&model_service_);
+  builder.RegisterCallbackGenericService(&unknown_methods_);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) {
     return absl::UnavailableError(

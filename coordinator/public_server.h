@@ -18,6 +18,7 @@
 #include "coordinator/model_facts.h"
 #include "coordinator/model_service.h"
 #include "coordinator/request_engine.h"
+#include "coordinator/unknown_methods.h"
 #include "model/tokenizer.h"
 
 namespace bora {
@@ -73,6 +74,7 @@ class PublicServer {
   CallServices services_;
   InferenceServiceImpl inference_service_;
   ModelServiceImpl model_service_;
+  UnknownMethods unknown_methods_{kWorkerMethods, kOnClientPort};
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };

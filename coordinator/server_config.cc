@@ -209,7 +209,6 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
 
   ClusterOptions& cluster = config.engine.cluster;
   cluster.build_id = BuildId();
-  cluster.credential = flags.worker_credential;
   cluster.fingerprint = weights.fingerprint;
   // Workers may have another working directory.
   cluster.load.model_path = std::filesystem::absolute(flags.model).lexically_normal().string();

@@ -2,76 +2,94 @@
 
 #include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
 
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "base/check.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "coordinator/api_error_status.h"
-#include "model/worker_codec.h"
+#include "coordinator/worker_inbox.h"
+#include "model/peer_text.h"
+#include "model/worker_auth.h"
 
 namespace bora {
 namespace {
 
 namespace pb = worker::v1alpha1;
 
-// A stream that has not said hello is a stranger: few of them, and not for long.
-constexpr int kMaxStrangers = 64;
+// A stream that has not proved the credential is a stranger: few of them, and not for long. With
+// what gRPC has received of a stranger's message, which it holds until the message is whole, they
+// take this many times MaxWorkerMessageBytes at most.
+constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
-// Messages that wait for a worker that does not read. Plans in flight are bounded by the lanes,
-// heartbeats by the heartbeat timeout.
+// Of all messages before the worker is attached: nonces, a proof, names and addresses.
+constexpr size_t kMaxFirstBytes = 64 << 10;
+// Messages to a worker that does not read. Plans in flight are bounded by the stages, heartbeats by
+// the heartbeat timeout.
 constexpr size_t kMaxQueuedMessages = 256;
+// Messages of a worker that the engine has not got to. A worker says something twice a second, five
+// times while it loads, and once for each of the few plans in flight: this is half a minute.
+constexpr int64_t kMaxWaitingMessages = 256;
+// A worker that is told why its stream ends has this long to read what is before it.
+constexpr std::chrono::seconds kCloseTimeout(1);
+
+// "ipv4:10.0.0.1:5123" without the port, so that connections of one host are one host's.
+std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
+
+template <typename Message>
+grpc::ByteBuffer Serialize(const Message& message) {
+  grpc::ByteBuffer bytes;
+  bool own_buffer = false;
+  const grpc::Status status =
+      grpc::SerializationTraits<Message>::Serialize(message, &bytes, &own_buffer);
+  CHECK(status.ok()) << status.error_message();
+  return bytes;
+}
 
 }  // namespace
 
 // One worker's stream. gRPC calls the On... functions on its threads; the cluster calls the link on
 // the engine thread. The reactor lives until OnDone, the link as long as anybody holds it.
 class WorkerServiceImpl::Stream final
-    : public grpc::ServerBidiReactor<pb::WorkerMessage, pb::CoordinatorMessage> {
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   Stream(WorkerServiceImpl* service, grpc::CallbackServerContext* context)
-      : service_(service), context_(context), link_(std::make_shared<Link>(this)) {
-    ++service_->n_streams_;
-    if (service_->n_strangers_.fetch_add(1) >= kMaxStrangers) {
-      link_->Close(absl::ResourceExhaustedError(
-          absl::StrCat("more than ", kMaxStrangers, " streams have not said hello")));
-      return;
-    }
+      : service_(service),
+        context_(context),
+        link_(std::make_shared<Link>(this)),
+        inbox_(std::make_shared<WorkerInbox>(kMaxWaitingMessages,
+                                             (service->options_.limits.n_stages + 2) *
+                                                 MaxWorkerMessageBytes(service->options_.limits))),
+        auth_(service->options_.credential) {
+    service_->AddStranger(link_, context_->peer());
     hello_alarm_.Set(std::chrono::system_clock::now() + kHelloTimeout,
                      [link = link_](bool expired) {
-                       if (expired) link->CloseIfStranger();
+                       if (expired) link->CloseUnlessAttached();
                      });
+    pb::CoordinatorMessage challenge;
+    *challenge.mutable_auth_challenge() = auth_.Challenge();
+    link_->Write(Serialize(challenge));
     StartRead(&incoming_);
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
       link_->Close(absl::UnavailableError("the worker ended the stream"));
-      return;
-    }
-    absl::StatusOr<WorkerMessage> message = FromProto(incoming_);
-    if (!message.ok()) {
-      link_->Close(message.status());
-      return;
-    }
-    if (attached_) {
-      service_->engine_->OnWorkerMessage(link_, *std::move(message));
-    } else if (auto* hello = std::get_if<Hello>(&*message)) {
-      attached_ = true;
-      --service_->n_strangers_;
-      link_->StopBeingStranger();
-      service_->engine_->OnWorkerAttached(link_, std::move(*hello));
+    } else if (const absl::Status status = TakeIncoming(); !status.ok()) {
+      link_->Close(status);
     } else {
-      link_->Close(absl::FailedPreconditionError("the first message of a worker must be hello"));
-      return;
+      StartRead(&incoming_);
     }
-    StartRead(&incoming_);
   }
 
   void OnWriteDone(bool ok) override { link_->OnWriteDone(ok); }
@@ -81,23 +99,81 @@ class WorkerServiceImpl::Stream final
   void OnDone() override {
     hello_alarm_.Cancel();
     const std::string reason = link_->Detach();
-    if (attached_) {
-      service_->engine_->OnWorkerGone(link_, reason);
+    if (phase_ == Phase::kAttached) {
+      service_->events_->OnWorkerGone(link_, reason);
     } else {
-      --service_->n_strangers_;
-      LogWarning("stranger on the worker port", {{"peer", context_->peer()}, {"reason", reason}});
+      service_->RemoveStranger(link_);
+      if (const auto n_left_out = service_->log_rate_.Take(); n_left_out.has_value()) {
+        LogWarning("stranger on the worker port",
+                   {{"peer", context_->peer()}, {"reason", reason}, {"left_out", *n_left_out}});
+      }
     }
-    --service_->n_streams_;
     delete this;
   }
 
  private:
+  enum class Phase { kStranger, kAuthenticated, kAttached };
+
+  // Deals with the message in incoming_; an error ends the stream.
+  absl::Status TakeIncoming() {
+    const int64_t n_bytes = static_cast<int64_t>(incoming_.Length());
+    std::shared_ptr<void> receipt;
+    if (phase_ == Phase::kAttached) {
+      receipt = inbox_->Take(n_bytes);
+      if (receipt == nullptr) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("the worker sends faster than it is listened to: ", kMaxWaitingMessages,
+                         " messages or as many bytes wait"));
+      }
+    } else if (n_first_bytes_ += incoming_.Length(); n_first_bytes_ > kMaxFirstBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the first messages of a worker have at most ", kMaxFirstBytes, " bytes"));
+    }
+    pb::WorkerMessage proto;
+    if (!grpc::SerializationTraits<pb::WorkerMessage>::Deserialize(&incoming_, &proto).ok()) {
+      return absl::InvalidArgumentError("a worker message that cannot be parsed");
+    }
+    if (phase_ == Phase::kStranger) return Authenticate(proto);
+    ASSIGN_OR_RETURN(WorkerMessage message, FromProto(proto, service_->options_.limits));
+    if (phase_ == Phase::kAttached) {
+      service_->events_->OnWorkerMessage(link_, std::move(message), std::move(receipt));
+      return absl::OkStatus();
+    }
+    auto* hello = std::get_if<Hello>(&message);
+    if (hello == nullptr) {
+      return absl::FailedPreconditionError("the first message of a worker must be hello");
+    }
+    phase_ = Phase::kAttached;
+    link_->SetAttached();
+    service_->events_->OnWorkerAttached(link_, std::move(*hello));
+    return absl::OkStatus();
+  }
+
+  absl::Status Authenticate(const pb::WorkerMessage& proto) {
+    if (!proto.has_auth_response()) {
+      return absl::UnauthenticatedError("a worker must answer the challenge first");
+    }
+    ASSIGN_OR_RETURN(const pb::AuthConfirmation confirmation, auth_.Check(proto.auth_response()));
+    phase_ = Phase::kAuthenticated;
+    service_->RemoveStranger(link_);
+    pb::CoordinatorMessage answer;
+    *answer.mutable_auth_confirmation() = confirmation;
+    link_->Write(Serialize(answer));
+    return absl::OkStatus();
+  }
+
   // Thread-safe.
-  class Link final : public WorkerLink {
+  class Link final : public WorkerLink, public std::enable_shared_from_this<Link> {
    public:
     explicit Link(Stream* stream) : stream_(stream) {}
 
     void Send(CoordinatorMessage message) override {
+      pb::CoordinatorMessage proto;
+      ToProto(message, &proto);
+      Write(Serialize(proto));
+    }
+
+    void Write(grpc::ByteBuffer message) {
       absl::MutexLock lock(&mutex_);
       if (stream_ == nullptr || closing_) return;
       if (queue_.size() >= kMaxQueuedMessages) {
@@ -114,14 +190,19 @@ class WorkerServiceImpl::Stream final
       CloseLocked(std::move(reason));
     }
 
-    void CloseIfStranger() {
+    void CloseUnlessAttached() {
       absl::MutexLock lock(&mutex_);
-      if (stranger_) CloseLocked(absl::DeadlineExceededError("no hello within 5 s"));
+      if (!attached_) CloseLocked(absl::DeadlineExceededError("no hello within 5 s"));
     }
 
-    void StopBeingStranger() {
+    void SetAttached() {
       absl::MutexLock lock(&mutex_);
-      stranger_ = false;
+      attached_ = true;
+    }
+
+    void CancelIfOpen() {
+      absl::MutexLock lock(&mutex_);
+      if (stream_ != nullptr && !finished_) stream_->context_->TryCancel();
     }
 
     void OnWriteDone(bool ok) {
@@ -142,12 +223,15 @@ class WorkerServiceImpl::Stream final
       absl::MutexLock lock(&mutex_);
       stream_ = nullptr;
       queue_.clear();
+      close_alarm_.Cancel();
       return std::string(reason_.message());
     }
 
    private:
+    std::shared_ptr<Link> Self() { return shared_from_this(); }
+
     void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      ToProto(queue_.front(), &outgoing_);
+      outgoing_ = std::move(queue_.front());
       queue_.pop_front();
       writing_ = true;
       stream_->StartWrite(&outgoing_);
@@ -162,37 +246,67 @@ class WorkerServiceImpl::Stream final
         FinishLocked();
       } else {
         // The write may never end when the worker has stopped reading.
-        stream_->context_->TryCancel();
+        close_alarm_.Set(std::chrono::system_clock::now() + kCloseTimeout,
+                         [self = Self()](bool expired) {
+                           if (expired) self->CancelIfOpen();
+                         });
       }
     }
 
     void FinishLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       if (std::exchange(finished_, true)) return;
-      stream_->Finish(grpc::Status(ToGrpcCode(reason_.code()), std::string(reason_.message())));
+      stream_->Finish(grpc::Status(ToGrpcCode(reason_.code()),
+                                   PeerText(reason_.message(), kMaxPeerReasonBytes)));
     }
 
     absl::Mutex mutex_;
     Stream* stream_ ABSL_GUARDED_BY(mutex_);
-    std::deque<CoordinatorMessage> queue_ ABSL_GUARDED_BY(mutex_);
-    pb::CoordinatorMessage outgoing_ ABSL_GUARDED_BY(mutex_);
+    std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
+    grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
     bool writing_ ABSL_GUARDED_BY(mutex_) = false;
     bool closing_ ABSL_GUARDED_BY(mutex_) = false;
     bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-    bool stranger_ ABSL_GUARDED_BY(mutex_) = true;
+    bool attached_ ABSL_GUARDED_BY(mutex_) = false;
+    grpc::Alarm close_alarm_ ABSL_GUARDED_BY(mutex_);
     absl::Status reason_ ABSL_GUARDED_BY(mutex_);
   };
 
   WorkerServiceImpl* const service_;
   grpc::CallbackServerContext* const context_;
   const std::shared_ptr<Link> link_;
+  const std::shared_ptr<WorkerInbox> inbox_;
+  const CoordinatorAuth auth_;
   grpc::Alarm hello_alarm_;
-  pb::WorkerMessage incoming_;
-  bool attached_ = false;
+  // Of the thread that gRPC reads on.
+  grpc::ByteBuffer incoming_;
+  Phase phase_ = Phase::kStranger;
+  size_t n_first_bytes_ = 0;
 };
 
-grpc::ServerBidiReactor<pb::WorkerMessage, pb::CoordinatorMessage>* WorkerServiceImpl::Attach(
+WorkerServiceImpl::WorkerServiceImpl(WorkerServiceOptions options, WorkerEvents* events)
+    : options_(std::move(options)), events_(events), strangers_(kMaxStrangers) {}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* WorkerServiceImpl::Attach(
     grpc::CallbackServerContext* context) {
   return new Stream(this, context);
+}
+
+void WorkerServiceImpl::AddStranger(const std::shared_ptr<WorkerLink>& link,
+                                    const std::string& peer) {
+  std::optional<std::shared_ptr<WorkerLink>> displaced;
+  {
+    absl::MutexLock lock(&mutex_);
+    displaced = strangers_.Add(link, HostOf(peer));
+  }
+  if (!displaced.has_value()) return;
+  (*displaced)
+      ->Close(absl::ResourceExhaustedError(absl::StrCat(
+          "more than ", kMaxStrangers, " streams have not authenticated: the oldest one goes")));
+}
+
+void WorkerServiceImpl::RemoveStranger(const std::shared_ptr<WorkerLink>& link) {
+  absl::MutexLock lock(&mutex_);
+  strangers_.Remove(link);
 }
 
 }  // namespace bora

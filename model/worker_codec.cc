@@ -1,11 +1,14 @@
 #include "model/worker_codec.h"
 
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/config.h"
+#include "model/peer_text.h"
 
 namespace bora {
 namespace {
@@ -17,12 +20,42 @@ constexpr int32_t kSample = 2;
 constexpr int32_t kPromptLogprobs = 4;
 constexpr int32_t kAllRowFlags = kUseLastSampled | kSample | kPromptLogprobs;
 
+// Caps on numbers and texts that no honest peer comes near. Bytes of one rank's weights, of its KV
+// cache and of its memory: 2^60, so that two of them can be added.
+constexpr int64_t kMaxBytes = int64_t{1} << 60;
+// An epoch is a count or a Unix time; what a worker may claim leaves the coordinator room to go on
+// from there.
+constexpr int64_t kMaxEpoch = int64_t{1} << 62;
+constexpr size_t kMaxAddressBytes = 256;  // an identity that is compared and dialled: never cut
+constexpr size_t kMaxPathBytes = 4096;    // PATH_MAX
+constexpr size_t kMaxWordBytes = 64;      // "bfloat16", a digest in hexadecimal
+constexpr int32_t kMaxRanks = 1 << 16;
+
+// begin <= value <= last.
+absl::Status CheckRange(absl::string_view name, int64_t value, int64_t begin, int64_t last) {
+  if (value >= begin && value <= last) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": ", value, " is not in [", begin, ", ", last, "]"));
+}
+
+absl::Status CheckLength(absl::string_view name, const std::string& text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": ", text.size(), " bytes, at most ", max_bytes));
+}
+
 int32_t StatusCode(const absl::Status& status) { return static_cast<int32_t>(status.code()); }
 
 absl::Status ToStatus(int32_t code, const std::string& message) {
   // Codes beyond the known ones come from nobody we know.
-  if (code < 0 || code > 16) return absl::UnknownError(message);
-  return absl::Status(static_cast<absl::StatusCode>(code), message);
+  const std::string text = PeerText(message, kMaxPeerReasonBytes);
+  if (code < 0 || code > 16) return absl::UnknownError(text);
+  return absl::Status(static_cast<absl::StatusCode>(code), text);
+}
+
+// Also on the way out: bytes that are not UTF-8 would spoil the whole message.
+std::string ToText(const absl::Status& status) {
+  return PeerText(status.message(), kMaxPeerReasonBytes);
 }
 
 void Write(const RankEndpoint& endpoint, pb::RankEndpoint* proto) {
@@ -31,8 +64,11 @@ void Write(const RankEndpoint& endpoint, pb::RankEndpoint* proto) {
   proto->set_unix_name(endpoint.unix_name);
 }
 
-RankEndpoint Read(const pb::RankEndpoint& proto) {
-  return {proto.host_id(), proto.tcp_address(), proto.unix_name()};
+absl::StatusOr<RankEndpoint> Read(const pb::RankEndpoint& proto) {
+  RETURN_IF_ERROR(CheckLength("endpoint host_id", proto.host_id(), kMaxAddressBytes));
+  RETURN_IF_ERROR(CheckLength("endpoint tcp_address", proto.tcp_address(), kMaxAddressBytes));
+  RETURN_IF_ERROR(CheckLength("endpoint unix_name", proto.unix_name(), kMaxAddressBytes));
+  return RankEndpoint{proto.host_id(), proto.tcp_address(), proto.unix_name()};
 }
 
 void Write(const LoadModel& load, pb::LoadModel* proto) {
@@ -50,7 +86,13 @@ void Write(const LoadModel& load, pb::LoadModel* proto) {
   proto->set_max_num_batched_tokens(load.max_num_batched_tokens);
 }
 
-LoadModel Read(const pb::LoadModel& proto) {
+// Whether the numbers fit a model and each other is the loader's question.
+absl::StatusOr<LoadModel> Read(const pb::LoadModel& proto) {
+  RETURN_IF_ERROR(CheckLength("model_path", proto.model_path(), kMaxPathBytes));
+  RETURN_IF_ERROR(CheckLength("dtype", proto.dtype(), kMaxWordBytes));
+  RETURN_IF_ERROR(CheckLength("quantization", proto.quantization(), kMaxWordBytes));
+  RETURN_IF_ERROR(
+      CheckRange("layers_per_stage.size", proto.layers_per_stage_size(), 0, kMaxLayers));
   LoadModel load;
   load.model_path = proto.model_path();
   load.dummy_weights = proto.dummy_weights();
@@ -76,9 +118,20 @@ void Write(const LoadedModel& loaded, pb::LoadedModel* proto) {
   proto->set_kv_memory_is_reserved(loaded.kv_memory_is_reserved);
 }
 
-LoadedModel Read(const pb::LoadedModel& proto) {
-  return {Read(proto.load()),     proto.fingerprint(), proto.weight_bytes(),
-          proto.kv_block_bytes(), proto.max_blocks(),  proto.kv_memory_is_reserved()};
+absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.load, Read(proto.load()));
+  loaded.fingerprint = PeerText(proto.fingerprint(), kMaxPeerNameBytes);
+  loaded.weight_bytes = proto.weight_bytes();
+  loaded.kv_block_bytes = proto.kv_block_bytes();
+  loaded.max_blocks = proto.max_blocks();
+  loaded.kv_memory_is_reserved = proto.kv_memory_is_reserved();
+  RETURN_IF_ERROR(CheckRange("weight_bytes", loaded.weight_bytes, 0, kMaxBytes));
+  RETURN_IF_ERROR(CheckRange("kv_block_bytes", loaded.kv_block_bytes, 1, kMaxBytes));
+  // The KV cache is their product.
+  RETURN_IF_ERROR(
+      CheckRange("max_blocks", loaded.max_blocks, 0, kMaxBytes / loaded.kv_block_bytes));
+  return loaded;
 }
 
 void Write(const GroupLimits& limits, pb::GroupLimits* proto) {
@@ -237,8 +290,9 @@ void Write(const std::vector<SampledToken>& tokens, pb::SampledTokens* proto) {
   }
 }
 
-absl::StatusOr<std::vector<SampledToken>> Read(const pb::SampledTokens& proto) {
+absl::StatusOr<std::vector<SampledToken>> Read(const pb::SampledTokens& proto, int max_tokens) {
   const int n = proto.slot_size();
+  RETURN_IF_ERROR(CheckRange("step result: sampled tokens", n, 0, max_tokens));
   if (proto.position_size() != n || proto.token_id_plus_1_size() != n ||
       proto.logprob_size() != n || proto.rank_size() != n || proto.non_finite_size() != n ||
       proto.top_count_size() != n || proto.top_token_id_size() != proto.top_logprob_size()) {
@@ -250,15 +304,16 @@ absl::StatusOr<std::vector<SampledToken>> Read(const pb::SampledTokens& proto) {
     SampledToken& token = tokens[i];
     token.slot = proto.slot(i);
     token.position = proto.position(i);
-    if (proto.token_id_plus_1(i) < 0) {
-      return absl::InvalidArgumentError("step result: negative token id");
-    }
+    RETURN_IF_ERROR(
+        CheckRange("step result: token_id_plus_1", proto.token_id_plus_1(i), 0, kMaxVocabSize));
+    RETURN_IF_ERROR(CheckRange("step result: rank", proto.rank(i), 0, kMaxVocabSize));
     token.token_id = proto.token_id_plus_1(i) - 1;
     token.logprob = proto.logprob(i);
     token.rank = proto.rank(i);
     token.non_finite = proto.non_finite(i);
     const int top_count = proto.top_count(i);
-    if (top_count < 0 || top_count > proto.top_token_id_size() - top_begin) {
+    RETURN_IF_ERROR(CheckRange("step result: top_count", top_count, 0, kMaxLogprobs));
+    if (top_count > proto.top_token_id_size() - top_begin) {
       return absl::InvalidArgumentError(
           absl::StrCat("step result: token ", i, " has ", top_count, " alternatives of ",
                        proto.top_token_id_size() - top_begin, " that are left"));
@@ -282,7 +337,6 @@ struct WorkerWriter {
 
   void operator()(const Hello& hello) const {
     pb::Hello* out = proto->mutable_hello();
-    out->set_credential(hello.credential);
     out->set_build_id(hello.build_id);
     out->set_host(hello.host);
     out->set_pid(hello.pid);
@@ -303,14 +357,14 @@ struct WorkerWriter {
   void operator()(const LoadResult& result) const {
     pb::LoadResult* out = proto->mutable_load_result();
     out->set_status_code(StatusCode(result.status));
-    out->set_error(std::string(result.status.message()));
+    out->set_error(ToText(result.status));
     if (result.status.ok()) Write(result.loaded, out->mutable_loaded());
   }
   void operator()(const JoinResult& result) const {
     pb::JoinResult* out = proto->mutable_join_result();
     out->set_epoch(result.epoch);
     out->set_status_code(StatusCode(result.status));
-    out->set_error(std::string(result.status.message()));
+    out->set_error(ToText(result.status));
   }
   void operator()(const StepResult& result) const {
     pb::StepResult* out = proto->mutable_step_result();
@@ -326,7 +380,7 @@ struct WorkerWriter {
     pb::StepFailed* out = proto->mutable_step_failed();
     out->set_epoch(failed.epoch);
     out->set_status_code(StatusCode(failed.status));
-    out->set_error(std::string(failed.status.message()));
+    out->set_error(ToText(failed.status));
   }
 };
 
@@ -351,45 +405,54 @@ struct CoordinatorWriter {
   }
   void operator()(const LeaveGroup& leave) const {
     proto->mutable_leave_group()->set_epoch(leave.epoch);
-    proto->mutable_leave_group()->set_reason(leave.reason);
+    proto->mutable_leave_group()->set_reason(PeerText(leave.reason, kMaxPeerReasonBytes));
   }
   void operator()(const StepPlan& plan) const { Write(plan, proto->mutable_step_plan()); }
 };
 
-Hello Read(const pb::Hello& proto) {
+absl::StatusOr<Hello> Read(const pb::Hello& proto) {
   Hello hello;
-  hello.credential = proto.credential();
-  hello.build_id = proto.build_id();
-  hello.host = proto.host();
+  hello.build_id = PeerText(proto.build_id(), kMaxPeerNameBytes);
+  hello.host = PeerText(proto.host(), kMaxPeerNameBytes);
   hello.pid = proto.pid();
-  hello.device = proto.device();
-  hello.collectives = proto.collectives();
-  hello.endpoint = Read(proto.endpoint());
+  hello.device = PeerText(proto.device(), kMaxPeerNameBytes);
+  hello.collectives = PeerText(proto.collectives(), kMaxPeerNameBytes);
+  ASSIGN_OR_RETURN(hello.endpoint, Read(proto.endpoint()));
   hello.memory_bytes = proto.memory_bytes();
-  if (proto.has_loaded()) hello.loaded = Read(proto.loaded());
+  RETURN_IF_ERROR(CheckRange("pid", hello.pid, 0, std::numeric_limits<int32_t>::max()));
+  RETURN_IF_ERROR(CheckRange("memory_bytes", hello.memory_bytes, 0, kMaxBytes));
+  if (proto.has_loaded()) {
+    ASSIGN_OR_RETURN(hello.loaded, Read(proto.loaded()));
+  }
   return hello;
 }
 
-JoinGroup Read(const pb::JoinGroup& proto) {
+absl::StatusOr<JoinGroup> Read(const pb::JoinGroup& proto) {
+  RETURN_IF_ERROR(CheckRange("epoch", proto.epoch(), 1, kMaxEpoch));
+  RETURN_IF_ERROR(CheckRange("ranks.size", proto.ranks_size(), 0, kMaxRanks));
+  RETURN_IF_ERROR(CheckLength("secret", proto.secret(), kMaxWordBytes));
   JoinGroup join;
   join.epoch = proto.epoch();
   join.secret = proto.secret();
-  for (const pb::RankEndpoint& endpoint : proto.ranks()) join.ranks.push_back(Read(endpoint));
+  join.ranks.reserve(proto.ranks_size());
+  for (const pb::RankEndpoint& endpoint : proto.ranks()) {
+    ASSIGN_OR_RETURN(join.ranks.emplace_back(), Read(endpoint));
+  }
   join.limits = Read(proto.limits());
   join.timeout_ms = proto.timeout_ms();
   return join;
 }
 
-absl::StatusOr<StepResult> Read(const pb::StepResult& proto) {
+absl::StatusOr<StepResult> Read(const pb::StepResult& proto, const WorkerMessageLimits& limits) {
   StepResult result;
   result.epoch = proto.epoch();
   result.step_id = proto.step_id();
-  ASSIGN_OR_RETURN(result.sampled, Read(proto.sampled()));
-  ASSIGN_OR_RETURN(result.prompt_logprobs, Read(proto.prompt_logprobs()));
-  // Every stage has a layer.
-  if (proto.stage_us_size() > kMaxLayers) {
+  ASSIGN_OR_RETURN(result.sampled, Read(proto.sampled(), limits.max_sampled));
+  ASSIGN_OR_RETURN(result.prompt_logprobs,
+                   Read(proto.prompt_logprobs(), limits.max_prompt_logprobs));
+  if (proto.stage_us_size() > limits.n_stages) {
     return absl::InvalidArgumentError(absl::StrCat("step result: times of ", proto.stage_us_size(),
-                                                   " stages, at most ", kMaxLayers));
+                                                   " stages, at most ", limits.n_stages));
   }
   for (const int64_t us : proto.stage_us()) {
     if (us < 0) return absl::InvalidArgumentError(absl::StrCat("step result: stage time ", us));
@@ -410,28 +473,48 @@ void ToProto(const CoordinatorMessage& message, pb::CoordinatorMessage* proto) {
   std::visit(CoordinatorWriter{proto}, message);
 }
 
-absl::StatusOr<WorkerMessage> FromProto(const pb::WorkerMessage& proto) {
+int64_t MaxWorkerMessageBytes(const WorkerMessageLimits& limits) {
+  // A token has four varints of up to 5 bytes, a float, a boolean and the number of alternatives;
+  // each of these a varint and a float.
+  constexpr int64_t kTokenBytes = 4 * 5 + 4 + 1 + 1 + int64_t{kMaxLogprobs} * (5 + 4);
+  // Everything else, and whatever a worker says besides results.
+  constexpr int64_t kOtherBytes = 64 << 10;
+  return kOtherBytes + limits.n_stages * int64_t{10} +
+         (int64_t{limits.max_sampled} + limits.max_prompt_logprobs) * kTokenBytes;
+}
+
+absl::StatusOr<WorkerMessage> FromProto(const pb::WorkerMessage& proto,
+                                        const WorkerMessageLimits& limits) {
   switch (proto.message_case()) {
-    case pb::WorkerMessage::kHello:
-      return Read(proto.hello());
+    case pb::WorkerMessage::kHello: {
+      ASSIGN_OR_RETURN(Hello hello, Read(proto.hello()));
+      return hello;
+    }
     case pb::WorkerMessage::kHeartbeat:
       return Heartbeat{proto.heartbeat().step_count(), proto.heartbeat().step_busy_us()};
     case pb::WorkerMessage::kLoadProgress:
       return LoadProgress{proto.load_progress().loaded_bytes(),
                           proto.load_progress().total_bytes()};
-    case pb::WorkerMessage::kLoadResult:
-      return LoadResult{ToStatus(proto.load_result().status_code(), proto.load_result().error()),
-                        Read(proto.load_result().loaded())};
+    case pb::WorkerMessage::kLoadResult: {
+      LoadResult result;
+      result.status = ToStatus(proto.load_result().status_code(), proto.load_result().error());
+      if (result.status.ok()) {
+        ASSIGN_OR_RETURN(result.loaded, Read(proto.load_result().loaded()));
+      }
+      return result;
+    }
     case pb::WorkerMessage::kJoinResult:
       return JoinResult{proto.join_result().epoch(),
                         ToStatus(proto.join_result().status_code(), proto.join_result().error())};
     case pb::WorkerMessage::kStepResult: {
-      ASSIGN_OR_RETURN(StepResult result, Read(proto.step_result()));
+      ASSIGN_OR_RETURN(StepResult result, Read(proto.step_result(), limits));
       return result;
     }
     case pb::WorkerMessage::kStepFailed:
       return StepFailed{proto.step_failed().epoch(),
                         ToStatus(proto.step_failed().status_code(), proto.step_failed().error())};
+    case pb::WorkerMessage::kAuthResponse:
+      return absl::InvalidArgumentError("a worker authenticates once");
     case pb::WorkerMessage::MESSAGE_NOT_SET:
       break;
   }
@@ -445,16 +528,25 @@ absl::StatusOr<CoordinatorMessage> FromProto(const pb::CoordinatorMessage& proto
                      proto.welcome().heartbeat_timeout_ms()};
     case pb::CoordinatorMessage::kHeartbeat:
       return Heartbeat{};
-    case pb::CoordinatorMessage::kLoadModel:
-      return Read(proto.load_model());
-    case pb::CoordinatorMessage::kJoinGroup:
-      return Read(proto.join_group());
+    case pb::CoordinatorMessage::kLoadModel: {
+      ASSIGN_OR_RETURN(LoadModel load, Read(proto.load_model()));
+      return load;
+    }
+    case pb::CoordinatorMessage::kJoinGroup: {
+      ASSIGN_OR_RETURN(JoinGroup join, Read(proto.join_group()));
+      return join;
+    }
     case pb::CoordinatorMessage::kLeaveGroup:
-      return LeaveGroup{proto.leave_group().epoch(), proto.leave_group().reason()};
+      RETURN_IF_ERROR(CheckRange("epoch", proto.leave_group().epoch(), 0, kMaxEpoch));
+      return LeaveGroup{proto.leave_group().epoch(),
+                        PeerText(proto.leave_group().reason(), kMaxPeerReasonBytes)};
     case pb::CoordinatorMessage::kStepPlan: {
       ASSIGN_OR_RETURN(StepPlan plan, Read(proto.step_plan()));
       return plan;
     }
+    case pb::CoordinatorMessage::kAuthChallenge:
+    case pb::CoordinatorMessage::kAuthConfirmation:
+      return absl::InvalidArgumentError("a coordinator authenticates once");
     case pb::CoordinatorMessage::MESSAGE_NOT_SET:
       break;
   }

@@ -55,9 +55,8 @@ struct LoadedModel {
   bool operator==(const LoadedModel&) const = default;
 };
 
-// The worker's first message.
+// What a worker says once it has proved the credential (model/worker_auth.h).
 struct Hello {
-  std::string credential;
   std::string build_id;
   std::string host;
   int32_t pid = 0;

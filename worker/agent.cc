@@ -45,7 +45,6 @@ WorkerAgent::~WorkerAgent() {
 
 Hello WorkerAgent::MakeHello() const {
   Hello hello;
-  hello.credential = options_.credential;
   hello.build_id = options_.build_id;
   hello.host = options_.host;
   hello.pid = static_cast<int32_t>(getpid());

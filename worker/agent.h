@@ -23,7 +23,6 @@
 namespace bora {
 
 struct AgentOptions {
-  std::string credential;
   std::string build_id;
   std::string host;
 };

@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "model/peer_text.h"
+#include "model/worker_auth.h"
 #include "model/worker_codec.h"
 
 namespace bora {
@@ -42,6 +44,17 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   // Its other meaning: the time that one attempt to connect has.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// Why the coordinator, or whatever answers on its port, ended a stream.
+absl::Status EndOfStream(const grpc::Status& end) {
+  if (end.ok()) return absl::UnavailableError("the coordinator ended the stream");
+  const auto code = static_cast<absl::StatusCode>(end.error_code());
+  if (end.error_message().empty()) {
+    return absl::Status(code, absl::StrCat(absl::StatusCodeToString(code), " without a reason: is ",
+                                           "this a coordinator's --worker-listen?"));
+  }
+  return absl::Status(code, PeerText(end.error_message(), kMaxPeerReasonBytes));
 }
 
 bool IsFinal(const absl::Status& status) {
@@ -111,16 +124,15 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     heartbeat_timeout_ms_ = kWelcomeTimeoutMs;
   }
   stream = stub->Attach(&context);
-  pb::WorkerMessage hello;
-  ToProto(WorkerMessage(agent->MakeHello()), &hello);
-  const bool said_hello = stream->Write(hello);
-  absl::Status status = absl::UnavailableError("the stream ended");
-  if (said_hello) {
-    absl::MutexLock lock(&write_mutex_);
-    stream_ = stream.get();
-    stream_id_ = connection_id;
+  absl::Status status = SayHello(*agent, stream.get());
+  if (status.ok()) {
+    {
+      absl::MutexLock lock(&write_mutex_);
+      stream_ = stream.get();
+      stream_id_ = connection_id;
+    }
+    status = ReadMessages(agent, connection_id, stream.get());
   }
-  if (said_hello) status = ReadMessages(agent, connection_id, stream.get());
   {
     // From here on nobody writes to the stream. Writes on a call that has ended return at once.
     absl::MutexLock lock(&write_mutex_);
@@ -136,9 +148,26 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     context_ = nullptr;
   }
   if (!absl::IsUnavailable(status)) return status;
-  return absl::Status(
-      static_cast<absl::StatusCode>(end.ok() ? grpc::StatusCode::UNAVAILABLE : end.error_code()),
-      end.ok() ? "the coordinator ended the stream" : end.error_message());
+  return EndOfStream(end);
+}
+
+absl::Status CoordinatorClient::SayHello(const WorkerAgent& agent, Stream* stream) const {
+  const absl::Status ended = absl::UnavailableError("the stream ended");
+  WorkerAuth auth(options_.credential);
+  pb::CoordinatorMessage incoming;
+  if (!stream->Read(&incoming)) return ended;
+  if (!incoming.has_auth_challenge()) {
+    return absl::InvalidArgumentError("the coordinator does not begin with a challenge");
+  }
+  pb::WorkerMessage outgoing;
+  ASSIGN_OR_RETURN(*outgoing.mutable_auth_response(), auth.Respond(incoming.auth_challenge()));
+  if (!stream->Write(outgoing) || !stream->Read(&incoming)) return ended;
+  if (!incoming.has_auth_confirmation()) {
+    return absl::InvalidArgumentError("the coordinator does not confirm the credential");
+  }
+  RETURN_IF_ERROR(auth.Check(incoming.auth_confirmation()));
+  ToProto(WorkerMessage(agent.MakeHello()), &outgoing);
+  return stream->Write(outgoing) ? absl::OkStatus() : ended;
 }
 
 absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connection_id,

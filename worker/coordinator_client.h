@@ -18,7 +18,8 @@
 namespace bora {
 
 struct CoordinatorClientOptions {
-  std::string address;  // host:port
+  std::string address;     // host:port
+  std::string credential;  // empty: the coordinator must have none
   // Between attempts: doubled from the first to the last.
   absl::Duration retry_delay_min = absl::Milliseconds(100);
   absl::Duration retry_delay_max = absl::Seconds(2);
@@ -48,6 +49,9 @@ class CoordinatorClient {
 
   // One connection from dial to end, and why it ended; never OK.
   absl::Status Serve(WorkerAgent* agent);
+  // Both sides prove that they have the credential, then the worker says what it is. UNAVAILABLE:
+  // the stream has ended, and its own status says why.
+  absl::Status SayHello(const WorkerAgent& agent, Stream* stream) const;
   absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream);
   bool WriteLocked(int64_t connection_id, const WorkerMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);

@@ -205,9 +205,9 @@ int Run() {
 
   CoordinatorClientOptions client_options;
   client_options.address = coordinator;
+  client_options.credential = *credential;
   CoordinatorClient client(client_options);
   AgentOptions agent_options;
-  agent_options.credential = *credential;
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
   WorkerAgent agent(agent_options, *std::move(loader), *std::move(listener),

@@ -35,7 +35,6 @@ class NotingObserver final : public ClusterObserver {
 ClusterOptions Options(int32_t tp_size, std::vector<int32_t> layers_per_stage) {
   ClusterOptions options;
   options.build_id = "b1";
-  options.credential = "secret";
   options.heartbeat_interval = absl::Milliseconds(250);
   options.heartbeat_timeout = absl::Milliseconds(1500);
   options.join_timeout = absl::Seconds(10);
@@ -189,18 +188,6 @@ TEST_F(ClusterTest, KeepsAdditionalWorkersAsSpares) {
   ASSERT_EQ(snapshot.workers.size(), 5u);
   EXPECT_EQ(snapshot.workers[4].state, WorkerState::kSpare);
   EXPECT_EQ(snapshot.workers[4].stage, -1);
-}
-
-TEST_F(ClusterTest, RefusesAWrongCredential) {
-  for (const char* credential : {"", "secre", "secretsecret", "Secret"}) {
-    Hello hello = FakeHello("a");
-    hello.credential = credential;
-    const auto link = Attach(hello);
-    EXPECT_FALSE(link->open);
-    EXPECT_EQ(link->close_reason.code(), absl::StatusCode::kUnauthenticated);
-    EXPECT_TRUE(link->messages.empty());
-  }
-  EXPECT_TRUE(Snapshot().workers.empty());
 }
 
 TEST_F(ClusterTest, RefusesAnotherBuildByName) {

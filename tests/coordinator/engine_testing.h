@@ -96,7 +96,7 @@ class ScriptedWorker final : public WorkerLink,
     StepResult result;
     result.epoch = epoch;
     result.step_id = 1 << 20;
-    engine_->OnWorkerMessage(shared_from_this(), std::move(result));
+    engine_->OnWorkerMessage(shared_from_this(), std::move(result), nullptr);
   }
   void Die(const std::string& reason) {
     {
@@ -112,7 +112,7 @@ class ScriptedWorker final : public WorkerLink,
 
  private:
   void Say(WorkerMessage message) {
-    engine_->OnWorkerMessage(shared_from_this(), std::move(message));
+    engine_->OnWorkerMessage(shared_from_this(), std::move(message), nullptr);
   }
   void SayResults(size_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     for (; n > 0; --n) {
@@ -243,7 +243,6 @@ inline SampledToken ScriptedToken(const SamplingParams& sampling, int32_t positi
 inline EngineOptions TestEngineOptions(int32_t n_stages = 1) {
   EngineOptions options;
   options.cluster.build_id = "b1";
-  options.cluster.credential = "secret";
   options.cluster.load.layers_per_stage.assign(n_stages, 1);
   options.cluster.load.max_model_len = 64;
   options.cluster.limits = {.max_num_seqs = 4,

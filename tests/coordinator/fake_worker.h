@@ -51,10 +51,9 @@ class FakeLink final : public WorkerLink {
   std::vector<CoordinatorMessage> messages;
 };
 
-// Also usable with a cluster of one's own options: build "b1", credential "secret".
+// Also usable with a cluster of one's own options: build "b1".
 inline Hello FakeHello(const std::string& host) {
   Hello hello;
-  hello.credential = "secret";
   hello.build_id = "b1";
   hello.host = host;
   hello.pid = 7;

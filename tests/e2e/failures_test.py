@@ -6,7 +6,6 @@ within 3 s after that; survivors keep process and weights; the next group has a 
 
 import json
 import os
-import queue
 import shutil
 import signal
 import tempfile
@@ -20,6 +19,7 @@ from bora_e2e import Cluster, wait_until
 from bora.inference.v1 import model_service_pb2 as model_service
 from bora.worker.v1alpha1 import worker_service_pb2 as worker_pb
 from parallel_util import OpenStream, answer_bytes, open_streams, small_checkpoint
+from worker_peer import WorkerPeer, coordinator_build_id, make_hello, read_credential
 
 DETECTION_S = 2
 END_OF_CALLS_S = 3
@@ -34,14 +34,6 @@ def n_threads(process):
 
 def n_loads(worker):
     return worker.log().count('"message":"weights loaded"')
-
-
-def attach(channel, messages):
-    """The worker stream; it stays open as long as `messages` does."""
-    return channel.stream_stream(
-        "/bora.worker.v1alpha1.WorkerService/Attach",
-        request_serializer=lambda m: m.SerializeToString(),
-        response_deserializer=worker_pb.CoordinatorMessage.FromString)(messages, timeout=30)
 
 
 class FailureTestCase(unittest.TestCase):
@@ -193,39 +185,18 @@ class WorkerLossTest(FailureTestCase):
 
     def join_and_vanish(self, cluster):
         """A worker of the right build that loads, is told to join, and is gone; returns its JoinGroup."""
-        with open(cluster.credential) as file:
-            hello = worker_pb.Hello(credential=file.read().strip(), host="vanishing", device="cpu", collectives="host",
-                                    build_id=self.build_id(cluster))
-        hello.endpoint.host_id, hello.endpoint.tcp_address = "vanishing", "127.0.0.1:1"
-        outgoing = queue.Queue()
-        outgoing.put(worker_pb.WorkerMessage(hello=hello))
-        with grpc.insecure_channel(f"127.0.0.1:{cluster.worker_port}") as channel:
-            call = attach(channel, iter(outgoing.get, None))
-            for message in call:
-                if message.HasField("load_model"):
-                    result = worker_pb.LoadResult()
-                    result.loaded.load.CopyFrom(message.load_model)
-                    result.loaded.fingerprint = cluster.stub.list_models(
-                        model_service.ListModelsRequest()).models[0].weights_digest
-                    result.loaded.kv_block_bytes, result.loaded.max_blocks = 1024, 1 << 20
-                    outgoing.put(worker_pb.WorkerMessage(load_result=result))
-                elif message.HasField("join_group"):
-                    call.cancel()
-                    outgoing.put(None)
-                    return message.join_group
-        raise AssertionError("the coordinator ended the stream")
-
-    def build_id(self, cluster):
-        """The coordinator's build, as it names it to a worker of another."""
-        with open(cluster.credential) as file:
-            hello = worker_pb.Hello(credential=file.read().strip(), host="other", build_id="another")
-        outgoing = queue.Queue()
-        outgoing.put(worker_pb.WorkerMessage(hello=hello))
-        with grpc.insecure_channel(f"127.0.0.1:{cluster.worker_port}") as channel:
-            with self.assertRaises(grpc.RpcError) as raised:
-                list(attach(channel, iter(outgoing.get, None)))
-            outgoing.put(None)
-        return raised.exception.details().rsplit("coordinator is build ", 1)[1]
+        build_id = coordinator_build_id(cluster)
+        with WorkerPeer(cluster.worker_port) as peer:
+            self.assertTrue(peer.authenticate(read_credential(cluster)))
+            peer.say(hello=make_hello(build_id, host="vanishing"))
+            load = peer.hear("load_model").load_model
+            result = worker_pb.LoadResult()
+            result.loaded.load.CopyFrom(load)
+            result.loaded.fingerprint = cluster.stub.list_models(
+                model_service.ListModelsRequest()).models[0].weights_digest
+            result.loaded.kv_block_bytes, result.loaded.max_blocks = 1024, 1 << 20
+            peer.say(load_result=result)
+            return peer.hear("join_group").join_group
 
     def test_all_workers_killed_at_once(self):
         with self.cluster() as cluster:

@@ -129,7 +129,6 @@ StepResult SomeResult() {
 
 TEST(WorkerCodecTest, CarriesHello) {
   Hello hello;
-  hello.credential = std::string("\0secret", 7);
   hello.build_id = "0.1.0-abc";
   hello.host = "node-1";
   hello.pid = 4711;
@@ -138,7 +137,6 @@ TEST(WorkerCodecTest, CarriesHello) {
   hello.endpoint = {"host id", "10.0.0.1:4000", "bora-7"};
   hello.memory_bytes = int64_t{1} << 36;
   Hello received = FromWorker(hello);
-  EXPECT_EQ(received.credential, hello.credential);
   EXPECT_EQ(received.build_id, hello.build_id);
   EXPECT_EQ(received.host, hello.host);
   EXPECT_EQ(received.pid, hello.pid);
@@ -311,7 +309,7 @@ TEST_F(ResultCodecTest, RefusesMoreAlternativesThanThereAre) {
   sampled()->set_top_count(2, 2);
   ExpectRefused(proto_, "token 2 has 2 alternatives of 1 that are left");
   sampled()->set_top_count(2, -1);
-  ExpectRefused(proto_, "token 2 has -1 alternatives");
+  ExpectRefused(proto_, "top_count: -1 is not in [0, 20]");
 }
 
 TEST_F(ResultCodecTest, RefusesAlternativesThatBelongToNobody) {
@@ -334,7 +332,153 @@ TEST_F(ResultCodecTest, RefusesTimesOfMoreStagesThanAModelHasLayers) {
 
 TEST_F(ResultCodecTest, RefusesNegativeTokens) {
   sampled()->set_token_id_plus_1(0, -1);
-  ExpectRefused(proto_, "negative token id");
+  ExpectRefused(proto_, "token_id_plus_1: -1 is not in [0, 1048576]");
+}
+
+TEST_F(ResultCodecTest, RefusesMoreThanTheGroupCanHaveAsked) {
+  const WorkerMessageLimits limits = {.max_sampled = 2, .max_prompt_logprobs = 4, .n_stages = 8};
+  const auto refused = FromProto(proto_, limits);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("3 is not in [0, 2]"));
+  // Seven million alternatives of one token.
+  sampled()->set_top_count(2, 7'000'000);
+  for (int i = 0; i < 7'000'000; ++i) {
+    sampled()->add_top_token_id(1);
+    sampled()->add_top_logprob(-1);
+  }
+  ExpectRefused(proto_, "top_count: 7000000 is not in [0, 20]");
+}
+
+TEST_F(ResultCodecTest, RefusesTokensOfNoVocabulary) {
+  sampled()->set_token_id_plus_1(0, std::numeric_limits<int32_t>::max());
+  ExpectRefused(proto_, "token_id_plus_1: 2147483647 is not in [0, 1048576]");
+}
+
+TEST_F(ResultCodecTest, RefusesRanksOfNoVocabulary) {
+  sampled()->set_rank(0, -5);
+  ExpectRefused(proto_, "rank: -5 is not in [0, 1048576]");
+}
+
+TEST(WorkerMessageLimitsTest, HoldTheLargestResult) {
+  const WorkerMessageLimits limits = {.max_sampled = 8, .max_prompt_logprobs = 32, .n_stages = 4};
+  constexpr int32_t kLargest = std::numeric_limits<int32_t>::max();
+  SampledToken token = {
+      .slot = kLargest, .position = kLargest, .token_id = 1 << 20, .rank = 1 << 20};
+  token.top.assign(kMaxLogprobs, {kLargest, -1.5f});
+  StepResult result;
+  result.epoch = result.step_id = std::numeric_limits<int64_t>::max();
+  result.sampled.assign(limits.max_sampled, token);
+  result.prompt_logprobs.assign(limits.max_prompt_logprobs, token);
+  result.stage_us.assign(limits.n_stages, std::numeric_limits<int64_t>::max());
+  pb::WorkerMessage proto;
+  ToProto(WorkerMessage(result), &proto);
+  EXPECT_LE(static_cast<int64_t>(proto.ByteSizeLong()), MaxWorkerMessageBytes(limits));
+  // And it is no loose bound.
+  EXPECT_GE(static_cast<int64_t>(proto.ByteSizeLong()) + (64 << 10),
+            MaxWorkerMessageBytes(limits) / 2);
+}
+
+// One field of an honest message at a time.
+class RangesTest : public testing::Test {
+ protected:
+  RangesTest() {
+    ToProto(WorkerMessage(LoadResult{absl::OkStatus(), SomeLoaded()}), &result_);
+    JoinGroup join;
+    join.epoch = 5;
+    join.secret = std::string(32, 's');
+    join.ranks = {{"h", "127.0.0.1:1", "u"}};
+    ToProto(CoordinatorMessage(join), &join_);
+  }
+  pb::LoadedModel* loaded() { return result_.mutable_load_result()->mutable_loaded(); }
+
+  pb::WorkerMessage result_;
+  pb::CoordinatorMessage join_;
+};
+
+TEST_F(RangesTest, RefusesSizesThatNoMachineHas) {
+  EXPECT_TRUE(FromProto(result_).ok());
+  for (const int64_t bad : {int64_t{-1}, std::numeric_limits<int64_t>::min(),
+                            -((int64_t{1} << 59) + 1), std::numeric_limits<int64_t>::max()}) {
+    const pb::WorkerMessage good = result_;
+    loaded()->set_max_blocks(bad);
+    ExpectRefused(result_, absl::StrCat("max_blocks: ", bad));
+    result_ = good;
+    loaded()->set_weight_bytes(bad);
+    ExpectRefused(result_, absl::StrCat("weight_bytes: ", bad));
+    result_ = good;
+    loaded()->set_kv_block_bytes(bad);
+    ExpectRefused(result_, absl::StrCat("kv_block_bytes: ", bad));
+    result_ = good;
+  }
+  loaded()->set_kv_block_bytes(0);
+  ExpectRefused(result_, "kv_block_bytes: 0 is not in [1, ");
+}
+
+TEST_F(RangesTest, RefusesAProductThatWraps) {
+  loaded()->set_kv_block_bytes(int64_t{1} << 31);
+  loaded()->set_max_blocks(int64_t{1} << 31);
+  ExpectRefused(result_, "max_blocks: 2147483648 is not in [0, 536870912]");
+}
+
+TEST_F(RangesTest, ReadsNothingOfAModelThatWasNotLoaded) {
+  result_.mutable_load_result()->set_status_code(5);
+  loaded()->set_max_blocks(-1);
+  const auto received = FromProto(result_);
+  ASSERT_TRUE(received.ok());
+  EXPECT_EQ(std::get<LoadResult>(*received).loaded, LoadedModel());
+}
+
+TEST_F(RangesTest, CutsAndEscapesTexts) {
+  result_.mutable_load_result()->set_status_code(13);
+  result_.mutable_load_result()->set_error("\n" + std::string(10 << 20, 'e'));
+  const auto received = FromProto(result_);
+  ASSERT_TRUE(received.ok());
+  const absl::string_view error = std::get<LoadResult>(*received).status.message();
+  EXPECT_EQ(error.size(), 1024u);
+  EXPECT_EQ(error.substr(0, 6), "\\x0aee");
+  EXPECT_EQ(error.substr(error.size() - 3), "…");
+
+  pb::WorkerMessage hello;
+  hello.mutable_hello()->set_host(std::string(60 << 20, 'h'));
+  hello.mutable_hello()->set_device("\x1b[2J");
+  const auto said = FromProto(hello);
+  ASSERT_TRUE(said.ok());
+  EXPECT_EQ(std::get<Hello>(*said).host.size(), 128u);
+  EXPECT_EQ(std::get<Hello>(*said).device, "\\x1b[2J");
+}
+
+TEST_F(RangesTest, RefusesAddressesThatAreTooLong) {
+  pb::WorkerMessage hello;
+  hello.mutable_hello()->mutable_endpoint()->set_host_id(std::string(257, 'h'));
+  ExpectRefused(hello, "endpoint host_id: 257 bytes, at most 256");
+  hello.mutable_hello()->mutable_endpoint()->clear_host_id();
+  hello.mutable_hello()->set_pid(-1);
+  ExpectRefused(hello, "pid: -1");
+  hello.mutable_hello()->set_pid(1);
+  hello.mutable_hello()->set_memory_bytes(-1);
+  ExpectRefused(hello, "memory_bytes: -1");
+}
+
+TEST_F(RangesTest, RefusesWhatACoordinatorCannotMean) {
+  EXPECT_TRUE(FromProto(join_).ok());
+  for (const int64_t bad : {int64_t{0}, int64_t{-1}, std::numeric_limits<int64_t>::min(),
+                            std::numeric_limits<int64_t>::max()}) {
+    join_.mutable_join_group()->set_epoch(bad);
+    ExpectRefused(join_, absl::StrCat("epoch: ", bad));
+  }
+  join_.mutable_join_group()->set_epoch(5);
+  join_.mutable_join_group()->set_secret(std::string(65, 's'));
+  ExpectRefused(join_, "secret: 65 bytes, at most 64");
+  pb::CoordinatorMessage leave;
+  leave.mutable_leave_group()->set_epoch(std::numeric_limits<int64_t>::max());
+  ExpectRefused(leave, "epoch: 9223372036854775807");
+  pb::CoordinatorMessage load;
+  load.mutable_load_model()->set_model_path(std::string(4097, '/'));
+  ExpectRefused(load, "model_path: 4097 bytes, at most 4096");
+}
+
+TEST_F(RangesTest, SendsTextsThatAreNotUtf8AsTexts) {
+  const auto received = FromWorker(StepFailed{3, absl::InternalError("file \xff\xfe is no file")});
+  EXPECT_EQ(received.status.message(), "file \\xff\\xfe is no file");
 }
 
 }  // namespace

@@ -1,0 +1,40 @@
+// How much of what one worker has said waits for the engine. Bounded, so that a worker that floods
+// harms itself alone: its stream is closed, and others' messages are dealt with as before.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace bora {
+
+// Thread-safe.
+class WorkerInbox : public std::enable_shared_from_this<WorkerInbox> {
+ public:
+  WorkerInbox(int64_t max_messages, int64_t max_bytes)
+      : max_messages_(max_messages), max_bytes_(max_bytes) {}
+
+  // Counts a message until the receipt is let go of. Null: there is no room for it.
+  std::shared_ptr<void> Take(int64_t n_bytes) {
+    absl::MutexLock lock(&mutex_);
+    if (n_messages_ + 1 > max_messages_ || n_bytes_ + n_bytes > max_bytes_) return nullptr;
+    ++n_messages_;
+    n_bytes_ += n_bytes;
+    return std::shared_ptr<void>(this, [inbox = shared_from_this(), n_bytes](void*) {
+      absl::MutexLock give_lock(&inbox->mutex_);
+      --inbox->n_messages_;
+      inbox->n_bytes_ -= n_bytes;
+    });
+  }
+
+ private:
+  const int64_t max_messages_;
+  const int64_t max_bytes_;
+  absl::Mutex mutex_;
+  int64_t n_messages_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t n_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace bora

@@ -25,8 +25,8 @@ PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")
 # Where the engine would need gRPC or protobuf if one of these included them.
 RPC_HEADERS = re.compile(r"^(grpc|grpcpp|google/protobuf)/")
 RPC_FILES = {
-    "model/worker_codec.h", "model/worker_codec.cc", "worker/coordinator_client.h", "worker/coordinator_client.cc",
-    "worker/main.cc"
+    "model/worker_auth.h", "model/worker_auth.cc", "model/worker_codec.h", "model/worker_codec.cc",
+    "worker/coordinator_client.h", "worker/coordinator_client.cc", "worker/main.cc"
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.M)
 

@@ -18,7 +18,6 @@ AnswerBuffer::AnswerBuffer(const Tokenizer& tokenizer, const ResponseOptions& op
   candidates_.emplace_back(tokenizer, options, std::move(request_id), std::move(model),
                            first_prompt_token);
   ResponseOptions others = options;
-  others.echo_text.clear();
   others.prompt_logprobs = false;
   for (int32_t i = 1; i < n_candidates; ++i) {
     candidates_.emplace_back(tokenizer, others, "", "", first_prompt_token);

@@ -96,7 +96,7 @@ void GenerateReactor::Admit(const grpc::ByteBuffer& request) {
     if (auto* valid = std::get_if<ValidatedRequest>(&result)) {
       record_.n_prompt_tokens = static_cast<int64_t>(valid->spec.prompt_tokens.size());
       buffer_.emplace(services_.validator->tokenizer(), valid->options, record_.request_id,
-                      services_.validator->model().name, valid->spec.prompt_tokens.front(),
+                      services_.validator->resource_name(), valid->spec.prompt_tokens.front(),
                       valid->spec.n_candidates);
     }
   }

@@ -8,9 +8,11 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/check.h"
 #include "coordinator/violations.h"
+#include "model/detokenizer.h"
 
 namespace bora {
 namespace {
@@ -209,25 +211,33 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const v1::Outpu
   return params;
 }
 
-ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact, int64_t max_tokens,
-                               int32_t context_length) {
+// `max_tokens` is absent where the request has none.
+ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
+                               absl::optional<int64_t> max_tokens, int32_t context_length) {
   ApiError error;
   error.code = absl::StatusCode::kInvalidArgument;
   error.reason = reason::kContextLengthExceeded;
-  error.message = absl::StrCat("the prompt has ", exact ? "" : "at least ", n_prompt_tokens,
-                               " tokens and max_tokens is ", max_tokens,
-                               ": together more than the context length of ", context_length);
   error.metadata = {{"promptTokenCount", absl::StrCat(n_prompt_tokens)},
-                    {"maxTokens", absl::StrCat(max_tokens)},
                     {"contextLength", absl::StrCat(context_length)}};
-  const bool prompt_alone = n_prompt_tokens >= context_length;
+  if (max_tokens.has_value()) error.metadata["maxTokens"] = absl::StrCat(*max_tokens);
+  const std::string prompt =
+      absl::StrCat("the prompt has ", exact ? "" : "at least ", n_prompt_tokens, " tokens");
+  if (n_prompt_tokens >= context_length || !max_tokens.has_value()) {
+    const std::string n_allowed = absl::StrCat(context_length - 1);
+    error.metadata["maxPromptTokenCount"] = n_allowed;
+    error.message = absl::StrCat(prompt, "; it must have at most ", n_allowed,
+                                 ", one less than the context length of ", context_length);
+    error.violations.push_back(
+        {"prompt", absl::StrCat("has ", exact ? "" : "at least ", n_prompt_tokens,
+                                " tokens; it must have at most ", n_allowed)});
+    return error;
+  }
+  error.message = absl::StrCat(prompt, " and max_tokens is ", *max_tokens,
+                               ": together more than the context length of ", context_length);
   error.violations.push_back(
-      {prompt_alone ? "prompt" : "stopping.max_tokens",
-       prompt_alone ? absl::StrCat("has ", exact ? "" : "at least ", n_prompt_tokens,
-                                   " tokens; it must have at most ", context_length - 1)
-                    : absl::StrCat("is ", max_tokens, "; it must be in [1, ",
-                                   context_length - n_prompt_tokens, "] after a prompt of ",
-                                   n_prompt_tokens, " tokens")});
+      {"stopping.max_tokens",
+       absl::StrCat("is ", *max_tokens, "; it must be in [1, ", context_length - n_prompt_tokens,
+                    "] after a prompt of ", n_prompt_tokens, " tokens")});
   return error;
 }
 
@@ -246,6 +256,19 @@ bool IsName(absl::string_view name, size_t max_bytes) {
            return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
                   absl::string_view("._:-").find(c) != absl::string_view::npos;
          });
+}
+
+// The text of all `ids`, to which the completion of `kept`, what truncation leaves of them, adds
+// its own: a character that is begun at the end of both is left to the completion.
+std::string EchoText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
+                     absl::Span<const int32_t> kept) {
+  Detokenizer all(&tokenizer);
+  std::string text;
+  for (const int32_t id : ids) all.AppendTo(id, &text);
+  Detokenizer primed(&tokenizer);
+  primed.Prime(kept);
+  if (all.incomplete() != primed.incomplete()) text += all.Finish();
+  return text;
 }
 
 // `priority` is valid.
@@ -285,8 +308,7 @@ std::optional<ApiError> RequestValidator::CheckModel(absl::string_view model) co
   ApiError error;
   error.code = absl::StatusCode::kNotFound;
   error.reason = reason::kModelNotFound;
-  error.metadata = {{"model", Excerpt(model)},
-                    {"servedModel", absl::StrCat("models/", model_.name)}};
+  error.metadata = {{"model", Excerpt(model)}, {"servedModel", resource_name()}};
   error.message = absl::StrCat("model \"", error.metadata["model"], "\" is not served here; ",
                                error.metadata["servedModel"], " is");
   return error;
@@ -367,8 +389,9 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   options.prompt_logprobs = request.output().has_prompt_logprobs();
   options.timing = request.output().timing();
   if (request.output().echo()) {
-    options.echo_text =
-        prompt.has_text() ? prompt.text() : tokenizer_.Decode(Ids(prompt.token_ids()));
+    options.echo_text = std::make_shared<const std::string>(
+        prompt.has_text() ? prompt.text()
+                          : EchoText(tokenizer_, Ids(prompt.token_ids()), spec.prompt_tokens));
   }
   if (kind == AnswerKind::kWhole) {
     if (std::optional<ApiError> error = CheckAnswerBytes(valid)) return *std::move(error);
@@ -385,7 +408,7 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
       n_bos + (prompt.has_text() ? tokenizer_.MinTokens(static_cast<int64_t>(prompt.text().size()))
                                  : prompt.token_ids().ids_size());
   if (n_kept == 0 && n_tokens_min >= model_.context_length) {
-    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), 1,
+    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), absl::nullopt,
                                  model_.context_length);
   }
   std::vector<int32_t> encoded;
@@ -412,7 +435,10 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
   const int64_t n_left = model_.context_length - n_prompt_tokens;
   const int64_t n_wanted = stopping.has_max_tokens() ? stopping.max_tokens() : 1;
   if (n_wanted > n_left) {
-    return ContextLengthExceeded(n_prompt_tokens, /*exact=*/true, n_wanted, model_.context_length);
+    return ContextLengthExceeded(
+        n_prompt_tokens, /*exact=*/true,
+        stopping.has_max_tokens() ? absl::make_optional(n_wanted) : absl::nullopt,
+        model_.context_length);
   }
   if (stopping.has_max_tokens()) {
     spec->max_tokens = stopping.max_tokens();
@@ -436,7 +462,8 @@ int64_t RequestValidator::MaxLogprobBytes(int32_t n_top) const {
 std::optional<ApiError> RequestValidator::CheckAnswerBytes(const ValidatedRequest& request) const {
   const RequestSpec& spec = request.spec;
   constexpr int64_t kOtherBytes = 4096;  // ids, names, finish with its stop sequence, usage, timing
-  int64_t n_bytes = kOtherBytes + static_cast<int64_t>(request.options.echo_text.size()) +
+  const auto& echo = request.options.echo_text;
+  int64_t n_bytes = kOtherBytes + (echo == nullptr ? 0 : static_cast<int64_t>(echo->size())) +
                     spec.max_tokens * max_token_bytes_;
   if (request.options.token_ids) n_bytes += int64_t{spec.max_tokens} * 5;
   if (request.options.logprobs)

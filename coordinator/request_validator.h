@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "bora/inference/v1/inference_service.pb.h"
@@ -29,7 +31,9 @@ struct ResponseOptions {
   bool logprobs = false;
   bool prompt_logprobs = false;
   bool timing = false;
-  std::string echo_text;  // in front of the completion; empty without echo
+  // In front of each candidate's completion, which begins with the bytes of a character that the
+  // prompt's ids begin. Null without echo; shared, since it may have a megabyte.
+  std::shared_ptr<const std::string> echo_text;
 };
 
 struct ValidatedRequest {
@@ -67,6 +71,8 @@ class RequestValidator {
   std::optional<ApiError> CheckModel(absl::string_view model) const;
 
   const ModelFacts& model() const { return model_; }
+  // "models/NAME", as the API names it everywhere.
+  std::string resource_name() const { return absl::StrCat("models/", model_.name); }
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:

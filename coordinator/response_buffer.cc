@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "coordinator/model_facts.h"
 #include "model/utf8.h"
@@ -56,8 +57,7 @@ ResponseBuffer::ResponseBuffer(const Tokenizer& tokenizer, ResponseOptions optio
     : tokenizer_(tokenizer),
       options_(std::move(options)),
       request_id_(std::move(request_id)),
-      model_(std::move(model)),
-      echo_(options_.echo_text) {
+      model_(std::move(model)) {
   if (!options_.prompt_logprobs) return;
   SampledToken first;
   first.token_id = first_prompt_token;
@@ -87,7 +87,7 @@ void ResponseBuffer::Add(OutputDelta delta) {
 bool ResponseBuffer::HasMessage() const {
   if (finish_.has_value()) return true;
   if (!sent_first_) return !tokens_.empty();
-  return !tokens_.empty() || text_begin_ < text_.size() || echo_begin_ < echo_.size() ||
+  return !tokens_.empty() || text_begin_ < text_.size() || echo_begin_ < echo().size() ||
          !prompt_logprobs_.empty();
 }
 
@@ -99,14 +99,21 @@ bool ResponseBuffer::TakeMessage(v1::GenerateStreamResponse* message) {
     message->set_model(model_);
     if (!tokens_.empty()) TakeToken(message, &n_bytes_left);
   }
-  TakeText(&echo_, &echo_begin_, message, &n_bytes_left);
+  echo_begin_ += TakeText(echo().substr(echo_begin_), message, &n_bytes_left);
   while (!prompt_logprobs_.empty() && TakePromptLogprob(message, &n_bytes_left)) {
   }
   // What concerns the prompt comes before any further token.
-  if (echo_begin_ < echo_.size() || !prompt_logprobs_.empty()) return false;
+  if (echo_begin_ < echo().size() || !prompt_logprobs_.empty()) return false;
   while (!tokens_.empty() && TakeToken(message, &n_bytes_left)) {
   }
-  TakeText(&text_, &text_begin_, message, &n_bytes_left);
+  const size_t n_taken =
+      TakeText(absl::string_view(text_).substr(text_begin_), message, &n_bytes_left);
+  n_pending_bytes_ -= static_cast<int64_t>(n_taken);
+  text_begin_ += n_taken;
+  if (text_begin_ * 2 >= text_.size()) {
+    text_.erase(0, text_begin_);
+    text_begin_ = 0;
+  }
   if (!finish_.has_value() || !tokens_.empty() || text_begin_ < text_.size()) return false;
   FillFinish(message);
   return true;
@@ -144,27 +151,22 @@ bool ResponseBuffer::TakePromptLogprob(v1::GenerateStreamResponse* message, int6
   return true;
 }
 
-void ResponseBuffer::TakeText(std::string* text, size_t* begin, v1::GenerateStreamResponse* message,
-                              int64_t* n_bytes_left) {
-  const size_t n_rest = text->size() - *begin;
-  if (n_rest == 0 || *n_bytes_left < 4) return;  // 4: the longest character
-  size_t n_taken = std::min(n_rest, static_cast<size_t>(*n_bytes_left));
-  const auto is_inside_character = [&](size_t i) { return ((*text)[i] & 0xC0) == 0x80; };
-  while (n_taken < n_rest && is_inside_character(*begin + n_taken)) --n_taken;
-  message->mutable_text_delta()->append(*text, *begin, n_taken);
-  *begin += n_taken;
+size_t ResponseBuffer::TakeText(absl::string_view text, v1::GenerateStreamResponse* message,
+                                int64_t* n_bytes_left) {
+  if (text.empty() || *n_bytes_left < 4) return 0;  // 4: the longest character
+  size_t n_taken = std::min(text.size(), static_cast<size_t>(*n_bytes_left));
+  const auto is_inside_character = [&](size_t i) { return (text[i] & 0xC0) == 0x80; };
+  while (n_taken < text.size() && is_inside_character(n_taken)) --n_taken;
+  message->mutable_text_delta()->append(text.data(), n_taken);
   *n_bytes_left -= static_cast<int64_t>(n_taken);
-  if (text == &text_) n_pending_bytes_ -= static_cast<int64_t>(n_taken);
-  if (*begin * 2 < text->size()) return;
-  text->erase(0, *begin);
-  *begin = 0;
+  return n_taken;
 }
 
 void ResponseBuffer::TakeResponse(v1::GenerateResponse* response) {
   CHECK(finish_.has_value()) << "answer before the end";
   response->set_request_id(request_id_);
   response->set_model(model_);
-  response->set_text(echo_ + text_);
+  response->set_text(absl::StrCat(echo(), text_));
   for (; !prompt_logprobs_.empty(); prompt_logprobs_.PopFront()) {
     *response->add_prompt_logprobs() = MakeLogprob(prompt_logprobs_.front());
   }

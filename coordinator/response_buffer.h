@@ -65,9 +65,13 @@ class ResponseBuffer {
   // if there are entries already and the token would exceed `*n_bytes_left`.
   bool TakeToken(inference::v1::GenerateStreamResponse* message, int64_t* n_bytes_left);
   bool TakePromptLogprob(inference::v1::GenerateStreamResponse* message, int64_t* n_bytes_left);
-  // Moves whole characters, at most *n_bytes_left bytes, from `text` (at `*begin`) to the message.
-  void TakeText(std::string* text, size_t* begin, inference::v1::GenerateStreamResponse* message,
-                int64_t* n_bytes_left);
+  // Copies whole characters, at most *n_bytes_left bytes, from the begin of `text` to the message;
+  // returns how many bytes.
+  static size_t TakeText(absl::string_view text, inference::v1::GenerateStreamResponse* message,
+                         int64_t* n_bytes_left);
+  absl::string_view echo() const {
+    return options_.echo_text == nullptr ? absl::string_view() : *options_.echo_text;
+  }
   inference::v1::TokenLogprob MakeLogprob(const SampledToken& token) const;
   template <typename Message>
   void FillFinish(Message* message) const;
@@ -77,7 +81,6 @@ class ResponseBuffer {
   const ResponseOptions options_;
   const std::string request_id_;
   const std::string model_;
-  std::string echo_;
   size_t echo_begin_ = 0;  // what is before has been taken
   std::string text_;
   size_t text_begin_ = 0;

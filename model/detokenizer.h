@@ -36,6 +36,9 @@ class Detokenizer {
   // The same, behind what `text` has: for many ids without a string for each.
   void AppendTo(int32_t id, std::string* text);
 
+  // The bytes of a character that was begun and may still be completed; at most 3.
+  absl::string_view incomplete() const { return held_bytes_; }
+
   // The rest: U+FFFD for each byte of a character that was begun and not completed.
   std::string Finish();
 

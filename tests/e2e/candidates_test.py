@@ -93,13 +93,18 @@ class CandidatesTest(unittest.TestCase):
             call.cancel()
             cluster.wait_idle(5)
 
-    def test_prompt_and_echo_belong_to_the_first(self):
+    def test_echo_belongs_to_each_and_prompt_logprobs_to_the_first(self):
         with Cluster() as cluster:
             message = request(2, prompt_logprobs=0)
             message.output.echo = True
             own = candidates(list(cluster.stub.generate_stream(message, timeout=60)), 2)
-            self.assertTrue(collect(own[0])[0].startswith(PROMPT))
-            self.assertFalse(collect(own[1])[0].startswith(PROMPT))
+            message.output.echo = False
+            bare = candidates(list(cluster.stub.generate_stream(message, timeout=60)), 2)
+            for i in range(2):
+                self.assertEqual(collect(own[i])[0], PROMPT + collect(bare[i])[0])
+            message.output.echo = True
+            whole = cluster.stub.generate(inference.GenerateRequest.FromString(message.SerializeToString()), timeout=60)
+            self.assertEqual([whole.text, whole.other_candidates[0].text], [collect(own[i])[0] for i in range(2)])
             self.assertTrue(any(m.prompt_logprobs for m in own[0]))
             self.assertFalse(any(m.prompt_logprobs for m in own[1]))
 

@@ -408,7 +408,7 @@ class RefusalTest(ConformanceTest):
         for name in ("demo-model", "models/demo-model"):
             request = stream_request(text="x", max_tokens=1)
             request.model = name
-            self.assertEqual(self.whole(request).model, "demo-model")
+            self.assertEqual(self.whole(request).model, "models/demo-model")
 
     def test_ten_megabytes(self):
         request = stream_request(text="x" * (10 << 20))

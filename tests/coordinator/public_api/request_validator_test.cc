@@ -4,12 +4,15 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "coordinator/completion_text.h"
 #include "gtest/gtest.h"
+#include "model/utf8.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
 
 namespace bora {
@@ -200,6 +203,62 @@ TEST_F(RequestValidatorTest, TruncatedPromptKeepsBosAndItsLastTokens) {
   request.mutable_prompt()->set_truncate_prompt_tokens(3);
   EXPECT_EQ(std::get<ValidatedRequest>(Validate(request)).spec.prompt_tokens,
             (std::vector<int32_t>{1, 198, 199}));
+}
+
+// Whatever ids prompt and completion have, and wherever a character is divided between them, what
+// is echoed and the completion's text are the text of them all.
+TEST_F(RequestValidatorTest, EchoAndCompletionAreOneText) {
+  std::mt19937 random(7);
+  const auto ids = [&](int n) {
+    std::vector<int32_t> ids;
+    // Byte pieces, mostly those of characters of three and four bytes.
+    constexpr uint8_t kBytes[] = {0xE6, 0x97, 0xA5, 0xF0, 0x9F, 0x98, 0x80, 0xC3, 0xA9, 0xFF, 'a'};
+    for (int i = 0; i < n; ++i) {
+      ids.push_back(random() % 4 == 0 ? kFirstTextId + static_cast<int32_t>(random() % 12)
+                                      : kFirstByteId + kBytes[random() % sizeof(kBytes)]);
+    }
+    return ids;
+  };
+  int n_divided = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const std::vector<int32_t> prompt = ids(1 + static_cast<int>(random() % 6));
+    const std::vector<int32_t> output = ids(1 + static_cast<int>(random() % 6));
+    v1::GenerateStreamRequest request = Valid();
+    request.mutable_prompt()->mutable_token_ids()->mutable_ids()->Add(prompt.begin(), prompt.end());
+    request.mutable_output()->set_echo(true);
+    const auto valid = std::get<ValidatedRequest>(Validate(request));
+    EXPECT_TRUE(IsValidUtf8(*valid.options.echo_text));
+    CompletionText completion(tokenizer_, valid.spec.prompt_tokens, {}, false, 0);
+    std::string text = *valid.options.echo_text;
+    for (const int32_t id : output) text += completion.Append(id).delta;
+    text += completion.Finish();
+    std::vector<int32_t> all = prompt;
+    all.insert(all.end(), output.begin(), output.end());
+    EXPECT_EQ(text, tokenizer_.Decode(all));
+    n_divided += *valid.options.echo_text != tokenizer_.Decode(prompt);
+    // What is cut off is echoed all the same, and nothing of it twice.
+    request.mutable_prompt()->set_truncate_prompt_tokens(1);
+    const auto cut = std::get<ValidatedRequest>(Validate(request));
+    EXPECT_TRUE(*cut.options.echo_text == *valid.options.echo_text ||
+                *cut.options.echo_text == tokenizer_.Decode(prompt));
+  }
+  EXPECT_GT(n_divided, 200);
+}
+
+TEST_F(RequestValidatorTest, NothingIsSaidOfAMaxTokensThatWasNotSet) {
+  v1::GenerateStreamRequest request = Valid();
+  for (int i = 0; i < 600; ++i) request.mutable_prompt()->mutable_token_ids()->add_ids(5);
+  ApiError error = std::get<ApiError>(Validate(request));
+  EXPECT_EQ(error.message,
+            "the prompt has 600 tokens; it must have at most 511, one less than the context length "
+            "of 512");
+  EXPECT_EQ(error.metadata.count("maxTokens"), 0u);
+  request.mutable_prompt()->mutable_token_ids()->mutable_ids()->Truncate(500);
+  request.mutable_stopping()->set_max_tokens(20);
+  error = std::get<ApiError>(Validate(request));
+  EXPECT_EQ(error.message,
+            "the prompt has 500 tokens and max_tokens is 20: together more than the context length "
+            "of 512");
 }
 
 TEST_F(RequestValidatorTest, IgnoredEosIsNoStopToken) {

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 
@@ -47,5 +49,21 @@ struct ApiError {
   // Present exactly when a retry is worthwhile (UNAVAILABLE).
   absl::optional<absl::Duration> retry_delay;
 };
+
+// UNAVAILABLE with QUEUE_FULL. `n_waiting`, queueDepth in the metadata, is what waits now, of
+// `what` the queue holds ("sequences"); it may be above the limit. The retry delay is 1 s.
+inline ApiError QueueFull(absl::string_view queue, absl::string_view what, int64_t n_waiting,
+                          int64_t limit) {
+  ApiError error;
+  error.code = absl::StatusCode::kUnavailable;
+  error.reason = reason::kQueueFull;
+  error.message =
+      absl::StrCat("the ", queue, " queue holds ", n_waiting, " ", what, ", its limit is ", limit);
+  error.metadata = {{"queue", std::string(queue)},
+                    {"queueDepth", absl::StrCat(n_waiting)},
+                    {"limit", absl::StrCat(limit)}};
+  error.retry_delay = absl::Seconds(1);
+  return error;
+}
 
 }  // namespace bora

@@ -50,9 +50,11 @@ std::vector<SequenceSpec> Calibration::NextRound(const StepCostModel& model, dou
     for (int32_t i = 0; i < round.n_sequences; ++i) {
       SequenceSpec& spec = specs.emplace_back();
       spec.handle = first_handle + i;
+      std::vector<int32_t> prompt;
       for (int32_t t = 0; t < n_prompt; ++t) {
-        spec.prompt_tokens.push_back(AnyToken(t, limits_.vocab_size));
+        prompt.push_back(AnyToken(t, limits_.vocab_size));
       }
+      spec.prompt_tokens = std::move(prompt);
       spec.max_tokens = round.n_output;
       spec.prefix_cache = false;
       spec.tenant = std::string(1, '\xff');  // no request's, as it is not UTF-8

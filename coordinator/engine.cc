@@ -50,8 +50,8 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
     : options_(std::move(options)),
       tokenizer_(tokenizer),
       on_serving_changed_(std::move(on_serving_changed)),
-      // What is pushed is bounded elsewhere: requests by max_num_queued_reqs and slots, messages of
-      // each worker by its WorkerInbox.
+      // What is pushed is bounded elsewhere: sequences by max_num_queued_reqs and slots, messages
+      // of each worker by its WorkerInbox.
       mailbox_(std::numeric_limits<size_t>::max()),
       places_(options_.max_num_queued_reqs),
       retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
@@ -78,21 +78,18 @@ void Engine::Stop() {
 std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
                                                 std::shared_ptr<RequestObserver> observer) {
   if (!accepting_) return RefusalWhileNotServing();
-  const QueuePlaces::Answer place = places_.Take(spec.tenant);
+  const int32_t n_sequences = spec.n_candidates;
+  const QueuePlaces::Answer place = places_.Take(spec.tenant, n_sequences);
   if (!place.taken) {
     ApiError error =
-        Unavailable(reason::kQueueFull,
-                    absl::StrCat("the queue holds ", place.n_waiting, " requests, its limit is ",
-                                 options_.max_num_queued_reqs),
-                    absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed)));
-    error.metadata["queueDepth"] = absl::StrCat(place.n_waiting);
-    error.metadata["limit"] = absl::StrCat(options_.max_num_queued_reqs);
+        QueueFull("generation", "sequences", place.n_waiting, options_.max_num_queued_reqs);
+    error.retry_delay = absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed));
     return error;
   }
-  const uint64_t handle = next_handle_.fetch_add(spec.n_candidates);
+  const uint64_t handle = next_handle_.fetch_add(n_sequences);
   const std::string tenant = spec.tenant;
   if (!mailbox_.PushUnbounded(SubmitEvent{handle, std::move(spec), std::move(observer)})) {
-    places_.Give(tenant);
+    places_.Give(tenant, n_sequences);
     return Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1));
   }
   return handle;
@@ -218,12 +215,14 @@ void Engine::PlanSteps() {
     if (calibration_.has_value()) continue;
     for (const Admission& admission : scheduler_->newly_admitted()) {
       Request* request = sequences_.at(admission.handle);
-      if (request->running) continue;  // again, or another candidate
+      if (admission.again) continue;
+      --request->n_places;
+      places_.Give(request->spec.tenant, 1);
+      if (request->running) continue;  // another candidate
       request->running = true;
       request->first_step = now_;
       request->n_cached_prompt_tokens = admission.n_cached_tokens;
       totals_.n_cached_prompt_tokens_total += admission.n_cached_tokens;
-      places_.Give(request->spec.tenant);
     }
     for (const StepRow& row : plan->rows) {
       if (!row.use_last_sampled) totals_.n_prompt_tokens_total += row.n_tokens;

@@ -38,7 +38,7 @@ namespace bora {
 
 struct EngineOptions {
   ClusterOptions cluster;
-  int32_t max_num_queued_reqs = 1024;
+  int32_t max_num_queued_reqs = 1024;  // sequences: a request has one for each candidate
   // > 0, by name; tenants that are not named have 1.
   absl::flat_hash_map<std::string, double> tenant_weights;
   bool prefix_cache = true;
@@ -89,7 +89,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
                        std::shared_ptr<void> receipt) override;
   void OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) override;
 
-  // At most about 100 ms old.
+  // As old as a tick of the engine: 125 ms at most, 50 ms while there are requests.
   ServerSnapshot Snapshot() const override;
 
  private:
@@ -173,7 +173,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   const std::function<void(bool)> on_serving_changed_;
   Mailbox<Event> mailbox_;
   std::thread thread_;
-  QueuePlaces places_;  // of those that are submitted and have no slot
+  QueuePlaces places_;  // of sequences that are submitted and have not had a slot
 
   std::atomic<uint64_t> next_handle_{1};
   std::atomic<bool> stopping_{false};

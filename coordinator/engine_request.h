@@ -34,6 +34,7 @@ struct Engine::Request {
       : handle(request_handle),
         spec(std::move(request_spec)),
         observer(std::move(request_observer)),
+        n_places(spec.n_candidates),
         candidates(spec.n_candidates, Candidate{CompletionText(
                                           tokenizer, spec.prompt_tokens, spec.stop,
                                           spec.include_stop_in_output, spec.sampling.min_tokens)}) {
@@ -48,6 +49,7 @@ struct Engine::Request {
   const uint64_t handle;
   const RequestSpec spec;
   const std::shared_ptr<RequestObserver> observer;
+  int32_t n_places;  // of the queue: candidates that have not had a slot yet
   std::vector<Candidate> candidates;
   int32_t n_ended = 0;
   int32_t n_cached_prompt_tokens = 0;

@@ -58,7 +58,8 @@ ABSL_FLAG(
     int32_t, max_num_batched_tokens, 128,
     "Tokens of one step; longer prompts are cut in chunks. Open streams wait that long for their "
     "next token; a CPU is as efficient with 64 tokens as with more.");
-ABSL_FLAG(int32_t, max_num_queued_reqs, 1024, "Requests that wait; more are refused.");
+ABSL_FLAG(int32_t, max_num_queued_reqs, 1024,
+          "Sequences that wait, one for each candidate of a request; more are refused.");
 ABSL_FLAG(
     int64_t, kv_cache_memory_bytes, 0,
     "KV cache of each worker, at most. Default: on a GPU all that its worker has set aside "

@@ -1,7 +1,9 @@
-// How many requests may wait, and that one tenant's flood does not keep the others out.
+// How many sequences may wait, and that one tenant's flood does not keep the others out. A request
+// waits with as many sequences as it has candidates, since each of them takes memory and a slot.
 //
 // `limit` places are for anybody. A quarter more are for tenants that have less than an equal part
-// of `limit` waiting, so that who sends little finds a place when somebody else has taken all.
+// of `limit` waiting, so that a tenant that sends little finds a place when another has taken all.
+// An empty queue takes any one request, so that none can be too large for ever.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +22,14 @@ class QueuePlaces {
   // limit >= 0.
   explicit QueuePlaces(int32_t limit) : limit_(limit) {}
 
-  // What was there when a place was asked for.
   struct Answer {
     bool taken = false;
-    int32_t n_waiting = 0;
+    int32_t n_waiting = 0;  // sequences, before the places were asked for
   };
-  Answer Take(absl::string_view tenant);
-  void Give(absl::string_view tenant);
+  // Places for n > 0 sequences of a tenant: all or none.
+  Answer Take(absl::string_view tenant, int32_t n);
+  // Gives n of the tenant's places back (CHECK: it has them).
+  void Give(absl::string_view tenant, int32_t n);
 
  private:
   const int32_t limit_;

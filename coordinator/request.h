@@ -10,6 +10,7 @@
 #include "absl/types/optional.h"
 #include "coordinator/api_error.h"
 #include "coordinator/priority.h"
+#include "coordinator/shared_tokens.h"
 #include "model/sampling_params.h"
 #include "model/step.h"
 
@@ -18,7 +19,7 @@ namespace bora {
 // A validated request: every field is within the model's limits.
 struct RequestSpec {
   std::string request_id;
-  std::vector<int32_t> prompt_tokens;  // at least 1
+  SharedTokens prompt_tokens;  // at least 1
   // seed is set; stop_token_ids holds what ends generation, the end-of-sequence ids included unless
   // they are ignored.
   SamplingParams sampling;

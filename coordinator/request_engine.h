@@ -29,7 +29,7 @@ class RequestEngine {
   virtual void Abort(uint64_t handle, ApiError error) = 0;
   // The reader has caught up after OnDelta said false.
   virtual void Resume(uint64_t handle) = 0;
-  // At most about 50 ms old.
+  // Of a moment ago: 125 ms at most.
   virtual ServerSnapshot Snapshot() const = 0;
 };
 

@@ -417,9 +417,11 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
   if (n_kept > 0 && static_cast<int64_t>(ids.size()) > n_kept - n_bos) {
     ids.remove_prefix(ids.size() - (n_kept - n_bos));
   }
-  spec->prompt_tokens.reserve(ids.size() + n_bos);
-  if (n_bos > 0) spec->prompt_tokens.push_back(tokenizer_.bos_id());
-  spec->prompt_tokens.insert(spec->prompt_tokens.end(), ids.begin(), ids.end());
+  std::vector<int32_t> kept;
+  kept.reserve(ids.size() + n_bos);
+  if (n_bos > 0) kept.push_back(tokenizer_.bos_id());
+  kept.insert(kept.end(), ids.begin(), ids.end());
+  spec->prompt_tokens = std::move(kept);
   if (spec->prompt_tokens.empty()) {
     Violations violations;
     violations.AddInvalid("prompt.text", "a text without tokens",

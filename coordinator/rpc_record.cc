@@ -61,16 +61,6 @@ void RecordCancelled(RpcRecord* record) {
   record->reason = reason::kCancelled;
 }
 
-ApiError QueueFull(absl::string_view queue, int64_t capacity) {
-  ApiError error;
-  error.code = absl::StatusCode::kUnavailable;
-  error.reason = reason::kQueueFull;
-  error.message = absl::StrCat("the ", queue, " queue is full: it holds ", capacity);
-  error.metadata = {{"queue", std::string(queue)}, {"queueDepth", absl::StrCat(capacity)}};
-  error.retry_delay = absl::Seconds(1);
-  return error;
-}
-
 std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context) {
   constexpr int64_t kEntryBytes = 32;  // RFC 9113, 6.5.2
   int64_t n_bytes = 0;

@@ -39,9 +39,6 @@ void LogRpc(const RpcRecord& record);
 // For calls that gRPC ended: DEADLINE_EXCEEDED if the deadline has passed, else CANCELLED.
 void RecordCancelled(RpcRecord* record);
 
-// The error of a call that arrives when there is no place to carry it out.
-ApiError QueueFull(absl::string_view queue, int64_t capacity);
-
 // LIMIT_EXCEEDED, unless the call's metadata are within kMaxMetadataBytes. gRPC lets larger ones
 // pass, see SetLimits in public_server.cc.
 std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context);

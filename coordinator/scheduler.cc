@@ -49,9 +49,8 @@ void Scheduler::Add(SequenceSpec spec) {
   sequence->priority = spec.priority;
   sequence->age = AgeOf(spec.arrival_us, spec.priority, next_order_++);
   sequence->tenant = queue_.Open(spec.tenant);
-  sequence->tokens = std::move(spec.prompt_tokens);
-  sequence->n_prompt = sequence->n_known();
   sequence->spec = std::move(spec);
+  sequence->n_prompt = sequence->n_known();
   JoinQueue(sequence.get());
   CHECK(sequences_.emplace(handle, std::move(sequence)).second) << "handle " << handle;
 }
@@ -335,8 +334,8 @@ void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, St
   int32_t n_prompt_logprobs = 0;
   if (sequence->InPrefill()) {
     row.sample = end == sequence->prefill_end;
-    plan->tokens.insert(plan->tokens.end(), sequence->tokens.begin() + row.position,
-                        sequence->tokens.begin() + end);
+    const absl::Span<const int32_t> tokens = sequence->tokens();
+    plan->tokens.insert(plan->tokens.end(), tokens.begin() + row.position, tokens.begin() + end);
     row.prompt_logprobs = sequence->WantsPromptLogprobs() && row.position < sequence->n_prompt;
     // The last token of the prompt predicts the first generated one, not a prompt token.
     if (row.prompt_logprobs) {
@@ -381,7 +380,7 @@ void Scheduler::AddNextTokens(const StepInFlight& step, StepPlan* plan) const {
     const Sequence& sequence = *sequences_.at(step.rows[i].handle);
     const int32_t next = row.position + row.n_tokens;
     plan->next_tokens.push_back(
-        row.prompt_logprobs && next < sequence.n_prompt ? sequence.tokens[next] : -1);
+        row.prompt_logprobs && next < sequence.n_prompt ? sequence.tokens()[next] : -1);
   }
 }
 
@@ -391,9 +390,9 @@ void Scheduler::Publish(Sequence* sequence) {
   const int32_t n_full = std::min(sequence->n_planned, sequence->n_known()) / block_size;
   for (; sequence->n_published < n_full; ++sequence->n_published) {
     const int32_t i = sequence->n_published;
-    sequence->content = blocks_.Publish(
-        sequence->block_ids[i], sequence->spec.cache_salt, sequence->content,
-        absl::MakeConstSpan(sequence->tokens).subspan(int64_t{i} * block_size, block_size));
+    sequence->content =
+        blocks_.Publish(sequence->block_ids[i], sequence->spec.cache_salt, sequence->content,
+                        sequence->tokens().subspan(int64_t{i} * block_size, block_size));
   }
 }
 
@@ -416,8 +415,8 @@ Scheduler::Needs Scheduler::FindNeeds(const Sequence& sequence) const {
   Needs needs;
   const int32_t n_known = sequence.n_known();
   if (sequence.spec.prefix_cache && !sequence.WantsPromptLogprobs()) {
-    needs.match = blocks_.FindPrefix(sequence.spec.cache_salt,
-                                     absl::MakeConstSpan(sequence.tokens).subspan(0, n_known - 1));
+    needs.match =
+        blocks_.FindPrefix(sequence.spec.cache_salt, sequence.tokens().subspan(0, n_known - 1));
   }
   const std::vector<int32_t>& cached = needs.match.block_ids;
   const int32_t n_blocks = static_cast<int32_t>(CeilDiv(n_known, options_.limits.block_size));
@@ -470,6 +469,11 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   const int32_t n_cached = static_cast<int32_t>(match.block_ids.size());
   const int32_t n_known = sequence->n_known();
   LeaveQueue(sequence);
+  if (sequence->own_tokens.empty()) {
+    sequence->own_tokens.assign(sequence->spec.prompt_tokens.begin(),
+                                sequence->spec.prompt_tokens.end());
+    sequence->spec.prompt_tokens = SharedTokens();
+  }
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
   running_.insert(
@@ -489,7 +493,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   open.n_cached_tokens = sequence->n_planned;
   open.sampling = sequence->spec.sampling;
   if (!sequence->WantsPromptLogprobs()) open.sampling.n_prompt_logprobs = -1;
-  if (open.sampling.has_penalties()) open.known_tokens = sequence->tokens;
+  if (open.sampling.has_penalties()) open.known_tokens = sequence->own_tokens;
   plan->opened.push_back(std::move(open));
   for (int32_t i = 0; i < n_cached; ++i) {
     blocks_.Hold(match.block_ids[i]);
@@ -566,7 +570,7 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
       }
       if (row.sample) {
         --sequence->n_samples_in_flight;
-        sequence->tokens.push_back(sampled->token_id);
+        sequence->own_tokens.push_back(sampled->token_id);
         if (sequence->slot < 0) ++n_waiting_prompt_tokens_;
         item.sampled = std::move(*sampled);
       }

@@ -52,6 +52,7 @@
 #include "absl/types/optional.h"
 #include "coordinator/block_pool.h"
 #include "coordinator/fair_queue.h"
+#include "coordinator/shared_tokens.h"
 #include "coordinator/step_cost_model.h"
 #include "model/step.h"
 
@@ -70,8 +71,8 @@ struct SchedulerOptions {
 
 // What the scheduler must know of a request.
 struct SequenceSpec {
-  uint64_t handle = 0;                 // never used before
-  std::vector<int32_t> prompt_tokens;  // at least 1; prompt + max_tokens <= limits.max_model_len
+  uint64_t handle = 0;         // never used before
+  SharedTokens prompt_tokens;  // at least 1; prompt + max_tokens <= limits.max_model_len
   SamplingParams sampling;
   int32_t max_tokens = 0;  // > 0
   // Whether it may share blocks with others. Sequences that report prompt log-probabilities
@@ -159,8 +160,10 @@ class Scheduler {
 
  private:
   struct Sequence : Ticket {
-    SequenceSpec spec;            // prompt_tokens is moved to tokens
-    std::vector<int32_t> tokens;  // the prompt and what has been sampled
+    SequenceSpec spec;
+    // The prompt and what has been sampled. Empty until it is admitted for the first time: those
+    // that wait share their prompts.
+    std::vector<int32_t> own_tokens;
     int32_t n_prompt = 0;
     int32_t n_prompt_logprobs = 0;  // reported
     int32_t n_charged = 0;          // tokens that its tenant was charged
@@ -177,7 +180,10 @@ class Scheduler {
     int32_t n_published = 0;  // blocks that are known in the pool, or others in their place
     BlockPool::ContentId content = BlockPool::kNoContent;  // of those
 
-    int32_t n_known() const { return static_cast<int32_t>(tokens.size()); }
+    absl::Span<const int32_t> tokens() const {
+      return own_tokens.empty() ? spec.prompt_tokens.span() : absl::MakeConstSpan(own_tokens);
+    }
+    int32_t n_known() const { return static_cast<int32_t>(tokens().size()); }
     bool InPrefill() const { return n_planned < prefill_end; }
     // Whether the row at n_planned would sample a token that was asked for.
     bool WantsToken() const { return n_planned <= n_prompt + spec.max_tokens - 2; }

@@ -72,7 +72,7 @@ double Scheduler::PredictFirstTokenUs(const SequenceSpec& spec, double enough_us
 double Scheduler::PredictPromptUs(uint64_t handle, double prompt_token_us, double enough_us) const {
   const auto it = sequences_.find(handle);
   if (it == sequences_.end() || it->second->slot >= 0) return 0;
-  return PromptUs(it->second->spec, it->second->tokens, prompt_token_us, enough_us);
+  return PromptUs(it->second->spec, it->second->tokens(), prompt_token_us, enough_us);
 }
 
 double Scheduler::PromptUs(const SequenceSpec& spec, absl::Span<const int32_t> tokens,

@@ -59,8 +59,9 @@ bool Measure(const Load& load, Cost* cost) {
   for (int i = 0; i < load.n_sequences + load.n_waiting; ++i) {
     SequenceSpec spec;
     spec.handle = i + 1;
-    spec.prompt_tokens.assign(i < load.n_sequences ? load.n_context : 64, 7);
-    spec.prompt_tokens[0] = i % 31000;
+    std::vector<int32_t> prompt(i < load.n_sequences ? load.n_context : 64, 7);
+    prompt[0] = i % 31000;
+    spec.prompt_tokens = std::move(prompt);
     spec.max_tokens = 700;
     scheduler.Add(std::move(spec));
   }

@@ -139,7 +139,7 @@ TEST_F(EngineTest, RefusesWhatTheQueueDoesNotHoldWithARetryDelay) {
   const ApiError error = ExpectRefused(Spec(3, 4));
   EXPECT_EQ(error.code, absl::StatusCode::kUnavailable);
   EXPECT_EQ(error.reason, reason::kQueueFull);
-  EXPECT_EQ(error.message, "the queue holds 2 requests, its limit is 2");
+  EXPECT_EQ(error.message, "the generation queue holds 2 sequences, its limit is 2");
   EXPECT_EQ(error.metadata.at("queueDepth"), "2");
   EXPECT_EQ(error.metadata.at("limit"), "2");
   ASSERT_TRUE(error.retry_delay.has_value());
@@ -147,6 +147,32 @@ TEST_F(EngineTest, RefusesWhatTheQueueDoesNotHoldWithARetryDelay) {
   EXPECT_LE(*error.retry_delay, absl::Seconds(10));
   worker->GoOn();
   for (const Submitted& request : requests) request.observer->finish();
+  ExpectIdle();
+}
+
+TEST_F(EngineTest, EachCandidateTakesAPlaceInTheQueue) {
+  EngineOptions options = TestEngineOptions();
+  options.cluster.limits.max_num_seqs = 2;
+  options.max_num_queued_reqs = 8;
+  const auto worker = Serve(options);
+  worker->Pause();
+  RequestSpec several = Spec(0, 4);
+  several.n_candidates = 6;
+  std::vector<Submitted> requests = {Submit(several)};
+  worker->AwaitPlan();
+  AwaitSnapshot([](const ServerSnapshot& s) { return s.load.n_running == 1; });
+  // Five of the first request's candidates wait for its prompt.
+  several.n_candidates = 4;
+  EXPECT_EQ(ExpectRefused(several).metadata.at("queueDepth"), "5");
+  several.n_candidates = 3;
+  requests.push_back(Submit(several));
+  EXPECT_EQ(ExpectRefused(Spec(3, 4)).metadata.at("queueDepth"), "8");
+  worker->GoOn();
+  for (const Submitted& request : requests) request.observer->AwaitEnd();
+  ExpectIdle();
+  // Nothing is counted any more, and an empty queue takes what is larger than itself.
+  several.n_candidates = 9;
+  Submit(several).observer->AwaitEnd();
   ExpectIdle();
 }
 

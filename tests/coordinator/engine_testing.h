@@ -144,8 +144,8 @@ class NotingRequestObserver final : public RequestObserver {
     n_prompt_logprobs_ += static_cast<int32_t>(delta.prompt_logprobs.size());
     if (delta.finish.has_value()) {
       finish_ = *std::move(delta.finish);
-      ended_ = true;
     }
+    ended_ = delta.last;
     return !slow_;
   }
   void OnError(ApiError error) override {
@@ -289,7 +289,7 @@ class EngineTest : public testing::Test {
 
   static RequestSpec Spec(uint64_t seed, int32_t max_tokens) {
     RequestSpec spec;
-    spec.prompt_tokens.assign(kPromptTokens, kA);
+    spec.prompt_tokens = std::vector<int32_t>(kPromptTokens, kA);
     spec.sampling.seed = seed;
     spec.max_tokens = max_tokens;
     spec.arrival = absl::Now();

@@ -140,9 +140,9 @@ class RandomLife {
     SequenceSpec spec;
     spec.handle = next_handle_++;
     spec.sampling.seed = Below(3);
-    for (int32_t i = 0; i < n_prompt; ++i) {
-      spec.prompt_tokens.push_back(TokenOf(spec.sampling.seed, i));
-    }
+    std::vector<int32_t> prompt;
+    for (int32_t i = 0; i < n_prompt; ++i) prompt.push_back(TokenOf(spec.sampling.seed, i));
+    spec.prompt_tokens = std::move(prompt);
     spec.max_tokens = max_tokens;
     spec.sampling.n_prompt_logprobs = Below(4) == 0 ? 2 : -1;
     spec.prefix_cache = Below(8) != 0;
@@ -299,7 +299,7 @@ double PlanMicroseconds(int32_t n_prompt) {
   for (uint64_t handle = 1; handle <= kSequences; ++handle) {
     SequenceSpec spec;
     spec.handle = handle;
-    spec.prompt_tokens.assign(n_prompt, 1);
+    spec.prompt_tokens = std::vector<int32_t>(n_prompt, 1);
     spec.max_tokens = kMaxTokens;
     scheduler.Add(std::move(spec));
   }

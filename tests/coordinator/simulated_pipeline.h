@@ -55,9 +55,11 @@ class SimulatedPipeline {
     spec.priority = priority;
     spec.arrival_us = static_cast<int64_t>(now_us_);
     arrival_us_[spec.handle] = now_us_;
+    std::vector<int32_t> prompt;
     for (int32_t i = 0; i < n_prompt; ++i) {
-      spec.prompt_tokens.push_back((static_cast<int32_t>(spec.handle) * 131 + i) % 997);
+      prompt.push_back((static_cast<int32_t>(spec.handle) * 131 + i) % 997);
     }
+    spec.prompt_tokens = std::move(prompt);
     spec.max_tokens = max_tokens;
     n_tokens_left_[spec.handle] = max_tokens;
     const uint64_t handle = spec.handle;

@@ -106,7 +106,7 @@ class StepBudgetTest : public testing::Test {
     const auto add = [&scheduler](uint64_t handle, int32_t n_prompt, int32_t max_tokens) {
       SequenceSpec spec;
       spec.handle = handle;
-      spec.prompt_tokens.assign(static_cast<size_t>(n_prompt), static_cast<int32_t>(handle));
+      spec.prompt_tokens = std::vector<int32_t>(n_prompt, static_cast<int32_t>(handle));
       spec.max_tokens = max_tokens;
       scheduler.Add(std::move(spec));
     };

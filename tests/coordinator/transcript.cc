@@ -71,9 +71,11 @@ void Transcript::Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens,
                      int32_t n_prompt_logprobs, absl::optional<uint64_t> like) {
   SequenceSpec spec;
   spec.handle = handle;
+  std::vector<int32_t> prompt;
   for (int32_t i = 0; i < n_prompt; ++i) {
-    spec.prompt_tokens.push_back(static_cast<int32_t>(like.value_or(handle) * 10 + i) % 1000);
+    prompt.push_back(static_cast<int32_t>(like.value_or(handle) * 10 + i) % 1000);
   }
+  spec.prompt_tokens = std::move(prompt);
   spec.max_tokens = max_tokens;
   spec.sampling.n_prompt_logprobs = n_prompt_logprobs;
   if (like.has_value()) absl::StrAppend(&text_, "like ", *like, ": ");

@@ -170,9 +170,11 @@ absl::StatusOr<BenchSamples> ModelBench::Offline(int n_prompt_tokens, int n_outp
     SequenceSpec spec;
     spec.handle = i + 1;
     // Different from their first token on, so that nothing is shared.
+    std::vector<int32_t> prompt;
     for (int k = 0; k < n_prompt_tokens; ++k) {
-      spec.prompt_tokens.push_back((i + k * 7919) % options.limits.vocab_size);
+      prompt.push_back((i + k * 7919) % options.limits.vocab_size);
     }
+    spec.prompt_tokens = std::move(prompt);
     spec.sampling.temperature = 0;
     spec.max_tokens = n_output_tokens;
     scheduler.Add(std::move(spec));

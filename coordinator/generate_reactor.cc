@@ -76,9 +76,11 @@ void GenerateReactor::Start(const grpc::CallbackServerContext& context,
     return;
   }
   const bool accepted = services_.tasks->TryRun(
+      TaskPool::Kind::kPrompt,
       [self = self_, request = grpc::ByteBuffer(request)] { self->Admit(request); });
   if (!accepted) {
-    Fail(QueueFull("tokenizer", static_cast<int64_t>(services_.tasks->max_num_waiting())));
+    const int64_t n_waiting = static_cast<int64_t>(services_.tasks->max_num_waiting());
+    Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
   }
 }
 

@@ -24,9 +24,15 @@ constexpr const char* kReadinessNames[] = {"", "readiness", "bora.inference.v1.I
                                            "bora.inference.v1.ModelService"};
 constexpr char kLivenessName[] = "liveness";
 
-// A request that waits for a thread holds its message, so that this many times 4 MiB is the bound.
-constexpr size_t kMaxWaitingTasks = 32;
-constexpr int kTaskThreads = 2;
+// A request that waits for a thread holds its message, so that twice this many times 4 MiB is the
+// bound. A text of 1 MiB takes 0.3 s, so that the last of those that wait is done in 5 s.
+constexpr size_t kMaxWaitingTasks = 16;
+
+// Prompts are tokenized on half of the cores, two at most: the rest is for the engine's thread and
+// for workers on this machine.
+int PromptThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 2);
+}
 
 bool IsLoopback(absl::string_view address) {
   if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:"))
@@ -92,7 +98,7 @@ PublicServer::PublicServer(const PublicServerOptions& options, const ModelFacts&
       facts_(facts),
       validator_(model_, tokenizer),
       pump_(options.slow_reader_timeout),
-      tasks_(kTaskThreads, kMaxWaitingTasks),
+      tasks_(PromptThreads(), kMaxWaitingTasks),
       inference_service_(services_),
       model_service_(facts_, services_) {
   services_.engine = engine;

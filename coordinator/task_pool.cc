@@ -1,28 +1,45 @@
 #include "coordinator/task_pool.h"
 
+#include <sys/resource.h>
+
 #include <optional>
 #include <utility>
 
 #include "absl/time/time.h"
 
 namespace bora {
+namespace {
 
-TaskPool::TaskPool(int n_threads, size_t max_num_waiting)
-    : max_num_waiting_(max_num_waiting), tasks_(max_num_waiting) {
-  for (int i = 0; i < n_threads; ++i) {
-    threads_.emplace_back([this] {
-      while (std::optional<std::function<void()>> task = tasks_.PopUntil(absl::InfiniteFuture())) {
-        (*task)();
-      }
-    });
-  }
+// Of ten parts of a busy core's time a thread this much nicer than the others gets one.
+constexpr int kTextNiceness = 10;
+
+// Of the calling thread, which is what Linux means by process 0.
+void GiveWay() { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kTextNiceness); }
+
+}  // namespace
+
+TaskPool::TaskPool(int n_prompt_threads, size_t max_num_waiting)
+    : max_num_waiting_(max_num_waiting), prompts_(max_num_waiting), texts_(max_num_waiting) {
+  const auto run = [](Tasks* tasks) {
+    while (std::optional<std::function<void()>> task = tasks->PopUntil(absl::InfiniteFuture())) {
+      (*task)();
+    }
+  };
+  for (int i = 0; i < n_prompt_threads; ++i) threads_.emplace_back([this, run] { run(&prompts_); });
+  threads_.emplace_back([this, run] {
+    GiveWay();
+    run(&texts_);
+  });
 }
 
 TaskPool::~TaskPool() {
-  tasks_.Close();
+  prompts_.Close();
+  texts_.Close();
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool TaskPool::TryRun(std::function<void()> task) { return tasks_.TryPush(std::move(task)); }
+bool TaskPool::TryRun(Kind kind, std::function<void()> task) {
+  return (kind == Kind::kPrompt ? prompts_ : texts_).TryPush(std::move(task));
+}
 
 }  // namespace bora

@@ -1,4 +1,8 @@
-// Threads for work that would hold up a gRPC thread: tokenizing large texts.
+// Threads for work that would hold up a gRPC thread: parsing and tokenizing large requests.
+//
+// Prompts of Generate calls and texts of other calls have queues and threads of their own, so that
+// no number of Tokenize calls keeps a prompt waiting. Texts have one thread, which gives way to all
+// others of the machine: streams must not pause because somebody counts tokens.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +17,25 @@ namespace bora {
 // Thread-safe.
 class TaskPool {
  public:
-  TaskPool(int n_threads, size_t max_num_waiting);
+  enum class Kind { kPrompt, kText };
+
+  // At most `max_num_waiting` tasks of each kind wait.
+  TaskPool(int n_prompt_threads, size_t max_num_waiting);
   // Runs what is waiting, then joins the threads.
   ~TaskPool();
 
-  // Runs the task on one of the threads, soon. False: too many are waiting, and it is not run.
-  bool TryRun(std::function<void()> task);
+  // Runs the task on a thread for its kind, soon; tasks of a kind begin in the order in which they
+  // came. False: too many are waiting, and it is not run.
+  bool TryRun(Kind kind, std::function<void()> task);
 
   size_t max_num_waiting() const { return max_num_waiting_; }
 
  private:
+  using Tasks = Mailbox<std::function<void()>>;
+
   const size_t max_num_waiting_;
-  Mailbox<std::function<void()>> tasks_;
+  Tasks prompts_;
+  Tasks texts_;
   std::vector<std::thread> threads_;
 };
 

@@ -25,7 +25,8 @@ namespace bora {
 template <typename Request, typename Response>
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
-  // Fills the answer or returns an error. Called once, on a gRPC thread or the task pool's.
+  // Fills the answer or returns an error; of a call that is cancelled, also by its deadline, it may
+  // leave the rest undone. Called once at most, on a gRPC thread or the task pool's.
   using Handler = std::function<std::optional<ApiError>(const Request&, Response*)>;
 
   UnaryReactor(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
@@ -44,12 +45,14 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
       Fail(*error);
     } else if (!TakesLong(bytes)) {
       Run(bytes);
-    } else if (!services_.tasks->TryRun([this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
-      Fail(QueueFull("tokenizer", static_cast<int64_t>(services_.tasks->max_num_waiting())));
+    } else if (!services_.tasks->TryRun(TaskPool::Kind::kText,
+                                        [this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
+      const int64_t n_waiting = static_cast<int64_t>(services_.tasks->max_num_waiting());
+      Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
     }
   }
 
-  void OnCancel() override {}  // the work is short, and Finish follows in any case
+  void OnCancel() override {}  // Run looks at the context, and Finish follows in any case
   void OnDone() override {
     if (services_.access_log) LogRpc(record_);
     services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);
@@ -60,8 +63,15 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   void Run(const grpc::ByteBuffer& bytes) {
     Request request;
     Response answer;
-    std::optional<ApiError> error = ParseRequest(bytes, &request);
-    if (!error.has_value()) error = handler_(request, &answer);
+    std::optional<ApiError> error;
+    // It may have waited for long.
+    if (!context_->IsCancelled()) error = ParseRequest(bytes, &request);
+    if (!error.has_value() && !context_->IsCancelled()) error = handler_(request, &answer);
+    if (context_->IsCancelled()) {
+      RecordCancelled(&record_);
+      Finish(grpc::Status::CANCELLED);  // nobody hears it
+      return;
+    }
     if (!error.has_value() && answer.ByteSizeLong() > kMaxMessageBytes) {
       error = AnswerTooLarge(static_cast<int64_t>(answer.ByteSizeLong()));
     }

@@ -7,50 +7,53 @@
 #include "base/check.h"
 
 namespace bora {
-namespace {
-
-// Tenants that are remembered after their last sequence has ended.
-constexpr int32_t kMaxIdleTenants = 1024;
-
-}  // namespace
 
 Age AgeOf(int64_t arrival_us, Priority priority, uint64_t order) {
   return {arrival_us + kPriorityHandicapUs[static_cast<int>(priority)], order};
 }
 
-Tenant* FairQueue::Open(absl::string_view tenant_name) {
+Tenant* FairQueue::Open(absl::string_view tenant_name, int64_t now_us) {
+  const auto weight = weights_.find(tenant_name);
+  if (weight == weights_.end() && !tenants_.contains(tenant_name)) {
+    if (HasRoomForName(now_us)) {
+      ++n_unnamed_;
+    } else {
+      tenant_name = kOtherTenants;
+    }
+  }
   std::unique_ptr<Tenant>& tenant = tenants_[tenant_name];
   if (tenant == nullptr) {
     tenant = std::make_unique<Tenant>();
     tenant->name = std::string(tenant_name);
-    const auto weight = weights_.find(tenant_name);
     if (weight != weights_.end()) tenant->weight = weight->second;
-    ++n_idle_;
   }
   if (tenant->n_open == 0) {
     tenant->virtual_tokens = std::max(tenant->virtual_tokens, LowestCounter());
     sum_of_weights_ += tenant->weight;
-    --n_idle_;
   }
   ++tenant->n_open;
+  tenant->last_use_us = std::max(tenant->last_use_us, now_us);
   return tenant.get();
 }
 
-void FairQueue::Close(Tenant* tenant) {
+// It is remembered, so that nobody gets rid of its counter by leaving for a moment.
+void FairQueue::Close(Tenant* tenant, int64_t now_us) {
   CHECK_GT(tenant->n_open, 0);
-  if (--tenant->n_open > 0) return;
-  sum_of_weights_ -= tenant->weight;
-  // Remembered, so that nobody gets rid of its counter by leaving for a moment.
-  if (++n_idle_ <= kMaxIdleTenants) return;
-  const double lowest = LowestCounter();
+  tenant->last_use_us = std::max(tenant->last_use_us, now_us);
+  if (--tenant->n_open == 0) sum_of_weights_ -= tenant->weight;
+}
+
+bool FairQueue::HasRoomForName(int64_t now_us) {
+  if (n_unnamed_ < kMaxUnnamedTenants) return true;
   absl::erase_if(tenants_, [&](const auto& entry) {
-    return entry.second->n_open == 0 &&
-           (entry.second->virtual_tokens <= lowest || entry.second.get() == tenant);
+    const Tenant& tenant = *entry.second;
+    const bool forgotten = tenant.n_open == 0 && tenant.name != kOtherTenants &&
+                           now_us - tenant.last_use_us > kTenantWindowUs &&
+                           !weights_.contains(tenant.name);
+    n_unnamed_ -= forgotten ? 1 : 0;
+    return forgotten;
   });
-  n_idle_ =
-      static_cast<int32_t>(std::count_if(tenants_.begin(), tenants_.end(), [](const auto& entry) {
-        return entry.second->n_open == 0;
-      }));
+  return n_unnamed_ < kMaxUnnamedTenants;
 }
 
 double FairQueue::LowestCounter() const {
@@ -118,7 +121,10 @@ FairQueue::Ahead FairQueue::AheadOf(absl::string_view tenant_name, Priority prio
     ahead.n_sequences += static_cast<int32_t>(classes_[i].by_age.size());
     ahead.n_tokens += classes_[i].n_tokens;
   }
-  const auto it = tenants_.find(tenant_name);
+  auto it = tenants_.find(tenant_name);
+  if (it == tenants_.end() && n_unnamed_ >= kMaxUnnamedTenants && !weights_.contains(tenant_name)) {
+    it = tenants_.find(kOtherTenants);
+  }
   if (it != tenants_.end() && it->second->n_open > 0) {
     ahead.own_n_sequences = it->second->n_waiting;
     ahead.own_n_running = it->second->n_running;

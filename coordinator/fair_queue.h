@@ -10,6 +10,10 @@
 // what it did not use before is lost, and it does not lock them out. Nobody is overtaken by those
 // who came more than kTenantPatienceUs later, so that ever new tenants starve nobody. (The virtual
 // token counter of Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024.)
+//
+// Names. Anybody can make up names, and a new one begins at the lowest counter. So only
+// kMaxUnnamedTenants of those that the weights do not name have a counter of their own, until they
+// have had no sequence for kTenantWindowUs; all other names together are one tenant.
 #pragma once
 
 #include <array>
@@ -28,6 +32,10 @@ namespace bora {
 
 inline constexpr double kOutputTokenCost = 2;
 inline constexpr int64_t kTenantPatienceUs = 60'000'000;
+inline constexpr int32_t kMaxUnnamedTenants = 64;
+inline constexpr int64_t kTenantWindowUs = 60'000'000;
+// The name of the tenant of all names that have no counter of their own; no request's name is so.
+inline constexpr char kOtherTenants[] = "\xff others";
 
 // The smaller, the older.
 struct Age {
@@ -45,6 +53,7 @@ struct Tenant {
   std::string name;
   double weight = 1;
   double virtual_tokens = 0;  // computed for it, by weight
+  int64_t last_use_us = 0;    // when a sequence of it last came or ended
   int32_t n_open = 0;         // sequences, waiting or not
   int32_t n_running = 0;      // kept by the scheduler
   int32_t n_waiting = 0;
@@ -71,9 +80,10 @@ class FairQueue {
   explicit FairQueue(absl::flat_hash_map<std::string, double> weights)
       : weights_(std::move(weights)) {}
 
-  // A sequence of the tenant comes to be, or ends.
-  Tenant* Open(absl::string_view tenant_name);
-  void Close(Tenant* tenant);
+  // A sequence of the tenant comes to be, or ends, at now_us on the clock of arrivals. Open returns
+  // the tenant that counts for it, which may be that of all other names.
+  Tenant* Open(absl::string_view tenant_name, int64_t now_us);
+  void Close(Tenant* tenant, int64_t now_us);
 
   // Into and out of the queue. A ticket is in it once (CHECK); removing one that is not is fine.
   void Push(Ticket* ticket);
@@ -119,11 +129,13 @@ class FairQueue {
 
   // Of tenants with open sequences; 0 without.
   double LowestCounter() const;
+  // Whether one more name may have a counter of its own; forgets those that were not used lately.
+  bool HasRoomForName(int64_t now_us);
 
   const absl::flat_hash_map<std::string, double> weights_;
   absl::flat_hash_map<std::string, std::unique_ptr<Tenant>> tenants_;
   double sum_of_weights_ = 0;  // of tenants with open sequences
-  int32_t n_idle_ = 0;         // tenants without
+  int32_t n_unnamed_ = 0;      // tenants that the weights do not name, but for that of all others
   std::array<Class, kNumPriorities> classes_;
   int32_t n_waiting_ = 0;
 };

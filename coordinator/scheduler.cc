@@ -45,10 +45,11 @@ void Scheduler::Add(SequenceSpec spec) {
   // Otherwise it would wait for ever and everybody behind it too.
   CHECK_LE(CeilDiv(n_tokens, options_.limits.block_size), options_.limits.n_blocks);
   const uint64_t handle = spec.handle;
+  AdvanceTo(spec.arrival_us);
   auto sequence = std::make_unique<Sequence>();
   sequence->priority = spec.priority;
   sequence->age = AgeOf(spec.arrival_us, spec.priority, next_order_++);
-  sequence->tenant = queue_.Open(spec.tenant);
+  sequence->tenant = queue_.Open(spec.tenant, now_us_);
   sequence->spec = std::move(spec);
   sequence->n_prompt = sequence->n_known();
   JoinQueue(sequence.get());
@@ -59,6 +60,7 @@ void Scheduler::Remove(uint64_t handle) {
   const auto it = sequences_.find(handle);
   if (it == sequences_.end()) return;
   Sequence* sequence = it->second.get();
+  EndPause(sequence);
   if (sequence->slot < 0) {
     LeaveQueue(sequence);
   } else {
@@ -73,7 +75,7 @@ void Scheduler::Remove(uint64_t handle) {
                               ? n_output
                               : mean_output_tokens_ + kMeanShare * (n_output - mean_output_tokens_);
   }
-  queue_.Close(sequence->tenant);
+  queue_.Close(sequence->tenant, now_us_);
   sequences_.erase(it);
 }
 
@@ -82,6 +84,7 @@ void Scheduler::SetHeld(uint64_t handle, bool held) {
   if (it == sequences_.end()) return;
   Sequence* sequence = it->second.get();
   if (sequence->held == held) return;
+  EndPause(sequence);  // from now on it waits for its reader
   if (sequence->slot < 0) LeaveQueue(sequence);
   sequence->held = held;
   if (sequence->slot < 0) JoinQueue(sequence);
@@ -165,59 +168,6 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   step.predicted_us = cost_model_.Predict(step.work);
   in_flight_.push_back(std::move(step));
   return plan;
-}
-
-bool Scheduler::MayDisplace(const Sequence& next, const Sequence& running, int32_t n_taken) const {
-  if (next.priority != running.priority) {
-    return next.priority < running.priority && next.age < running.age;
-  }
-  const Tenant& taker = *next.tenant;
-  const Tenant& giver = *running.tenant;
-  if (&taker == &giver || taker.virtual_tokens >= giver.virtual_tokens) return false;
-  const auto share = [this](const Tenant& tenant) {
-    return std::max(1.0, queue_.Share(tenant) * n_running());
-  };
-  return taker.n_running + 1 <= share(taker) && giver.n_running - n_taken - 1 >= share(giver);
-}
-
-std::vector<Scheduler::Sequence*> Scheduler::GiversFor(const Sequence& next) const {
-  std::vector<Sequence*> givers;
-  // Who does not read needs no place now.
-  for (size_t i = running_.size(); i-- > 0;) {
-    if (running_[i]->held) givers.push_back(running_[i]);
-  }
-  absl::flat_hash_map<const Tenant*, int32_t> n_taken;
-  // The oldest stays.
-  for (size_t i = running_.size(); i-- > 1;) {
-    Sequence* running = running_[i];
-    if (running->held || !MayDisplace(next, *running, n_taken[running->tenant])) continue;
-    ++n_taken[running->tenant];
-    givers.push_back(running);
-  }
-  return givers;
-}
-
-void Scheduler::MakeRoomForNext(StepPlan* plan) {
-  if (queue_.empty()) return;
-  const Sequence& next = *NextInQueue();
-  bool needs_slot = free_slots_.empty();
-  const bool is_blocked = blocked_handle_ == next.spec.handle;
-  if (next.n_rows_in_flight > 0 || (!needs_slot && !is_blocked)) return;
-  const std::vector<Sequence*> givers = GiversFor(next);
-  if (givers.empty()) return;
-  if (!is_blocked) RememberBlocked(next, FindNeeds(next).n_taken);
-  int64_t n_missing = n_blocked_needs_ - (blocks_.n_available() - BlocksDue());
-  const bool needs_blocks = n_missing > 0;
-  size_t n_givers = 0;
-  for (; n_givers < givers.size() && (needs_slot || n_missing > 0); ++n_givers) {
-    const std::vector<int32_t>& block_ids = givers[n_givers]->block_ids;
-    needs_slot = false;
-    n_missing -= std::count_if(block_ids.begin(), block_ids.end(),
-                               [this](int32_t id) { return blocks_.n_holders(id) == 1; });
-  }
-  if (needs_slot || n_missing > 0) return;  // it would be in vain
-  for (size_t i = 0; i < n_givers; ++i) Preempt(givers[i], plan);
-  if (needs_blocks) ExpectGrowth();
 }
 
 void Scheduler::Provide(std::vector<Candidate>* rows, StepPlan* plan) {
@@ -474,6 +424,8 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
                                 sequence->spec.prompt_tokens.end());
     sequence->spec.prompt_tokens = SharedTokens();
   }
+  EndPause(sequence);
+  sequence->slot_since_us = now_us_;
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
   running_.insert(

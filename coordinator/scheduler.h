@@ -7,9 +7,15 @@
 // of fair shares of tenants (coordinator/fair_queue.h). Age means arrival, later by a handicap for
 // lower classes.
 //
-// Fair shares. Who is next in the queue and finds no slot or blocks takes them from the newest
-// sequence of a lower class, or of a tenant that has more than its share while his has less. Nor
-// does he wait until a long prompt is through: it leaves him half of a plan.
+// Fair shares. A sequence that is next in the queue and finds no slot or blocks takes them from the
+// newest sequence of a lower class, or of a tenant that has more than its share while its own has
+// less. Nor does it wait until a long prompt is through: that leaves it half of a plan.
+//
+// Pauses. A sequence that gave its slot to another tenant pauses for kMaxPauseUs in all; then it is
+// next in the queue before all others of its class, and takes a slot itself: of its own tenant's
+// newest sequence, or else of another's. From then on it gives its slot to nobody of its class
+// until it has run for kShareUs. At most one sixth as many pause as there are slots, which is the
+// part of the time that each may: so all of them can come back in time.
 //
 // Pipelines. The sequences that decode are divided into as many micro-batches as there are stages,
 // of the same predicted time, and those that were planned least recently come first: so every stage
@@ -39,8 +45,10 @@
 // larger part of what those who run may still generate; without preemptions it forgets that again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -57,6 +65,9 @@
 #include "model/step.h"
 
 namespace bora {
+
+inline constexpr int64_t kMaxPauseUs = 2'000'000;
+inline constexpr int64_t kShareUs = 5 * kMaxPauseUs;
 
 struct SchedulerOptions {
   GroupLimits limits;
@@ -104,7 +115,9 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
 
-  // Puts a sequence at the end of the queue.
+  // What time it is, on the clock of SequenceSpec::arrival_us; earlier than before means nothing.
+  void AdvanceTo(int64_t now_us) { now_us_ = std::max(now_us_, now_us); }
+  // Puts a sequence at the end of the queue, and the clock at its arrival.
   void Add(SequenceSpec spec);
   // Ends a sequence in any state; its slot and blocks are free for the next plan. Results of steps
   // that are still in flight are dropped. Unknown handles are ignored.
@@ -177,7 +190,12 @@ class Scheduler {
     int32_t n_planned = 0;    // tokens that are cached or have been in a plan
     int32_t prefill_end = 0;  // tokens known at admission: they pass as they are
     std::vector<int32_t> block_ids;
-    int32_t n_published = 0;  // blocks that are known in the pool, or others in their place
+    int64_t slot_since_us = 0;
+    // Pauses for the sake of other tenants.
+    int64_t paused_us = 0;         // those that have ended since it last had its share
+    int64_t paused_since_us = -1;  // the one under way; -1: none
+    int64_t pause_end_us = 0;      // when that has to end
+    int32_t n_published = 0;       // blocks that are known in the pool, or others in their place
     BlockPool::ContentId content = BlockPool::kNoContent;  // of those
 
     absl::Span<const int32_t> tokens() const {
@@ -222,7 +240,18 @@ class Scheduler {
   bool MayDisplace(const Sequence& next, const Sequence& running, int32_t n_taken) const;
   // Running sequences that give way to `next`, in this order.
   std::vector<Sequence*> GiversFor(const Sequence& next) const;
-  Sequence* NextInQueue() const { return static_cast<Sequence*>(queue_.Front()); }
+  // The same for a `next` whose pause is over.
+  std::vector<Sequence*> GiversForPaused(const Sequence& next) const;
+  // Whose turn it is: the queue's front, unless a pause is over. The queue is not empty.
+  Sequence* NextInQueue() const;
+  // Of those that pause and must not any longer the first; null for none.
+  Sequence* FirstOverdue() const;
+  // How long a running sequence may pause for other tenants now.
+  int64_t PauseLeftUs(const Sequence& running) const;
+  // How many may pause beside those that do.
+  int32_t PausesLeft() const;
+  void BeginPause(Sequence* sequence);
+  void EndPause(Sequence* sequence);
   // Running sequences in their prompts that may go on, who goes first in front.
   std::vector<Sequence*> InPrefillByTurn() const;
   // Appends prompt chunks of admitted sequences, so that the rows have `budget` tokens at most.
@@ -292,7 +321,9 @@ class Scheduler {
   int32_t n_decoding_ = 0;  // sequences that decode and are not held, as of the plan being made
   std::vector<int32_t> free_slots_;  // a stack, lowest id on top at first
   absl::flat_hash_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  FairQueue queue_;                  // not of those that are held
+  FairQueue queue_;                // not of those that are held
+  std::vector<Sequence*> paused_;  // for the sake of other tenants; all in the queue
+  int64_t now_us_ = std::numeric_limits<int64_t>::min();
   std::vector<Sequence*> running_;   // by age
   std::vector<Sequence*> decoding_;  // those of them behind their prompts, by last_step
   uint64_t next_order_ = 0;

@@ -22,13 +22,13 @@ class FairQueueTest : public testing::Test {
     auto ticket = std::make_unique<Ticket>();
     ticket->priority = priority;
     ticket->age = AgeOf(arrival_us, priority, tickets_.size());
-    ticket->tenant = queue_.Open(tenant);
+    ticket->tenant = queue_.Open(tenant, arrival_us);
     queue_.Push(ticket.get());
     return tickets_.emplace_back(std::move(ticket)).get();
   }
   void Leave(Ticket* ticket) {
     queue_.Remove(ticket);
-    queue_.Close(ticket->tenant);
+    queue_.Close(ticket->tenant, ticket->age.us);
   }
   Ticket* Pop() {
     Ticket* front = queue_.Front();
@@ -116,7 +116,25 @@ TEST_F(FairQueueTest, RemembersABoundedNumberOfTenants) {
   }
   EXPECT_EQ(queue_.Share(*worker->tenant), 1);
   EXPECT_EQ(Pop(), worker);
-  EXPECT_LE(queue_.n_tenants(), 1026);
+  EXPECT_LE(queue_.n_tenants(), kMaxUnnamedTenants + 1);
+}
+
+TEST_F(FairQueueTest, NamesThatAreMadeUpAreOneTenant) {
+  std::vector<Ticket*> first;
+  for (int i = 0; i < kMaxUnnamedTenants; ++i) {
+    first.push_back(Add("tenant" + std::to_string(i), Priority::kInteractive, 0));
+  }
+  Ticket* other = Add("x", Priority::kInteractive, 0);
+  EXPECT_EQ(Add("y", Priority::kInteractive, 0)->tenant, other->tenant);
+  EXPECT_EQ(Add("tenant7", Priority::kInteractive, 0)->tenant, first[7]->tenant);
+  EXPECT_EQ(Add("double", Priority::kInteractive, 0)->tenant->weight, 2);
+  // Together they have what one has.
+  EXPECT_DOUBLE_EQ(queue_.Share(*other->tenant), 1.0 / (kMaxUnnamedTenants + 1 + 2));
+  EXPECT_EQ(queue_.AheadOf("z", Priority::kInteractive).own_n_sequences, 2);
+  // A name is free again when nobody has used it for a while.
+  Leave(first[9]);
+  EXPECT_EQ(Add("z", Priority::kInteractive, kTenantWindowUs)->tenant, other->tenant);
+  EXPECT_NE(Add("z", Priority::kInteractive, kTenantWindowUs + 1)->tenant, other->tenant);
 }
 
 // Whatever comes and goes, each step serves whom the rules name, by a model that is a plain list.
@@ -148,7 +166,7 @@ TEST_F(FairQueueTest, ServesAsAPlainListWould) {
     queue_.Remove(front);
     waiting.erase(std::find(waiting.begin(), waiting.end(), front));
     FairQueue::Charge(front->tenant, below(1000));
-    queue_.Close(front->tenant);
+    queue_.Close(front->tenant, now_us);
   }
 }
 
@@ -200,6 +218,38 @@ TEST(FairnessTest, AFloodDoesNotDoubleAnothersTimeToFirstToken) {
                 flood.n_prompt, flood.n_output, calm_us / 1e3, flood_us / 1e3);
     EXPECT_LE(flood_us, 2 * calm_us);
   }
+}
+
+// A tenant with eight long streams and a request now and then, among a crowd in which each request
+// has a name of its own and that sends twice as much as can be served.
+TEST(FairnessTest, EverNewTenantsPauseNoStreamForLong) {
+  constexpr double kSeconds = 1e6;
+  SimulatedPipeline simulation({1, 300, 20}, FloodLimits(), 40e3);
+  std::vector<uint64_t> streams;
+  for (int i = 0; i < 8; ++i) streams.push_back(simulation.Add(100, 20000, "shop"));
+  simulation.Run(1 * kSeconds);
+  std::vector<uint64_t> crowd, requests;
+  for (int i = 0; simulation.now_us() < 60 * kSeconds; ++i) {
+    crowd.push_back(simulation.Add(100, 200, "crowd" + std::to_string(i)));
+    if (i % 50 == 0 && i < 1000) requests.push_back(simulation.Add(100, 20, "shop"));
+    simulation.Run(simulation.now_us() + 30e3);
+  }
+  double longest_us = 0, paused_us = 0;
+  for (const uint64_t handle : streams) {
+    longest_us = std::max(longest_us, simulation.LongestGapUs(handle));
+    paused_us = std::max(paused_us, simulation.PausedUs(handle));
+  }
+  crowd.resize(crowd.size() / 8);
+  const double first_token_us = Percentile99(simulation.TimesToFirstToken(requests));
+  const double crowd_us = Percentile99(simulation.TimesToFirstToken(crowd));
+  std::printf(
+      "longest pause %.0f ms, in all %.1f s; first tokens: p99 %.0f ms, of the crowd %.0f ms\n",
+      longest_us / 1e3, paused_us / 1e6, first_token_us / 1e3, crowd_us / 1e3);
+  // What it computes again afterwards takes a few steps.
+  EXPECT_LE(longest_us, static_cast<double>(kMaxPauseUs) + 200e3);
+  EXPECT_LE(paused_us, 60 * kSeconds * kMaxPauseUs / (kMaxPauseUs + kShareUs) + 1 * kSeconds);
+  // It waits no longer than the others do.
+  EXPECT_LE(first_token_us, crowd_us);
 }
 
 TEST(FairnessTest, InteractiveRequestsAreServedBeforeAndInsteadOfBatchOnes) {

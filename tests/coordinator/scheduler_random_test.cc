@@ -174,6 +174,7 @@ class RandomLife {
   }
 
   bool Plan() {
+    scheduler_.AdvanceTo(now_us_ += Below(200'000));
     const absl::optional<StepPlan> plan = scheduler_.PlanStep();
     if (!plan.has_value()) return false;
     ++n_steps_;

@@ -68,10 +68,12 @@ class SimulatedPipeline {
   }
 
   static constexpr double kForever = 1e12;
+  static constexpr double kPauseUs = 100e3;
 
   // Until nobody is left, or the clock says `end_us`.
   void Run(double end_us) {
     while (now_us_ < end_us) {
+      scheduler_.AdvanceTo(static_cast<int64_t>(now_us_));
       while (const absl::optional<StepPlan> plan = scheduler_.PlanStep()) Execute(*plan);
       if (in_flight_.empty()) {
         if (end_us < kForever) now_us_ = end_us;
@@ -85,6 +87,11 @@ class SimulatedPipeline {
       for (const SequenceProgress& item : *progress) {
         if (!item.sampled.has_value()) continue;
         first_token_us_.emplace(item.handle, now_us_);
+        const double gap_us =
+            now_us_ -
+            std::exchange(last_token_us_.try_emplace(item.handle, now_us_).first->second, now_us_);
+        longest_gap_us_[item.handle] = std::max(longest_gap_us_[item.handle], gap_us);
+        if (gap_us > kPauseUs) paused_us_[item.handle] += gap_us;
         if (--n_tokens_left_.at(item.handle) == 0) scheduler_.Remove(item.handle);
       }
     }
@@ -112,6 +119,16 @@ class SimulatedPipeline {
       times_us.push_back(first_token_us_.at(handle) - arrival_us_.at(handle));
     }
     return times_us;
+  }
+  // Between two tokens of a sequence that goes on, or since the last.
+  double LongestGapUs(uint64_t handle) const {
+    return std::max(longest_gap_us_.at(handle), now_us_ - last_token_us_.at(handle));
+  }
+  // All gaps that are too long to be a step's.
+  double PausedUs(uint64_t handle) const {
+    const double gap_us = now_us_ - last_token_us_.at(handle);
+    const auto it = paused_us_.find(handle);
+    return (it == paused_us_.end() ? 0 : it->second) + (gap_us > kPauseUs ? gap_us : 0);
   }
   const Scheduler& scheduler() const { return scheduler_; }
   int32_t n_waiting() const { return scheduler_.n_waiting(); }
@@ -158,6 +175,9 @@ class SimulatedPipeline {
   std::map<uint64_t, int32_t> n_tokens_left_;
   std::map<uint64_t, double> arrival_us_;
   std::map<uint64_t, double> first_token_us_;
+  std::map<uint64_t, double> last_token_us_;
+  std::map<uint64_t, double> longest_gap_us_;
+  std::map<uint64_t, double> paused_us_;
   uint64_t next_handle_ = 1;
   double now_us_ = 0;
 };

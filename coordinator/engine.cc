@@ -53,7 +53,9 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
       // What is pushed is bounded elsewhere: sequences by max_num_queued_reqs and slots, messages
       // of each worker by its WorkerInbox.
       mailbox_(std::numeric_limits<size_t>::max()),
-      places_(options_.max_num_queued_reqs),
+      places_(
+          options_.max_num_queued_reqs,
+          [this](absl::string_view tenant) { return options_.tenant_weights.contains(tenant); }),
       retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
       cluster_(options_.cluster, this, RandomSecret),
       now_(absl::Now()),
@@ -87,9 +89,9 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);
-  const std::string tenant = spec.tenant;
-  if (!mailbox_.PushUnbounded(SubmitEvent{handle, std::move(spec), std::move(observer)})) {
-    places_.Give(tenant, n_sequences);
+  if (!mailbox_.PushUnbounded(
+          SubmitEvent{handle, std::move(spec), std::move(observer), place.account})) {
+    places_.Give(place.account, n_sequences);
     return Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1));
   }
   return handle;
@@ -218,7 +220,7 @@ void Engine::PlanSteps() {
       Request* request = sequences_.at(admission.handle);
       if (admission.again) continue;
       --request->n_places;
-      places_.Give(request->spec.tenant, 1);
+      places_.Give(request->account, 1);
       if (request->running) continue;  // another candidate
       request->running = true;
       request->first_step = now_;

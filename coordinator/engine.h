@@ -98,6 +98,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
     uint64_t handle;
     RequestSpec spec;
     std::shared_ptr<RequestObserver> observer;
+    std::string account;  // of its places in the queue
   };
   struct CancelEvent {
     uint64_t handle;

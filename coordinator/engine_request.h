@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -49,7 +50,8 @@ struct Engine::Request {
   const uint64_t handle;
   const RequestSpec spec;
   const std::shared_ptr<RequestObserver> observer;
-  int32_t n_places;  // of the queue: candidates that have not had a slot yet
+  std::string account;  // of its places in the queue
+  int32_t n_places;     // there: candidates that have not had a slot yet
   std::vector<Candidate> candidates;
   int32_t n_ended = 0;
   int32_t n_cached_prompt_tokens = 0;

@@ -36,19 +36,20 @@ ApiError PredictedDeadlineError(absl::Duration left, double first_token_us) {
 
 void Engine::HandleSubmit(SubmitEvent event) {
   if (scheduler_ == nullptr || calibration_.has_value()) {
-    places_.Give(event.spec.tenant, event.spec.n_candidates);
+    places_.Give(event.account, event.spec.n_candidates);
     event.observer->OnError(RefusalWhileNotServing());
     return;
   }
   auto request = std::make_unique<Request>(event.handle, std::move(event.spec),
                                            std::move(event.observer), tokenizer_);
+  request->account = std::move(event.account);
   SequenceSpec sequence = MakeSequence(*request, 0);
   if (request->spec.deadline != absl::InfiniteFuture()) {
     const double too_late_us =
         TooLateUs(request->spec, scheduler_->cost_model().RelativeErrorP90());
     const double first_token_us = scheduler_->PredictFirstTokenUs(sequence, too_late_us);
     if (first_token_us > too_late_us) {
-      places_.Give(request->spec.tenant, request->n_places);
+      places_.Give(request->account, request->n_places);
       request->observer->OnError(
           PredictedDeadlineError(request->spec.deadline - now_, first_token_us));
       ++totals_.n_finished_requests_total;
@@ -257,7 +258,7 @@ void Engine::FillFinish(const Request& request, int32_t candidate_idx, FinishInf
 void Engine::Forget(uint64_t handle) {
   const auto it = requests_.find(handle);
   if (it == requests_.end()) return;
-  places_.Give(it->second->spec.tenant, it->second->n_places);
+  places_.Give(it->second->account, it->second->n_places);
   for (int32_t i = 0; i < it->second->spec.n_candidates; ++i) {
     if (scheduler_ != nullptr) scheduler_->Remove(handle + i);
     sequences_.erase(handle + i);

@@ -129,6 +129,34 @@ class GrpcioTest(unittest.TestCase):
         self.assertEqual({len(inference.GenerateResponse.FromString(call.result()).token_ids) for call in calls}, {2})
         self.assertEqual(sum(inference.GenerateStreamResponse.FromString(data).token_count for data in neighbour), 199)
 
+    def test_tokenizing_forty_megabytes(self):
+        texts = inference.TokenizeRequest(texts=["To be, or not to be: " * 49_000]).SerializeToString()
+        prompt = neighbour_request(1)
+        prompt.prompt.text = "To be, or not to be: " * 10_000
+        prompt.prompt.truncate_prompt_tokens = 8
+        ends = []
+
+        def act():
+            calls = [self.method("Tokenize").future(texts, timeout=120) for _ in range(40)]
+            answer = self.method("Generate")(prompt.SerializeToString(), timeout=60)
+            # A prompt waits for none of them.
+            self.assertFalse(all(call.done() for call in calls))
+            self.assertEqual(len(inference.GenerateResponse.FromString(answer).token_ids), 1)
+            for call in calls:
+                error = call.exception()
+                if error is None:
+                    ends.append("OK")
+                    continue
+                info = error_details(error)["ErrorInfo"]
+                self.assertEqual((info.reason, info.metadata["queue"], info.metadata["queueDepth"]),
+                                 ("QUEUE_FULL", "tokenizer", "16"))
+                ends.append("QUEUE_FULL")
+
+        self.assertIsNone(self.beside_a_stream(act))
+        # One under way and sixteen that wait, at least.
+        self.assertGreaterEqual(ends.count("OK"), 17)
+        self.assertIn("QUEUE_FULL", ends)
+
     def test_slow_readers(self):
         """A stream that nobody reads is held; the other one goes on."""
         slow = self.method("GenerateStream", "unary_stream")(neighbour_request(1500).SerializeToString(), timeout=120)

@@ -105,6 +105,33 @@ class QueuePolicyTest(unittest.TestCase):
             self.assertEqual(order[:8].count("flood"), 2, order)
             self.assertEqual(order[:8].count("light"), 2, order)
 
+    def test_tenants_that_come_and_go_pause_no_stream_for_long(self):
+        with cluster("--max-num-seqs=4") as service:
+            gaps = []
+
+            def read(seed):
+                last = None
+                for _ in service.stub.generate_stream(request(seed, max_tokens=160, tenant="shop"), timeout=120):
+                    now = time.monotonic()
+                    gaps.append(now - (last or now))
+                    last = now
+
+            streams = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+            for stream in streams:
+                stream.start()
+            time.sleep(8 * STEP_S)
+            served = Served(service.stub)
+            begin = time.monotonic()
+            while time.monotonic() - begin < 8:
+                served.send("crowd", request(len(served.calls), max_tokens=20, tenant=f"crowd{len(served.calls)}"))
+                time.sleep(2 * STEP_S)
+            for stream in streams:
+                stream.join()
+            served.join()
+            # Some gave way, for 2 s; without a limit one pauses for as long as the crowd comes.
+            self.assertGreater(max(gaps), 0.5)
+            self.assertLess(max(gaps), 5)
+
     def test_a_full_queue_has_room_for_another_tenant(self):
         with cluster("--max-num-queued-reqs=8") as service:
             # What is learnt from: completions have 20 tokens, a second each.

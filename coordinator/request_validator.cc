@@ -203,7 +203,8 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const v1::Outpu
   if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
   if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
   if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
-  params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed();
+  // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
+  params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed() >> 12;
   if (output.has_logprobs()) params.n_logprobs = output.logprobs();
   if (output.has_prompt_logprobs()) params.n_prompt_logprobs = output.prompt_logprobs();
   params.min_tokens = min_tokens;

@@ -180,6 +180,7 @@ TEST_F(RequestValidatorTest, SeedsOfRequestsWithoutOneDiffer) {
   for (int i = 0; i < 100; ++i) {
     seeds.insert(std::get<ValidatedRequest>(Validate(Valid())).spec.sampling.seed);
   }
+  EXPECT_LT(*seeds.rbegin(), uint64_t{1} << 52);
   EXPECT_EQ(seeds.size(), 100u);
 }
 

@@ -10,8 +10,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "base/check.h"
+#include "base/clock.h"
+#include "base/steady_cond_var.h"
 
 namespace bora {
 
@@ -27,6 +28,7 @@ class Mailbox {
     absl::MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
     items_.push_back(std::move(item));
+    WakeLocked();
     return true;
   }
 
@@ -36,14 +38,15 @@ class Mailbox {
     absl::MutexLock lock(&mutex_);
     if (closed_) return false;
     items_.push_back(std::move(item));
+    WakeLocked();
     return true;
   }
 
   // Waits until there is an item, the mailbox is closed or `deadline` has passed, then takes
   // everything there is, oldest first. Empty means deadline or closed.
-  std::vector<T> DrainUntil(absl::Time deadline) {
+  std::vector<T> DrainUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithDeadline(absl::Condition(this, &Mailbox::ReadyLocked), deadline);
+    AwaitReadyLocked(deadline);
     std::vector<T> out(std::make_move_iterator(items_.begin()),
                        std::make_move_iterator(items_.end()));
     items_.clear();
@@ -52,9 +55,9 @@ class Mailbox {
 
   // Takes one item, waiting for it; nothing when the mailbox is closed and empty or `deadline` has
   // passed.
-  std::optional<T> PopUntil(absl::Time deadline) {
+  std::optional<T> PopUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithDeadline(absl::Condition(this, &Mailbox::ReadyLocked), deadline);
+    AwaitReadyLocked(deadline);
     if (items_.empty()) return std::nullopt;
     std::optional<T> item(std::move(items_.front()));
     items_.pop_front();
@@ -65,6 +68,7 @@ class Mailbox {
   void Close() {
     absl::MutexLock lock(&mutex_);
     closed_ = true;
+    WakeLocked();
   }
 
   bool closed() const {
@@ -75,10 +79,28 @@ class Mailbox {
  private:
   bool ReadyLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
 
+  void AwaitReadyLocked(SteadyTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ++n_waiting_;
+    while (!ReadyLocked() && SteadyNow() < deadline) ready_.WaitUntil(&mutex_, deadline);
+    --n_waiting_;
+  }
+
+  // Under the lock, because a consumer may destroy the mailbox as soon as it has the item.
+  void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (n_waiting_ == 0) return;
+    if (closed_) {
+      ready_.SignalAll();
+    } else {
+      ready_.Signal();
+    }
+  }
+
   const size_t capacity_;
   mutable absl::Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  int n_waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // consumers
+  SteadyCondVar ready_;
 };
 
 }  // namespace bora

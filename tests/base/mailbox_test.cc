@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace bora {
 namespace {
@@ -18,8 +18,8 @@ using ::testing::IsEmpty;
 TEST(MailboxTest, GivesItemsInOrder) {
   Mailbox<int> mailbox(3);
   for (int i = 1; i <= 3; ++i) EXPECT_TRUE(mailbox.TryPush(int{i}));
-  EXPECT_EQ(mailbox.PopUntil(absl::InfiniteFuture()), 1);
-  EXPECT_THAT(mailbox.DrainUntil(absl::InfiniteFuture()), ElementsAre(2, 3));
+  EXPECT_EQ(mailbox.PopUntil(SteadyTime::InfiniteFuture()), 1);
+  EXPECT_THAT(mailbox.DrainUntil(SteadyTime::InfiniteFuture()), ElementsAre(2, 3));
 }
 
 TEST(MailboxTest, LeavesTheItemUntouchedWhenFull) {
@@ -29,13 +29,13 @@ TEST(MailboxTest, LeavesTheItemUntouchedWhenFull) {
   EXPECT_FALSE(mailbox.TryPush(std::move(second)));
   ASSERT_NE(second, nullptr);  // NOLINT: that is the contract
   EXPECT_TRUE(mailbox.PushUnbounded(std::move(second)));
-  EXPECT_EQ(mailbox.DrainUntil(absl::InfiniteFuture()).size(), 2u);
+  EXPECT_EQ(mailbox.DrainUntil(SteadyTime::InfiniteFuture()).size(), 2u);
 }
 
 TEST(MailboxTest, IsEmptyAtTheDeadline) {
   Mailbox<int> mailbox(1);
-  EXPECT_THAT(mailbox.DrainUntil(absl::InfinitePast()), IsEmpty());
-  EXPECT_EQ(mailbox.PopUntil(absl::Now() + absl::Milliseconds(1)), std::nullopt);
+  EXPECT_THAT(mailbox.DrainUntil(SteadyTime::InfinitePast()), IsEmpty());
+  EXPECT_EQ(mailbox.PopUntil(SteadyNow() + absl::Milliseconds(1)), std::nullopt);
 }
 
 TEST(MailboxTest, CloseRefusesPushesAndKeepsItems) {
@@ -46,14 +46,14 @@ TEST(MailboxTest, CloseRefusesPushesAndKeepsItems) {
   EXPECT_TRUE(mailbox.closed());
   EXPECT_FALSE(mailbox.TryPush(2));
   EXPECT_FALSE(mailbox.PushUnbounded(3));
-  EXPECT_EQ(mailbox.PopUntil(absl::InfiniteFuture()), 1);
-  EXPECT_EQ(mailbox.PopUntil(absl::InfiniteFuture()), std::nullopt);
+  EXPECT_EQ(mailbox.PopUntil(SteadyTime::InfiniteFuture()), 1);
+  EXPECT_EQ(mailbox.PopUntil(SteadyTime::InfiniteFuture()), std::nullopt);
 }
 
 TEST(MailboxTest, CloseWakesTheConsumer) {
   Mailbox<int> mailbox(1);
   std::thread closer([&] { mailbox.Close(); });
-  EXPECT_THAT(mailbox.DrainUntil(absl::InfiniteFuture()), IsEmpty());
+  EXPECT_THAT(mailbox.DrainUntil(SteadyTime::InfiniteFuture()), IsEmpty());
   closer.join();
 }
 
@@ -75,13 +75,13 @@ TEST(MailboxTest, LosesNothingOfManyProducersAndKeepsEachOnesOrder) {
   }
   std::vector<int> next(kProducers, 0);
   for (int n = 0; n < kProducers * kItems;) {
-    for (const Item& item : mailbox.DrainUntil(absl::InfiniteFuture())) {
+    for (const Item& item : mailbox.DrainUntil(SteadyTime::InfiniteFuture())) {
       ASSERT_EQ(item.number, next[item.producer]++);
       ++n;
     }
   }
   for (std::thread& producer : producers) producer.join();
-  EXPECT_THAT(mailbox.DrainUntil(absl::InfinitePast()), IsEmpty());
+  EXPECT_THAT(mailbox.DrainUntil(SteadyTime::InfinitePast()), IsEmpty());
 }
 
 }  // namespace

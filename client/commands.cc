@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace bora {
 namespace {
@@ -285,14 +286,14 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
   Client client(global.server);
   const pb::GenerateStreamRequest request = MakeRequest(options);
   CallScope call(global);
-  const absl::Time begin = absl::Now();
+  const SteadyTime begin = SteadyNow();
   absl::Duration first_token = absl::ZeroDuration();
   pb::GenerateStreamResponse message;
   pb::GenerateStreamResponse last;
   int64_t n_messages = 0;
   const auto stream = client.inference().GenerateStream(call.get(), request);
   while (stream->Read(&message)) {
-    if (n_messages++ == 0) first_token = absl::Now() - begin;
+    if (n_messages++ == 0) first_token = SteadyNow() - begin;
     if (global.json) {
       PrintJson(message);
     } else if (options.logprobs) {
@@ -302,7 +303,7 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
     }
     if (message.has_finish()) last = message;
   }
-  const absl::Duration total = absl::Now() - begin;
+  const absl::Duration total = SteadyNow() - begin;
   if (!global.json && n_messages > 0) std::cout << std::endl;
   const grpc::Status status = stream->Finish();
   if (!status.ok()) return Report(global, status);
@@ -353,8 +354,8 @@ int RunStatus(const GlobalOptions& global, const StatusOptions& options) {
       std::cout << StatusText(info, models) << std::flush;
     }
     if (!options.watch) return kExitOk;
-    const absl::Time next = absl::Now() + absl::Seconds(options.interval_s);
-    while (absl::Now() < next && !WasCancelled()) absl::SleepFor(absl::Milliseconds(50));
+    const SteadyTime next = SteadyNow() + absl::Seconds(options.interval_s);
+    while (SteadyNow() < next && !WasCancelled()) absl::SleepFor(absl::Milliseconds(50));
     if (WasCancelled()) return kExitOk;
   }
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/variant.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/int_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -68,17 +69,18 @@ absl::Status Cluster::CheckCollectives(const Hello& hello) const {
   return absl::OkStatus();
 }
 
-void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, absl::Time now) {
+void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, SteadyTime now) {
   if (const absl::Status status = CheckHello(hello); !status.ok()) {
     LogWarning("worker refused", {{"host", hello.host}, {"reason", status.message()}});
     link->Close(status);
     return;
   }
-  auto worker = std::make_unique<Worker>();
-  worker->link = std::move(link);
-  worker->hello = hello;
+  auto worker =
+      std::make_unique<Worker>(Worker{.link = std::move(link),
+                                      .hello = hello,
+                                      .last_heard = now,
+                                      .silence = PeerSilence(now, options_.heartbeat_interval)});
   worker->worker_id = next_worker_id_++;
-  worker->last_heard = now;
   worker->link->Send(
       Welcome{worker->worker_id,
               static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)),
@@ -166,10 +168,60 @@ void Cluster::FillPlaces() {
   }
 }
 
-void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, absl::Time now) {
+void Cluster::CountSuspects() {
+  n_suspects_ = static_cast<int32_t>(std::count_if(
+      ranks_.begin(), ranks_.end(), [](Worker* rank) { return rank != nullptr && rank->suspect; }));
+}
+
+void Cluster::Hear(Worker* worker, SteadyTime now) {
+  if (worker->suspect) {
+    LogInfo("worker heard again",
+            {{"worker_id", worker->worker_id},
+             {"silent_ms", absl::ToInt64Milliseconds(now - worker->last_heard)}});
+    worker->suspect = false;
+    CountSuspects();
+  }
+  worker->last_heard = now;
+  worker->silence.Heard(now);
+}
+
+void Cluster::CheckHeartbeats(SteadyTime now) {
+  std::vector<Worker*> lost;
+  for (const auto& worker : workers_) {
+    const absl::Duration silent = worker->silence.Look(now);
+    if (silent > options_.heartbeat_timeout) {
+      lost.push_back(worker.get());
+    } else if (silent > options_.suspect_timeout && !worker->suspect) {
+      worker->suspect = true;
+      LogWarning("worker suspect", {{"worker_id", worker->worker_id},
+                                    {"host", worker->hello.host},
+                                    {"silent_ms", absl::ToInt64Milliseconds(silent)}});
+    }
+  }
+  for (Worker* worker : lost) {
+    Drop(worker,
+         absl::DeadlineExceededError(absl::StrCat(
+             "no heartbeat for ", absl::ToInt64Milliseconds(worker->silence.length()), " ms")),
+         now);
+  }
+  CountSuspects();
+}
+
+std::string Cluster::DescribeSuspects() const {
+  std::string text;
+  for (const Worker* worker : ranks_) {
+    if (worker == nullptr || !worker->suspect) continue;
+    absl::StrAppend(&text, text.empty() ? "" : ", ", "worker ", worker->worker_id, " on ",
+                    worker->hello.host, " has been silent for ",
+                    absl::ToInt64Milliseconds(worker->silence.length()), " ms");
+  }
+  return text;
+}
+
+void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTime now) {
   Worker* worker = Find(link);
   if (worker == nullptr) return;
-  worker->last_heard = now;
+  Hear(worker, now);
   if (auto* progress = std::get_if<LoadProgress>(&message)) {
     if (progress->total_bytes > 0) {
       worker->load_progress =
@@ -183,6 +235,7 @@ void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, absl::Tim
     if (serving() && step_result->epoch == epoch_) {
       --n_plans_in_flight_;
       oldest_plan_time_ = now;
+      step_age_ = absl::ZeroDuration();
       observer_->OnStepResult(std::move(*step_result));
     }
   } else if (auto* failed = std::get_if<StepFailed>(&message)) {
@@ -196,7 +249,7 @@ void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, absl::Tim
   }
 }
 
-void Cluster::OnLoadResult(Worker* worker, LoadResult result, absl::Time now) {
+void Cluster::OnLoadResult(Worker* worker, LoadResult result, SteadyTime now) {
   if (worker->state != WorkerState::kLoading) {
     Drop(worker, absl::InvalidArgumentError("a load result that nobody asked for"), now);
     return;
@@ -246,7 +299,7 @@ absl::StatusOr<int32_t> Cluster::CountBlocks() const {
   return static_cast<int32_t>(std::min<int64_t>(n_blocks, INT32_MAX));
 }
 
-void Cluster::MaybeBeginEpoch(absl::Time now) {
+void Cluster::MaybeBeginEpoch(SteadyTime now) {
   if (state_ >= GroupState::kJoining || now < next_join_) return;
   for (const Worker* worker : ranks_) {
     if (worker == nullptr || worker->state != WorkerState::kLoaded) return;
@@ -262,8 +315,9 @@ void Cluster::MaybeBeginEpoch(absl::Time now) {
   }
   limits_ = options_.limits;
   limits_.n_blocks = *n_blocks;
-  // Greater than every epoch of an earlier coordinator process too.
-  epoch_ = std::max(epoch_ + 1, absl::ToUnixMillis(now));
+  // Greater than every epoch of an earlier coordinator process too: its workers know them.
+  for (const Worker* worker : ranks_) epoch_ = std::max(epoch_, worker->hello.latest_epoch);
+  ++epoch_;
   JoinGroup join;
   join.epoch = epoch_;
   join.secret = make_secret_();
@@ -278,7 +332,7 @@ void Cluster::MaybeBeginEpoch(absl::Time now) {
   }
 }
 
-void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, absl::Time now) {
+void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime now) {
   if (result.epoch != epoch_ || worker->state != WorkerState::kJoining) return;
   if (!result.status.ok()) {
     EndEpoch(absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host,
@@ -303,7 +357,7 @@ void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, absl::Time 
   observer_->OnGroupFormed(epoch_, limits_);
 }
 
-void Cluster::EndEpoch(const std::string& reason, absl::Time now) {
+void Cluster::EndEpoch(const std::string& reason, SteadyTime now) {
   if (state_ < GroupState::kJoining) return;
   const bool was_serving = serving();
   LogWarning("group lost", {{"epoch", epoch_}, {"reason", reason}});
@@ -319,13 +373,13 @@ void Cluster::EndEpoch(const std::string& reason, absl::Time now) {
   FillPlaces();
 }
 
-void Cluster::Drop(Worker* worker, const absl::Status& reason, absl::Time now) {
+void Cluster::Drop(Worker* worker, const absl::Status& reason, SteadyTime now) {
   worker->link->Close(reason);
   const std::shared_ptr<WorkerLink> link = worker->link;
   OnGone(link.get(), std::string(reason.message()), now);
 }
 
-void Cluster::OnGone(const WorkerLink* link, const std::string& reason, absl::Time now) {
+void Cluster::OnGone(const WorkerLink* link, const std::string& reason, SteadyTime now) {
   const auto it = std::find_if(workers_.begin(), workers_.end(),
                                [&](const auto& worker) { return worker->link.get() == link; });
   if (it == workers_.end()) return;
@@ -337,6 +391,7 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, absl::Ti
                              {"reason", reason}});
   if (worker->rank < 0) return;
   ranks_[worker->rank] = nullptr;
+  CountSuspects();
   const std::string text =
       absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, " is gone: ", reason);
   if (worker->state >= WorkerState::kJoining) {
@@ -348,28 +403,24 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, absl::Ti
   }
 }
 
-void Cluster::CheckStep(absl::Time now, absl::Duration predicted_step) {
+void Cluster::CheckStep(SteadyTime now, absl::Duration predicted_step) {
   if (!serving() || n_plans_in_flight_ == 0) return;
   absl::Duration limit = options_.step_timeout;
   if (predicted_step > absl::ZeroDuration()) {
     limit = std::min(
         limit, options_.step_timeout_min + options_.step_timeout_predictions * predicted_step);
   }
-  if (now - oldest_plan_time_ <= limit) return;
+  if (step_age_ <= limit) return;
   EndEpoch(absl::StrCat("a step took longer than ", absl::ToInt64Milliseconds(limit), " ms"), now);
 }
 
-void Cluster::Tick(absl::Time now, absl::Duration predicted_step) {
-  std::vector<Worker*> silent;
-  for (const auto& worker : workers_) {
-    if (now - worker->last_heard > options_.heartbeat_timeout) silent.push_back(worker.get());
+void Cluster::Tick(SteadyTime now, absl::Duration predicted_step) {
+  CheckHeartbeats(now);
+  if (all_heard()) {
+    step_age_ += std::clamp(now - std::max(last_tick_, oldest_plan_time_), absl::ZeroDuration(),
+                            options_.heartbeat_interval);
   }
-  for (Worker* worker : silent) {
-    Drop(worker,
-         absl::DeadlineExceededError(absl::StrCat(
-             "no heartbeat for ", absl::ToInt64Milliseconds(now - worker->last_heard), " ms")),
-         now);
-  }
+  last_tick_ = now;
   if (state_ == GroupState::kJoining && now > join_deadline_) {
     EndEpoch(absl::StrCat("joining took longer than ",
                           absl::ToInt64Milliseconds(options_.join_timeout), " ms"),
@@ -383,14 +434,17 @@ void Cluster::Tick(absl::Time now, absl::Duration predicted_step) {
   MaybeBeginEpoch(now);
 }
 
-void Cluster::Broadcast(const StepPlan& plan, absl::Time now) {
+void Cluster::Broadcast(const StepPlan& plan, SteadyTime now) {
   CHECK(serving());
   CHECK_EQ(plan.epoch, epoch_);
-  if (n_plans_in_flight_++ == 0) oldest_plan_time_ = now;
+  if (n_plans_in_flight_++ == 0) {
+    oldest_plan_time_ = now;
+    step_age_ = absl::ZeroDuration();
+  }
   for (Worker* worker : ranks_) worker->link->Send(plan);
 }
 
-void Cluster::BreakGroup(const std::string& reason, absl::Time now) { EndEpoch(reason, now); }
+void Cluster::BreakGroup(const std::string& reason, SteadyTime now) { EndEpoch(reason, now); }
 
 void Cluster::CloseAll(const std::string& reason) {
   for (const auto& worker : workers_) worker->link->Close(absl::UnavailableError(reason));
@@ -404,6 +458,10 @@ void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
   snapshot->epoch = epoch_;
   snapshot->fingerprint = fingerprint_;
   snapshot->group_detail = detail_;
+  if (serving() && !all_heard()) {
+    snapshot->group_state = GroupState::kSuspect;
+    snapshot->group_detail = DescribeSuspects();
+  }
   if (!serving()) {
     int32_t n_placed = 0;
     int32_t n_loaded = 0;
@@ -421,7 +479,7 @@ void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
     out.host = worker->hello.host;
     out.pid = worker->hello.pid;
     out.device = worker->hello.device;
-    out.state = worker->state;
+    out.state = worker->suspect ? WorkerState::kSuspect : worker->state;
     out.load_progress = worker->load_progress;
     out.last_heartbeat = worker->last_heard;
     if (worker->rank < 0) continue;

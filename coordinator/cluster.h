@@ -3,9 +3,10 @@
 //
 //   waiting for workers -> loading -> joining (a new epoch) -> serving
 //
-// Loss of any worker, of its link or of its heartbeats ends the epoch: the survivors leave it and
-// keep their weights, and the next epoch begins as soon as every place is filled by a worker that
-// has its weights.
+// Loss of any worker ends the epoch: the survivors leave it and keep their weights, and the next
+// epoch begins as soon as every place is filled by a worker that has its weights. A worker is lost
+// when its link is, or after heartbeat_timeout without a sign of life. Before that it is suspect:
+// the epoch goes on, but nothing new should be accepted until it is heard again.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/peer_silence.h"
 #include "coordinator/server_snapshot.h"
 #include "model/step.h"
 #include "model/worker_protocol.h"
@@ -45,11 +48,13 @@ struct ClusterOptions {
   // Of the checkpoint; empty: the first worker's counts.
   std::string fingerprint;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
-  absl::Duration heartbeat_timeout = absl::Milliseconds(1500);
+  // Silence that makes a worker suspect, and silence that makes it lost.
+  absl::Duration suspect_timeout = absl::Milliseconds(1500);
+  absl::Duration heartbeat_timeout = absl::Seconds(5);
   // GPUs of several hosts meet in some seconds; a worker that dies meanwhile is noticed at once.
   absl::Duration join_timeout = absl::Seconds(30);
   // A step has hung that takes longer than step_timeout, or than this much and many times what it
-  // was predicted to take.
+  // was predicted to take. Time in which a rank is suspect does not count: its silence does.
   absl::Duration step_timeout = absl::Seconds(60);
   absl::Duration step_timeout_min = absl::Seconds(5);
   double step_timeout_predictions = 20;
@@ -72,22 +77,24 @@ class Cluster {
   Cluster(ClusterOptions options, ClusterObserver* observer,
           std::function<std::string()> make_secret);
 
-  void OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, absl::Time now);
-  void OnMessage(const WorkerLink* link, WorkerMessage message, absl::Time now);
-  void OnGone(const WorkerLink* link, const std::string& reason, absl::Time now);
+  void OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, SteadyTime now);
+  void OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTime now);
+  void OnGone(const WorkerLink* link, const std::string& reason, SteadyTime now);
   // Sends heartbeats, notices missing ones, ends joins that take too long. Call at least every
   // heartbeat_interval. predicted_step: what the oldest plan in flight should take from the first
   // stage to the last; zero when nobody knows.
-  void Tick(absl::Time now, absl::Duration predicted_step = absl::ZeroDuration());
+  void Tick(SteadyTime now, absl::Duration predicted_step = absl::ZeroDuration());
 
   // Sends a plan to every rank. Only while serving, with this epoch (CHECK).
-  void Broadcast(const StepPlan& plan, absl::Time now);
+  void Broadcast(const StepPlan& plan, SteadyTime now);
   // The group cannot go on (a result that makes no sense): ends the epoch.
-  void BreakGroup(const std::string& reason, absl::Time now);
+  void BreakGroup(const std::string& reason, SteadyTime now);
   // Closes every link; workers keep their weights and wait for a coordinator.
   void CloseAll(const std::string& reason);
 
   bool serving() const { return state_ == GroupState::kServing; }
+  // Every rank is heard as often as it should be.
+  bool all_heard() const { return n_suspects_ == 0; }
   int64_t epoch() const { return epoch_; }
   int32_t pp_size() const { return static_cast<int32_t>(options_.load.layers_per_stage.size()); }
   int32_t n_ranks() const { return pp_size() * options_.load.tensor_parallel_size; }
@@ -101,28 +108,36 @@ class Cluster {
     int64_t worker_id = 0;
     WorkerState state = WorkerState::kSpare;
     int32_t rank = -1;
-    absl::Time last_heard;
+    SteadyTime last_heard;
+    PeerSilence silence;
+    bool suspect = false;
     double load_progress = 0;
     LoadedModel loaded;
   };
 
   Worker* Find(const WorkerLink* link);
+  void Hear(Worker* worker, SteadyTime now);
+  // Suspects silent workers, and drops them when they are lost.
+  void CheckHeartbeats(SteadyTime now);
+  void CountSuspects();
+  // Of the suspect ranks, for people.
+  std::string DescribeSuspects() const;
   absl::Status CheckHello(const Hello& hello) const;
   absl::Status CheckCollectives(const Hello& hello) const;
   // Ends the epoch when its oldest plan has hung.
-  void CheckStep(absl::Time now, absl::Duration predicted_step);
+  void CheckStep(SteadyTime now, absl::Duration predicted_step);
   LoadModel LoadForRank(int32_t rank) const;
   // The free place that suits the worker best, or -1: where its weights are from, then a stage on
   // its host, then an empty stage, then any.
   int32_t ChooseRank(const Worker& worker) const;
   void Place(Worker* worker);
   void FillPlaces();
-  void OnLoadResult(Worker* worker, LoadResult result, absl::Time now);
-  void OnJoinResult(Worker* worker, const JoinResult& result, absl::Time now);
-  void MaybeBeginEpoch(absl::Time now);
+  void OnLoadResult(Worker* worker, LoadResult result, SteadyTime now);
+  void OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime now);
+  void MaybeBeginEpoch(SteadyTime now);
   // Ends the epoch for everybody in it.
-  void EndEpoch(const std::string& reason, absl::Time now);
-  void Drop(Worker* worker, const absl::Status& reason, absl::Time now);
+  void EndEpoch(const std::string& reason, SteadyTime now);
+  void Drop(Worker* worker, const absl::Status& reason, SteadyTime now);
   absl::StatusOr<int32_t> CountBlocks() const;
 
   ClusterOptions options_;
@@ -136,12 +151,16 @@ class Cluster {
   int64_t epoch_ = 0;
   int64_t next_worker_id_ = 1;
   GroupLimits limits_;
-  absl::Time join_deadline_;
-  absl::Time next_join_ =
-      absl::InfinitePast();  // not before: a failed join is not repeated at once
-  absl::Time next_heartbeat_ = absl::InfinitePast();
+  SteadyTime join_deadline_;
+  SteadyTime next_join_ =
+      SteadyTime::InfinitePast();  // not before: a failed join is not repeated at once
+  SteadyTime next_heartbeat_ = SteadyTime::InfinitePast();
   int32_t n_plans_in_flight_ = 0;
-  absl::Time oldest_plan_time_;
+  // Since the oldest plan in flight became that, while every rank was heard and this side listened.
+  absl::Duration step_age_;
+  SteadyTime oldest_plan_time_;
+  SteadyTime last_tick_;
+  int32_t n_suspects_ = 0;  // ranks
 };
 
 }  // namespace bora

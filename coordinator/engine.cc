@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/engine_request.h"
 
@@ -58,7 +58,7 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
           [this](absl::string_view tenant) { return options_.tenant_weights.contains(tenant); }),
       retry_delay_us_(absl::ToInt64Microseconds(absl::Seconds(1))),
       cluster_(options_.cluster, this, RandomSecret),
-      now_(absl::Now()),
+      now_(options_.clock()),
       last_finish_(now_) {
   UpdateSnapshot();
 }
@@ -105,7 +105,7 @@ void Engine::Abort(uint64_t handle, ApiError error) {
 
 void Engine::Resume(uint64_t handle) { mailbox_.PushUnbounded(ResumeEvent{handle}); }
 
-void Engine::Drain(absl::Time deadline, std::function<void()> on_drained) {
+void Engine::Drain(SteadyTime deadline, std::function<void()> on_drained) {
   drain_asked_ = true;
   accepting_ = false;
   mailbox_.PushUnbounded(DrainEvent{deadline, std::move(on_drained)});
@@ -143,8 +143,9 @@ ApiError Engine::RefusalWhileNotServing() const {
 
 void Engine::Run() {
   while (!stopping_) {
-    std::vector<Event> events = mailbox_.DrainUntil(std::min(next_tick_, next_plan_));
-    const absl::Time last = std::exchange(now_, absl::Now());
+    const absl::Duration pause = std::min(next_tick_, next_plan_) - options_.clock();
+    std::vector<Event> events = mailbox_.DrainUntil(SteadyNow() + pause);
+    const SteadyTime last = std::exchange(now_, options_.clock());
     // Also while the coordinator itself was at work between a result and the next plan.
     if (scheduler_ != nullptr && scheduler_->n_in_flight() > 0) totals_.busy_total += now_ - last;
     for (Event& event : events) Handle(std::move(event));
@@ -155,13 +156,17 @@ void Engine::Run() {
       UpdateRetryDelay();
       UpdateSnapshot();
     }
+    if (cluster_.all_heard() != all_heard_) {
+      all_heard_ = cluster_.all_heard();
+      UpdateServing();
+    }
     PlanSteps();
     CheckDrained();
   }
-  now_ = absl::Now();
+  now_ = options_.clock();
   FailAll(Unavailable(reason::kDraining, "the server is shutting down", absl::Seconds(1)));
   scheduler_.reset();
-  for (Event& event : mailbox_.DrainUntil(absl::InfinitePast())) {
+  for (Event& event : mailbox_.DrainUntil(SteadyTime::InfinitePast())) {
     if (auto* submit = std::get_if<SubmitEvent>(&event)) {
       HandleSubmit(std::move(*submit));  // refuses it
     } else if (auto* attached = std::get_if<AttachedEvent>(&event)) {
@@ -200,11 +205,11 @@ void Engine::HandleDrain(DrainEvent event) {
 }
 
 void Engine::PlanSteps() {
-  next_plan_ = absl::InfiniteFuture();
+  next_plan_ = SteadyTime::InfiniteFuture();
   while (scheduler_ != nullptr && cluster_.serving()) {
     if (scheduler_->stages_full()) {
       const absl::Duration predicted = absl::Microseconds(scheduler_->oldest_plan_us());
-      const absl::Time due = oldest_plan_begin_ + (1 - kPlanAheadShare) * predicted - kPlanAheadMin;
+      const SteadyTime due = oldest_plan_begin_ + (1 - kPlanAheadShare) * predicted - kPlanAheadMin;
       if (now_ < due) {
         next_plan_ = due;
         return;
@@ -254,7 +259,7 @@ void Engine::Calibrate() {
   if (!calibrating_.empty()) return;
   const double elapsed_us = absl::ToDoubleMicroseconds(now_ - calibration_begin_);
   std::vector<SequenceSpec> round =
-      calibration_->NextRound(scheduler_->cost_model(), elapsed_us, next_handle_.load());
+      calibration_->NextRound(scheduler_->cost_model(), elapsed_us, calibration_handles_);
   if (round.empty()) {
     const StepCostModel& model = scheduler_->cost_model();
     LogInfo("calibrated", {{"steps", model.n_observations()},
@@ -266,7 +271,7 @@ void Engine::Calibrate() {
     UpdateServing();
     return;
   }
-  next_handle_ += round.size();
+  calibration_handles_ += round.size();
   for (SequenceSpec& spec : round) {
     calibrating_[spec.handle] = spec.max_tokens;
     scheduler_->Add(std::move(spec));
@@ -309,8 +314,8 @@ void Engine::OnGroupLost(const std::string& detail) {
 }
 
 void Engine::UpdateServing() {
-  const bool serving =
-      scheduler_ != nullptr && !calibration_.has_value() && !drain_asked_ && !stopping_;
+  const bool serving = scheduler_ != nullptr && !calibration_.has_value() && cluster_.all_heard() &&
+                       !drain_asked_ && !stopping_;
   accepting_ = serving;
   if (serving != announced_serving_) {
     announced_serving_ = serving;
@@ -334,6 +339,7 @@ void Engine::UpdateRetryDelay() {
 
 void Engine::UpdateSnapshot() {
   ServerSnapshot snapshot;
+  snapshot.time = now_;
   cluster_.FillSnapshot(&snapshot);
   snapshot.draining = drain_asked_;
   if (calibration_.has_value()) {

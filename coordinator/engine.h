@@ -20,6 +20,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mailbox.h"
 #include "coordinator/api_error.h"
 #include "coordinator/calibration.h"
@@ -47,6 +48,7 @@ struct EngineOptions {
   absl::Duration calibration_budget;
   bool run_ahead = true;            // plan before the last result is back
   absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
+  SteadyClock clock = SteadyNow;
 };
 
 // Thread-safe: Start once, Stop once; everything else from any thread in between.
@@ -80,7 +82,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   // Nothing new is accepted, running and queued requests go on. `on_drained` is called once, on the
   // engine thread, when none is left; at `deadline` those that are left end with
   // UNAVAILABLE/DRAINING.
-  void Drain(absl::Time deadline, std::function<void()> on_drained);
+  void Drain(SteadyTime deadline, std::function<void()> on_drained);
 
   // The worker edge. The cluster calls a link on the engine thread until it has closed it or learnt
   // that it is gone.
@@ -111,7 +113,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
     uint64_t handle;
   };
   struct DrainEvent {
-    absl::Time deadline;
+    SteadyTime deadline;
     std::function<void()> on_drained;
   };
   struct AttachedEvent {
@@ -178,7 +180,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
 
   std::atomic<uint64_t> next_handle_{1};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> accepting_{false};  // serving and not draining
+  std::atomic<bool> accepting_{false};  // serving, not draining, and all workers are heard
   std::atomic<bool> drain_asked_{false};
   std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about when a place is free
 
@@ -188,17 +190,20 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   absl::flat_hash_map<uint64_t, std::unique_ptr<Request>> requests_;
   absl::flat_hash_map<uint64_t, Request*> sequences_;  // of all candidates, by their handles
   std::optional<Calibration> calibration_;             // under way; then the engine does not serve
-  absl::Time calibration_begin_;
+  SteadyTime calibration_begin_;
   absl::flat_hash_map<uint64_t, int32_t> calibrating_;  // tokens that its sequences lack, by handle
   std::optional<StepCostModel> learnt_cost_model_;      // of the last epoch
+  // The next one of a calibration's sequences; far above those of requests.
+  uint64_t calibration_handles_ = uint64_t{1} << 62;
   bool announced_serving_ = false;
-  absl::Time drain_deadline_ = absl::InfiniteFuture();
+  bool all_heard_ = true;  // when last looked at
+  SteadyTime drain_deadline_ = SteadyTime::InfiniteFuture();
   std::function<void()> on_drained_;
-  absl::Time now_;
-  absl::Time next_tick_ = absl::InfinitePast();
-  absl::Time next_plan_ = absl::InfiniteFuture();  // not before, unless something happens
-  absl::Time oldest_plan_begin_;  // when the oldest plan in flight was sent, or became the oldest
-  absl::Time last_finish_;
+  SteadyTime now_;
+  SteadyTime next_tick_ = SteadyTime::InfinitePast();
+  SteadyTime next_plan_ = SteadyTime::InfiniteFuture();  // not before, unless something happens
+  SteadyTime oldest_plan_begin_;  // when the oldest plan in flight was sent, or became the oldest
+  SteadyTime last_finish_;
   LoadSnapshot totals_;
 
   mutable absl::Mutex snapshot_mutex_;

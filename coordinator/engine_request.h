@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "coordinator/completion_text.h"
 #include "coordinator/engine.h"
 #include "coordinator/request.h"
@@ -25,8 +26,8 @@ struct Engine::Request {
   struct Candidate {
     CompletionText text;
     int32_t n_output_tokens = 0;
-    absl::Time first_token = absl::InfiniteFuture();
-    absl::Time last_token;
+    SteadyTime first_token = SteadyTime::InfiniteFuture();
+    SteadyTime last_token;
     bool ended = false;
   };
 
@@ -55,7 +56,7 @@ struct Engine::Request {
   std::vector<Candidate> candidates;
   int32_t n_ended = 0;
   int32_t n_cached_prompt_tokens = 0;
-  absl::Time first_step = absl::InfiniteFuture();
+  SteadyTime first_step = SteadyTime::InfiniteFuture();
   bool running = false;
   bool forked = false;  // all candidates have sequences
 };

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "coordinator/engine.h"
 #include "coordinator/engine_request.h"
 
@@ -44,7 +45,7 @@ void Engine::HandleSubmit(SubmitEvent event) {
                                            std::move(event.observer), tokenizer_);
   request->account = std::move(event.account);
   SequenceSpec sequence = MakeSequence(*request, 0);
-  if (request->spec.deadline != absl::InfiniteFuture()) {
+  if (request->spec.deadline != SteadyTime::InfiniteFuture()) {
     const double too_late_us =
         TooLateUs(request->spec, scheduler_->cost_model().RelativeErrorP90());
     const double first_token_us = scheduler_->PredictFirstTokenUs(sequence, too_late_us);
@@ -81,7 +82,7 @@ SequenceSpec Engine::MakeSequence(const Request& request, int32_t candidate) con
   }
   sequence.priority = spec.priority;
   sequence.tenant = spec.tenant;
-  sequence.arrival_us = absl::ToUnixMicros(spec.arrival);
+  sequence.arrival_us = absl::ToInt64Microseconds(spec.arrival.since_beginning());
   return sequence;
 }
 
@@ -118,7 +119,7 @@ void Engine::ExpireDeadlines() {
       out_of_time.push_back(handle);
       continue;
     }
-    if (request->running || request->spec.deadline == absl::InfiniteFuture()) continue;
+    if (request->running || request->spec.deadline == SteadyTime::InfiniteFuture()) continue;
     // Even if it were its turn now.
     const double too_late_us = TooLateUs(request->spec, error);
     const double us = scheduler_->PredictPromptUs(handle, prompt_token_us, too_late_us);
@@ -241,14 +242,14 @@ void Engine::FillFinish(const Request& request, int32_t candidate_idx, FinishInf
   finish->n_total_output_tokens = request.n_output_tokens();
   finish->n_cached_prompt_tokens = request.n_cached_prompt_tokens;
   // Of all candidates: the first token of any, the last of any.
-  absl::Time first_token = now_;
-  absl::Time last_token = absl::InfinitePast();
+  SteadyTime first_token = now_;
+  SteadyTime last_token = SteadyTime::InfinitePast();
   for (const Request::Candidate& other : request.candidates) {
     if (other.n_output_tokens == 0) continue;
     first_token = std::min(first_token, other.first_token);
     last_token = std::max(last_token, other.last_token);
   }
-  const absl::Time first_step = std::min(request.first_step, now_);
+  const SteadyTime first_step = std::min(request.first_step, now_);
   finish->timing.queue = first_step - request.spec.arrival;
   finish->timing.prefill = first_token - first_step;
   finish->timing.decode = std::max(absl::ZeroDuration(), last_token - first_token);

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "bora/inference/v1/inference_service.pb.h"
 #include "coordinator/api_error_status.h"
 #include "coordinator/request_parsing.h"
@@ -140,7 +140,7 @@ bool GenerateReactor::OnDelta(OutputDelta delta) {
   absl::MutexLock lock(&mutex_);
   if (finished_ || cancelled_) return true;
   if (record_.n_output_tokens == 0 && !delta.tokens.empty()) {
-    record_.first_token = absl::Now() - record_.arrival;
+    record_.first_token = SteadyNow() - record_.arrival;
   }
   record_.n_output_tokens += static_cast<int64_t>(delta.tokens.size());
   engine_ended_ = delta.last;
@@ -194,7 +194,7 @@ GenerateReactor::EngineCall GenerateReactor::Advance() {
     return EngineCall::kNone;
   }
   if (has_message) {
-    operation_start_ = absl::Now();
+    operation_start_ = SteadyNow();
     AddTrailer();
     writing_ = true;
     finished_ = WriteNext(&*buffer_);
@@ -209,7 +209,7 @@ GenerateReactor::EngineCall GenerateReactor::Advance() {
 
 void GenerateReactor::FinishCall(const std::optional<ApiError>& error) {
   finished_ = true;
-  operation_start_ = absl::Now();
+  operation_start_ = SteadyNow();
   AddTrailer();
   if (!error.has_value()) {
     FinishWith(grpc::Status::CANCELLED);  // nobody hears it
@@ -269,7 +269,7 @@ void GenerateReactor::HandleCancel() {
   Tell(call);
 }
 
-void GenerateReactor::CutIfStalled(absl::Time oldest) {
+void GenerateReactor::CutIfStalled(SteadyTime oldest) {
   EngineCall call = EngineCall::kNone;
   {
     absl::MutexLock lock(&mutex_);

@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "coordinator/answer_buffer.h"
 #include "coordinator/reactor_pump.h"
 #include "coordinator/request.h"
@@ -53,7 +54,7 @@ class GenerateReactor : public RequestObserver,
   void OnError(ApiError error) final;
   // Pumped.
   void Pump() final;
-  void CutIfStalled(absl::Time oldest) final;
+  void CutIfStalled(SteadyTime oldest) final;
 
  protected:
   // A stream passes deltas on and holds the engine back when the client is slow; else the whole
@@ -113,7 +114,7 @@ class GenerateReactor : public RequestObserver,
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;          // Finish was called
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;         // by client, deadline or us
   bool has_trailer_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time operation_start_ ABSL_GUARDED_BY(mutex_);  // of the write or finish under way
+  SteadyTime operation_start_ ABSL_GUARDED_BY(mutex_);  // of the write or finish under way
 };
 
 // The reactor of a Generate call. `response` lives as long as the call.

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "coordinator/proto_duration.h"
 #include "coordinator/unary_reactor.h"
 
@@ -31,6 +31,8 @@ v1::GroupState ToProto(const ServerSnapshot& snapshot) {
       return v1::GROUP_STATE_JOINING;
     case GroupState::kServing:
       return v1::GROUP_STATE_SERVING;
+    case GroupState::kSuspect:
+      return v1::GROUP_STATE_SUSPECT;
   }
   return v1::GROUP_STATE_UNSPECIFIED;
 }
@@ -47,11 +49,13 @@ v1::WorkerState ToProto(WorkerState state) {
       return v1::WORKER_STATE_JOINING;
     case WorkerState::kServing:
       return v1::WORKER_STATE_SERVING;
+    case WorkerState::kSuspect:
+      return v1::WORKER_STATE_SUSPECT;
   }
   return v1::WORKER_STATE_UNSPECIFIED;
 }
 
-void FillWorker(const WorkerSnapshot& worker, absl::Time now, v1::WorkerInfo* out) {
+void FillWorker(const WorkerSnapshot& worker, SteadyTime now, v1::WorkerInfo* out) {
   out->set_worker_id(worker.worker_id);
   out->set_host(worker.host);
   out->set_pid(worker.pid);
@@ -119,7 +123,7 @@ v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
 }
 
 v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& snapshot,
-                              absl::Time start, absl::Time now) {
+                              SteadyTime start, SteadyTime now) {
   v1::ServerInfo out;
   out.set_version(facts.version);
   out.set_git_commit(facts.git_commit);
@@ -138,7 +142,7 @@ v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& sn
 }
 
 ModelServiceImpl::ModelServiceImpl(const ServerFacts& facts, const CallServices& services)
-    : facts_(facts), services_(services), start_(absl::Now()) {}
+    : facts_(facts), services_(services), start_(SteadyNow()) {}
 
 v1::Model ModelServiceImpl::CurrentModel() const {
   return MakeModel(services_.validator->model(), services_.validator->tokenizer(),
@@ -175,7 +179,7 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetServerInfo(grpc::CallbackServerCo
   return RunUnary<v1::GetServerInfoRequest, v1::ServerInfo>(
       "GetServerInfo", context, request, response, services_,
       [this](const v1::GetServerInfoRequest&, v1::ServerInfo* answer) -> std::optional<ApiError> {
-        *answer = MakeServerInfo(facts_, services_.engine->Snapshot(), start_, absl::Now());
+        *answer = MakeServerInfo(facts_, services_.engine->Snapshot(), start_, SteadyNow());
         return std::nullopt;
       });
 }

@@ -5,7 +5,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "bora/inference/v1/model_service.grpc.pb.h"
 #include "coordinator/generate_reactor.h"
 #include "coordinator/model_facts.h"
@@ -20,7 +20,7 @@ inference::v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokeniz
 
 // What GetServerInfo answers at the time `now`, for a server that runs since `start`.
 inference::v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& snapshot,
-                                         absl::Time start, absl::Time now);
+                                         SteadyTime start, SteadyTime now);
 
 using RawModelService = inference::v1::ModelService::WithRawCallbackMethod_ListModels<
     inference::v1::ModelService::WithRawCallbackMethod_GetModel<
@@ -48,7 +48,7 @@ class ModelServiceImpl final : public RawModelService {
 
   const ServerFacts& facts_;
   const CallServices& services_;
-  const absl::Time start_;
+  const SteadyTime start_;
 };
 
 }  // namespace bora

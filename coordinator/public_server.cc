@@ -13,7 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/host_port.h"
 #include "base/status_macros.h"
 
@@ -143,7 +143,7 @@ absl::Status PublicServer::Listen(const std::string& address) {
   return absl::OkStatus();
 }
 
-PublicServer::~PublicServer() { Shutdown(absl::Now()); }
+PublicServer::~PublicServer() { Shutdown(SteadyNow()); }
 
 void PublicServer::SetServing(bool serving) {
   for (const char* name : kReadinessNames) {
@@ -151,9 +151,9 @@ void PublicServer::SetServing(bool serving) {
   }
 }
 
-void PublicServer::Shutdown(absl::Time deadline) {
+void PublicServer::Shutdown(SteadyTime deadline) {
   if (server_ == nullptr) return;
-  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_->Shutdown(ToSystemTime(deadline));
   server_->Wait();
 }
 

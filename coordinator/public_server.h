@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "coordinator/generate_reactor.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/model_facts.h"
@@ -45,7 +46,7 @@ class PublicServer {
                                                              const ServerFacts& facts,
                                                              RequestEngine* engine,
                                                              const Tokenizer& tokenizer);
-  // As Shutdown(absl::Now()).
+  // As Shutdown(SteadyNow()).
   ~PublicServer();
 
   // The port that was bound; 0 for a Unix socket.
@@ -55,7 +56,7 @@ class PublicServer {
   void SetServing(bool serving);
   // Refuses new calls, waits until `deadline` for those that run, then cancels them. Blocks until
   // the last is gone. The engine must still be there. Later calls do nothing.
-  void Shutdown(absl::Time deadline);
+  void Shutdown(SteadyTime deadline);
 
   // Calls whose reactor exists.
   int64_t n_live_calls() const { return n_live_calls_.load(std::memory_order_relaxed); }

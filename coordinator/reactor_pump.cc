@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 
 namespace bora {
 
@@ -17,6 +17,7 @@ ReactorPump::~ReactorPump() {
     absl::MutexLock lock(&mutex_);
     CHECK(live_.empty()) << live_.size() << " calls outlive the pump";
     stopping_ = true;
+    has_work_.Signal();
   }
   thread_.join();
 }
@@ -34,25 +35,31 @@ void ReactorPump::Remove(Pumped* pumped) {
 void ReactorPump::Kick(std::shared_ptr<Pumped> pumped) {
   absl::MutexLock lock(&mutex_);
   kicked_.push_back(std::move(pumped));
+  has_work_.Signal();
+}
+
+absl::optional<std::vector<std::shared_ptr<Pumped>>> ReactorPump::TakeKicked(
+    SteadyTime next_check) {
+  absl::MutexLock lock(&mutex_);
+  while (!stopping_ && kicked_.empty() && SteadyNow() < next_check) {
+    has_work_.WaitUntil(&mutex_, next_check);
+  }
+  if (stopping_) return absl::nullopt;
+  return std::exchange(kicked_, {});
 }
 
 void ReactorPump::Run() {
   pthread_setname_np(pthread_self(), "bora-pump");
-  absl::Time next_check = absl::Now() + stall_limit_ / 4;
-  std::vector<std::shared_ptr<Pumped>> batch;
+  SteadyTime next_check = SteadyNow() + stall_limit_ / 4;
   while (true) {
-    {
-      absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithDeadline(absl::Condition(this, &ReactorPump::HasWork), next_check);
-      if (stopping_) return;
-      batch.swap(kicked_);
-    }
-    for (const std::shared_ptr<Pumped>& pumped : batch) pumped->Pump();
-    batch.clear();
-    if (absl::Now() >= next_check) {
-      CutStalled();
-      next_check = absl::Now() + stall_limit_ / 4;
-    }
+    const auto kicked = TakeKicked(next_check);
+    if (!kicked.has_value()) return;
+    for (const std::shared_ptr<Pumped>& pumped : *kicked) pumped->Pump();
+    const SteadyTime now = SteadyNow();
+    if (now < next_check) continue;
+    // After a longer pause than this it was the pump that stood still, and with it all that reads.
+    if (now - next_check < stall_limit_ / 4) CutStalled();
+    next_check = now + stall_limit_ / 4;
   }
 }
 
@@ -64,7 +71,7 @@ void ReactorPump::CutStalled() {
       if (std::shared_ptr<Pumped> pumped = weak.lock()) live.push_back(std::move(pumped));
     }
   }
-  const absl::Time oldest = absl::Now() - stall_limit_;
+  const SteadyTime oldest = SteadyNow() - stall_limit_;
   for (const std::shared_ptr<Pumped>& pumped : live) pumped->CutIfStalled(oldest);
 }
 

@@ -11,6 +11,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "base/clock.h"
+#include "base/steady_cond_var.h"
 
 namespace bora {
 
@@ -21,7 +24,7 @@ class Pumped {
   // Writes what there is, if nothing is being written.
   virtual void Pump() = 0;
   // Ends the call if a write has not ended since `oldest`.
-  virtual void CutIfStalled(absl::Time oldest) = 0;
+  virtual void CutIfStalled(SteadyTime oldest) = 0;
 };
 
 // Thread-safe.
@@ -39,11 +42,13 @@ class ReactorPump {
 
  private:
   void Run();
-  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stopping_ || !kicked_.empty(); }
+  // What was kicked by `next_check`; nothing once the pump stops.
+  absl::optional<std::vector<std::shared_ptr<Pumped>>> TakeKicked(SteadyTime next_check);
   void CutStalled();
 
   const absl::Duration stall_limit_;
   absl::Mutex mutex_;
+  SteadyCondVar has_work_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::shared_ptr<Pumped>> kicked_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Pumped*, std::weak_ptr<Pumped>> live_ ABSL_GUARDED_BY(mutex_);

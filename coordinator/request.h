@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "base/clock.h"
 #include "coordinator/api_error.h"
 #include "coordinator/priority.h"
 #include "coordinator/shared_tokens.h"
@@ -34,9 +35,9 @@ struct RequestSpec {
   std::string cache_salt;
   Priority priority = Priority::kStandard;
   std::string tenant;  // who shares with whom, see coordinator/fair_queue.h
-  absl::Time arrival;
-  absl::Time deadline = absl::InfiniteFuture();    // the call's
-  absl::Time time_limit = absl::InfiniteFuture();  // a success when it passes
+  SteadyTime arrival;
+  SteadyTime deadline = SteadyTime::InfiniteFuture();    // the call's
+  SteadyTime time_limit = SteadyTime::InfiniteFuture();  // a success when it passes
 };
 
 enum class FinishKind { kStopToken, kStopSequence, kMaxTokens, kContextLength, kTimeLimit };

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "bora/inference/v1/inference_service.pb.h"
 #include "coordinator/api_error.h"
 #include "coordinator/model_facts.h"
@@ -21,8 +21,8 @@ namespace bora {
 // What a call knows beside its message.
 struct CallFacts {
   std::string request_id;  // as it is to be reported; see MakeRpcRecord
-  absl::Time arrival;
-  absl::Time deadline = absl::InfiniteFuture();
+  SteadyTime arrival;
+  SteadyTime deadline = SteadyTime::InfiniteFuture();
 };
 
 // What the answer has, beside what the engine must know.

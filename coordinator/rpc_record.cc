@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/model_facts.h"
 #include "coordinator/request_validator.h"
@@ -28,12 +28,9 @@ ApiError CallTooLarge(std::string field, std::string value, std::string limit) {
 RpcRecord MakeRpcRecord(const char* method, const grpc::CallbackServerContext& context) {
   RpcRecord record;
   record.method = method;
-  record.arrival = absl::Now();
+  record.arrival = SteadyNow();
   record.peer = context.peer();
-  const auto deadline = context.deadline();
-  if (deadline != std::chrono::system_clock::time_point::max()) {
-    record.deadline = absl::FromChrono(deadline);
-  }
+  record.deadline = FromSystemTime(context.deadline());
   const auto header = context.client_metadata().find("x-request-id");
   if (header != context.client_metadata().end()) {
     const absl::string_view value(header->second.data(), header->second.size());
@@ -52,11 +49,11 @@ void LogRpc(const RpcRecord& record) {
                   {"prompt_tokens", record.n_prompt_tokens},
                   {"output_tokens", record.n_output_tokens},
                   {"first_token_ms", absl::ToDoubleMilliseconds(record.first_token)},
-                  {"duration_ms", absl::ToDoubleMilliseconds(absl::Now() - record.arrival)}});
+                  {"duration_ms", absl::ToDoubleMilliseconds(SteadyNow() - record.arrival)}});
 }
 
 void RecordCancelled(RpcRecord* record) {
-  const bool expired = absl::Now() >= record->deadline;
+  const bool expired = SteadyNow() >= record->deadline;
   record->code = expired ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
   record->reason = reason::kCancelled;
 }

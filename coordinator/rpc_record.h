@@ -10,6 +10,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "coordinator/api_error.h"
 
 namespace bora {
@@ -19,8 +20,8 @@ struct RpcRecord {
   const char* method = "";
   std::string request_id;
   std::string peer;
-  absl::Time arrival;
-  absl::Time deadline = absl::InfiniteFuture();  // the call's, on the clock of absl::Now
+  SteadyTime arrival;
+  SteadyTime deadline = SteadyTime::InfiniteFuture();  // the call's
   // How it ended.
   absl::StatusCode code = absl::StatusCode::kOk;
   std::string reason;

@@ -129,6 +129,11 @@ absl::Status CheckFlags(const ServerFlags& flags) {
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", flags.max_num_batched_tokens, 1,
                              kMaxBatchedTokensLimit));
   RETURN_IF_ERROR(CheckRange("--step-time-budget-ms", flags.step_time_budget_ms, 0, 60000));
+  if (flags.heartbeat_timeout < absl::Seconds(2) || flags.heartbeat_timeout > absl::Minutes(10)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--heartbeat-timeout=", absl::FormatDuration(flags.heartbeat_timeout),
+                     " is not in [2s, 10m]"));
+  }
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", flags.max_num_queued_reqs, 1, 1000000));
   return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 0,
                              int64_t{1} << 50);
@@ -229,6 +234,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
                    KvCacheBytes(flags, config.model, partition, cluster));
+  cluster.heartbeat_timeout = flags.heartbeat_timeout;
   cluster.kv_cache_bytes_given = flags.kv_cache_memory_bytes != 0;
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));

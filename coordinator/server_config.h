@@ -36,6 +36,7 @@ struct ServerFlags {
   bool async_scheduling = true;
   std::vector<std::string> tenant_weights;  // name=weight
   int32_t step_time_budget_ms = 100;
+  absl::Duration heartbeat_timeout = absl::Seconds(5);
   uint64_t seed = 0;
   std::string worker_credential;
 };

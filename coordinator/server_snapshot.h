@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace bora {
 
-enum class GroupState { kWaitingForWorkers, kLoading, kJoining, kServing };
-enum class WorkerState { kSpare, kLoading, kLoaded, kJoining, kServing };
+// kSuspect: a worker has not been heard for a while and may be lost soon.
+enum class GroupState { kWaitingForWorkers, kLoading, kJoining, kServing, kSuspect };
+enum class WorkerState { kSpare, kLoading, kLoaded, kJoining, kServing, kSuspect };
 
 struct WorkerSnapshot {
   int64_t worker_id = 0;
@@ -25,7 +27,7 @@ struct WorkerSnapshot {
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   double load_progress = 0;  // 0 to 1
-  absl::Time last_heartbeat;
+  SteadyTime last_heartbeat;
 };
 
 struct LoadSnapshot {
@@ -48,6 +50,7 @@ struct LoadSnapshot {
 };
 
 struct ServerSnapshot {
+  SteadyTime time;  // at which it was true
   GroupState group_state = GroupState::kWaitingForWorkers;
   std::string group_detail;  // why it is not serving, for people
   bool draining = false;

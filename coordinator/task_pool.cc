@@ -5,7 +5,7 @@
 #include <optional>
 #include <utility>
 
-#include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace bora {
 namespace {
@@ -21,7 +21,8 @@ void GiveWay() { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kTe
 TaskPool::TaskPool(int n_prompt_threads, size_t max_num_waiting)
     : max_num_waiting_(max_num_waiting), prompts_(max_num_waiting), texts_(max_num_waiting) {
   const auto run = [](Tasks* tasks) {
-    while (std::optional<std::function<void()>> task = tasks->PopUntil(absl::InfiniteFuture())) {
+    while (std::optional<std::function<void()>> task =
+               tasks->PopUntil(SteadyTime::InfiniteFuture())) {
       (*task)();
     }
   };

@@ -34,8 +34,8 @@ constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
 // Of all messages before the worker is attached: nonces, a proof, names and addresses.
 constexpr size_t kMaxFirstBytes = 64 << 10;
-// Messages to a worker that does not read. Plans in flight are bounded by the stages, heartbeats by
-// the heartbeat timeout.
+// Messages to a worker that does not read. Plans in flight are bounded by the stages, heartbeats
+// are not repeated.
 constexpr size_t kMaxQueuedMessages = 256;
 // Messages of a worker that the engine has not got to. A worker says something twice a second, five
 // times while it loads, and once for each of the few plans in flight: this is half a minute.
@@ -170,18 +170,21 @@ class WorkerServiceImpl::Stream final
     void Send(CoordinatorMessage message) override {
       pb::CoordinatorMessage proto;
       ToProto(message, &proto);
-      Write(Serialize(proto));
+      Write(Serialize(proto), std::holds_alternative<Heartbeat>(message));
     }
 
-    void Write(grpc::ByteBuffer message) {
+    void Write(grpc::ByteBuffer message, bool is_heartbeat = false) {
       absl::MutexLock lock(&mutex_);
       if (stream_ == nullptr || closing_) return;
+      // One that waits says as much as several; a worker that does not read gets no more of them.
+      if (is_heartbeat && ends_in_heartbeat_ && !queue_.empty()) return;
       if (queue_.size() >= kMaxQueuedMessages) {
         CloseLocked(absl::ResourceExhaustedError(
             absl::StrCat("the worker does not read: ", queue_.size(), " messages wait")));
         return;
       }
       queue_.push_back(std::move(message));
+      ends_in_heartbeat_ = is_heartbeat;
       if (!writing_) WriteNextLocked();
     }
 
@@ -262,6 +265,7 @@ class WorkerServiceImpl::Stream final
     absl::Mutex mutex_;
     Stream* stream_ ABSL_GUARDED_BY(mutex_);
     std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
+    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // queue_ does, if it is not empty
     grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
     bool writing_ ABSL_GUARDED_BY(mutex_) = false;
     bool closing_ ABSL_GUARDED_BY(mutex_) = false;

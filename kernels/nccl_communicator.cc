@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 
 namespace bora {
@@ -221,14 +222,14 @@ absl::Status NcclCommunicator::Queue(const char* function, absl::FunctionRef<ncc
   RETURN_IF_ERROR(failed_);
   const nccl::Result result = call();
   if (result != nccl::Result::kSuccess) {
-    failed_ = Finish(function, result, absl::Now() + options_.queue_timeout);
+    failed_ = Finish(function, result, SteadyNow() + options_.queue_timeout);
   }
   return failed_;
 }
 
 absl::Status NcclCommunicator::Finish(const char* function, nccl::Result result,
-                                      absl::Time deadline) {
-  const absl::Time begin = absl::Now();
+                                      SteadyTime deadline) {
+  const SteadyTime begin = SteadyNow();
   absl::Duration pause = kShortestPause;
   // A call of NCCL before the last one's work is queued would be refused.
   while (result == nccl::Result::kInProgress) {
@@ -239,7 +240,7 @@ absl::Status NcclCommunicator::Finish(const char* function, nccl::Result result,
     if (options_.is_cancelled && options_.is_cancelled()) {
       return absl::AbortedError(Describe(absl::StrCat(function, ": cancelled")));
     }
-    const absl::Time now = absl::Now();
+    const SteadyTime now = SteadyNow();
     if (now >= deadline) {
       return absl::DeadlineExceededError(Describe(absl::StrCat(
           function, ": not all ranks came within ", absl::FormatDuration(now - begin))));

@@ -30,6 +30,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "kernels/nccl_library.h"
 
 namespace bora {
@@ -38,8 +39,8 @@ struct NcclCommunicatorOptions {
   NcclId id = {};  // of MakeId, the same on all ranks
   int rank = 0;
   int n_ranks = 1;
-  std::string name;                              // for errors and NCCL's own log
-  absl::Time deadline = absl::InfiniteFuture();  // of Connect
+  std::string name;                                    // for errors and NCCL's own log
+  SteadyTime deadline = SteadyTime::InfiniteFuture();  // of Connect
   // How long a call may take until its work is queued. The first operation between two ranks makes
   // their connection and so waits for the peer's call.
   absl::Duration queue_timeout = absl::Minutes(1);
@@ -111,7 +112,7 @@ class NcclCommunicator {
   absl::Status Queue(const char* function, absl::FunctionRef<nccl::Result()> call)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What became of a call that returned `result`, when NCCL's own threads are done with it.
-  absl::Status Finish(const char* function, nccl::Result result, absl::Time deadline)
+  absl::Status Finish(const char* function, nccl::Result result, SteadyTime deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // "NCCL tp rank 1 of 4: what".
   std::string Describe(absl::string_view what) const;

@@ -26,6 +26,7 @@ constexpr int64_t kMaxBytes = int64_t{1} << 60;
 // An epoch is a count or a Unix time; what a worker may claim leaves the coordinator room to go on
 // from there.
 constexpr int64_t kMaxEpoch = int64_t{1} << 62;
+constexpr int64_t kMaxLatestEpoch = kMaxEpoch - (int64_t{1} << 32);
 constexpr size_t kMaxAddressBytes = 256;  // an identity that is compared and dialled: never cut
 constexpr size_t kMaxPathBytes = 4096;    // PATH_MAX
 constexpr size_t kMaxWordBytes = 64;      // "bfloat16", a digest in hexadecimal
@@ -345,6 +346,7 @@ struct WorkerWriter {
     Write(hello.endpoint, out->mutable_endpoint());
     out->set_memory_bytes(hello.memory_bytes);
     if (hello.loaded.has_value()) Write(*hello.loaded, out->mutable_loaded());
+    out->set_latest_epoch(hello.latest_epoch);
   }
   void operator()(const Heartbeat& heartbeat) const {
     proto->mutable_heartbeat()->set_step_count(heartbeat.step_count);
@@ -421,6 +423,8 @@ absl::StatusOr<Hello> Read(const pb::Hello& proto) {
   hello.memory_bytes = proto.memory_bytes();
   RETURN_IF_ERROR(CheckRange("pid", hello.pid, 0, std::numeric_limits<int32_t>::max()));
   RETURN_IF_ERROR(CheckRange("memory_bytes", hello.memory_bytes, 0, kMaxBytes));
+  hello.latest_epoch = proto.latest_epoch();
+  RETURN_IF_ERROR(CheckRange("latest_epoch", hello.latest_epoch, 0, kMaxLatestEpoch));
   if (proto.has_loaded()) {
     ASSIGN_OR_RETURN(hello.loaded, Read(proto.loaded()));
   }

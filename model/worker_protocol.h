@@ -65,6 +65,7 @@ struct Hello {
   RankEndpoint endpoint;
   int64_t memory_bytes = 0;
   absl::optional<LoadedModel> loaded;
+  int64_t latest_epoch = 0;  // that it was told to join, by any coordinator; 0: none
 };
 
 struct Heartbeat {

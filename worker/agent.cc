@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "worker/collectives.h"
@@ -23,7 +23,7 @@ constexpr size_t kMailboxCapacity = 4096;
 constexpr absl::Duration kPollInterval = absl::Microseconds(20);
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 
-int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
+int64_t NowUs() { return absl::ToInt64Microseconds(SteadyNow().since_beginning()); }
 
 }  // namespace
 
@@ -53,6 +53,7 @@ Hello WorkerAgent::MakeHello() const {
   hello.memory_bytes = AvailableMemoryBytes();
   hello.device = loader_->DeviceName();
   hello.collectives = loader_->CollectivesName();
+  hello.latest_epoch = latest_epoch_;
   absl::MutexLock lock(&mutex_);
   hello.loaded = loaded_;
   return hello;
@@ -117,13 +118,13 @@ absl::optional<WorkerAgent::Item> WorkerAgent::NextItem() {
   while (!begun_.empty()) {
     if (rank_->IsDone()) {
       FinishPlan();
-    } else if (auto item = mailbox_.PopUntil(absl::Now() + kPollInterval); item.has_value()) {
+    } else if (auto item = mailbox_.PopUntil(SteadyNow() + kPollInterval); item.has_value()) {
       return *std::move(item);
     } else if (mailbox_.closed()) {
       return absl::nullopt;
     }
   }
-  auto item = mailbox_.PopUntil(absl::InfiniteFuture());
+  auto item = mailbox_.PopUntil(SteadyTime::InfiniteFuture());
   if (!item.has_value()) return absl::nullopt;
   return *std::move(item);
 }
@@ -162,10 +163,10 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   }
   rank_.reset();
   LoadOptions load_options;
-  absl::Time next_progress = absl::InfinitePast();
+  SteadyTime next_progress = SteadyTime::InfinitePast();
   load_options.cancelled = &stopping_;
   load_options.progress = [&](int64_t done_bytes, int64_t total_bytes) {
-    const absl::Time now = absl::Now();
+    const SteadyTime now = SteadyNow();
     if (now < next_progress && done_bytes < total_bytes) return;
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
@@ -212,7 +213,7 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.secret = join.secret;
     mesh.my_rank = place.rank();
     mesh.peers = MeshPeers(place);
-    mesh.deadline = absl::Now() + absl::Milliseconds(join.timeout_ms);
+    mesh.deadline = SteadyNow() + absl::Milliseconds(join.timeout_ms);
     const int64_t dim = rank_->config().dim;
     if (shape.tp_size > 1 && loader_->SumsOnHost()) {
       mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;

@@ -85,8 +85,8 @@ class WorkerAgent {
   std::atomic<bool> stopping_{false};
   std::atomic<int64_t> latest_epoch_{0};
   std::atomic<int64_t> step_count_{0};
-  std::atomic<int64_t> step_begin_us_{0};  // Unix time of the step in progress, 0 when none
-  // Unix times at which the rank thread was told to leave, and began to; 0 = it has.
+  std::atomic<int64_t> step_begin_us_{0};  // steady time of the step in progress, 0 when none
+  // Steady times at which the rank thread was told to leave, and began to; 0 = it has.
   std::atomic<int64_t> leave_asked_us_{0};
   std::atomic<int64_t> leaving_since_us_{0};
 
@@ -99,7 +99,7 @@ class WorkerAgent {
   int64_t joined_epoch_ = 0;
   struct Begun {
     int64_t connection_id = 0;
-    int64_t begin_us = 0;  // Unix time
+    int64_t begin_us = 0;  // steady time
   };
   std::deque<Begun> begun_;  // plans of joined_epoch_ that are not finished, oldest first
 

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
@@ -30,10 +31,14 @@ constexpr int kMaxMessageBytes = 64 << 20;
 // From dialling to the coordinator's welcome, as long as the coordinator waits for a hello.
 // Without it a link that is cut in between would be waited for until TCP gives up.
 constexpr int kWelcomeTimeoutMs = 5000;
+// Silence of the coordinator that is worth a line in the log.
+constexpr absl::Duration kSuspectTimeout = absl::Milliseconds(1500);
+// Between two heartbeats of this side, the longest interval that a coordinator asks for and some
+// more: after a longer one this process has stood still.
+constexpr absl::Duration kLongestPause = absl::Seconds(1);
+constexpr int kMaxHeartbeatIntervalMs = 500;
 // An attempt to connect that hears nothing; gRPC's own limit is 20 s.
 constexpr int kConnectTimeoutMs = 2000;
-
-int64_t NowUs() { return absl::ToUnixMicros(absl::Now()); }
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -69,8 +74,9 @@ CoordinatorClient::CoordinatorClient(CoordinatorClientOptions options)
 CoordinatorClient::~CoordinatorClient() { Stop(); }
 
 void CoordinatorClient::Stop() {
-  stopping_ = true;
   absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  stopped_.SignalAll();
   if (context_ != nullptr) context_->TryCancel();
 }
 
@@ -90,21 +96,20 @@ absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
   absl::Status status;
   absl::Duration delay = options_.retry_delay_min;
   while (!stopping()) {
-    const absl::Time begin = absl::Now();
+    const SteadyTime begin = options_.clock();
     status = Serve(agent);
     if (IsFinal(status) || stopping()) break;
     // One that is sent away soon after its welcome, for weights that it cannot load, must not come
     // back at once for ever.
-    if (absl::Now() - begin > options_.retry_delay_max) delay = options_.retry_delay_min;
+    if (options_.clock() - begin > options_.retry_delay_max) delay = options_.retry_delay_min;
     LogWarning("no coordinator", {{"address", options_.address},
                                   {"reason", status.message()},
                                   {"retry_ms", absl::ToInt64Milliseconds(delay)}});
-    // Sleeping in slices keeps Stop prompt.
-    const absl::Time until = absl::Now() + delay;
-    while (!stopping() && absl::Now() < until) absl::SleepFor(absl::Milliseconds(20));
+    Pause(delay);
     delay = std::min(delay * 2, options_.retry_delay_max);
   }
-  const bool asked_to_stop = stopping_.exchange(true);
+  const bool asked_to_stop = stopping_;
+  Stop();
   heartbeats.join();
   return asked_to_stop ? absl::OkStatus() : status;
 }
@@ -120,7 +125,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     if (stopping()) return absl::CancelledError("stopped");
     context_ = &context;
     connection_id = ++connection_id_;
-    last_heard_us_ = NowUs();
+    heard_ = true;
     heartbeat_timeout_ms_ = kWelcomeTimeoutMs;
   }
   stream = stub->Attach(&context);
@@ -174,10 +179,11 @@ absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connect
                                              Stream* stream) {
   pb::CoordinatorMessage proto;
   while (stream->Read(&proto)) {
-    last_heard_us_ = NowUs();
+    heard_ = true;
     ASSIGN_OR_RETURN(CoordinatorMessage message, FromProto(proto));
     if (const auto* welcome = std::get_if<Welcome>(&message)) {
-      heartbeat_interval_ms_ = std::clamp(welcome->heartbeat_interval_ms, 10, 10000);
+      heartbeat_interval_ms_ =
+          std::clamp(welcome->heartbeat_interval_ms, 10, kMaxHeartbeatIntervalMs);
       heartbeat_timeout_ms_ = std::max(welcome->heartbeat_timeout_ms, 100);
       LogInfo("attached", {{"coordinator", options_.address}, {"worker_id", welcome->worker_id}});
     } else {
@@ -188,20 +194,41 @@ absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connect
   return absl::UnavailableError("the stream ended");
 }
 
+void CoordinatorClient::Pause(absl::Duration duration) {
+  const SteadyTime end = SteadyNow() + duration;
+  absl::MutexLock lock(&mutex_);
+  while (!stopping() && SteadyNow() < end) stopped_.WaitUntil(&mutex_, end);
+}
+
+void CoordinatorClient::CheckSilence(PeerSilence* silence, SteadyTime now) {
+  const absl::Duration before = silence->length();
+  if (heard_.exchange(false)) silence->Heard(now);
+  const absl::Duration silent = silence->Look(now);
+  const absl::Duration timeout = absl::Milliseconds(heartbeat_timeout_ms_.load());
+  if (timeout == absl::ZeroDuration()) return;  // there is no connection
+  if (before <= kSuspectTimeout && silent > kSuspectTimeout) {
+    LogWarning("the coordinator is silent", {{"silent_ms", absl::ToInt64Milliseconds(silent)}});
+  }
+  if (silent <= timeout) return;
+  absl::MutexLock lock(&mutex_);
+  if (context_ != nullptr) context_->TryCancel();
+}
+
 void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
+  SteadyTime last = options_.clock();
+  SteadyTime may_have_hung;
+  PeerSilence silence(last, kLongestPause);
   while (!stopping()) {
-    absl::SleepFor(absl::Milliseconds(heartbeat_interval_ms_.load()));
-    if (agent->HasHung(options_.hang_limit)) {
+    Pause(absl::Milliseconds(heartbeat_interval_ms_.load()));
+    const SteadyTime now = options_.clock();
+    // A rank thread that was stopped with the whole process is given its time again.
+    if (now - std::exchange(last, now) > kLongestPause) may_have_hung = now + options_.hang_limit;
+    if (now >= may_have_hung && agent->HasHung(options_.hang_limit)) {
       LogError("the rank thread has hung in a step; exiting", {});
       _exit(70);
     }
-    const int64_t timeout_us = int64_t{heartbeat_timeout_ms_} * 1000;
-    if (timeout_us == 0) continue;
-    if (NowUs() - last_heard_us_ > timeout_us) {
-      absl::MutexLock lock(&mutex_);
-      if (context_ != nullptr) context_->TryCancel();
-      continue;
-    }
+    CheckSilence(&silence, now);
+    if (heartbeat_timeout_ms_ == 0) continue;
     int64_t connection_id = 0;
     {
       absl::MutexLock lock(&mutex_);

@@ -11,6 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/peer_silence.h"
+#include "base/steady_cond_var.h"
 #include "bora/worker/v1alpha1/worker_service.grpc.pb.h"
 #include "model/worker_protocol.h"
 #include "worker/agent.h"
@@ -25,6 +28,7 @@ struct CoordinatorClientOptions {
   absl::Duration retry_delay_max = absl::Seconds(2);
   // A rank thread that stays in a step this long after it was told to leave ends the process.
   absl::Duration hang_limit = absl::Seconds(5);
+  SteadyClock clock = SteadyNow;
 };
 
 // Thread-safe.
@@ -40,7 +44,7 @@ class CoordinatorClient {
   // worker for good: UNAUTHENTICATED or FAILED_PRECONDITION with its reason. Call once.
   absl::Status Run(WorkerAgent* agent);
 
-  // Ends Run; only sets a flag and cancels the call. From any thread, not from a signal handler.
+  // Ends Run, whatever it is waiting for. From any thread, not from a signal handler.
   void Stop();
 
  private:
@@ -56,15 +60,20 @@ class CoordinatorClient {
   bool WriteLocked(int64_t connection_id, const WorkerMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   void HeartbeatLoop(WorkerAgent* agent);
+  // Ends the connection when the coordinator has been silent for too long.
+  void CheckSilence(PeerSilence* silence, SteadyTime now);
+  // Waits that long, or until Stop.
+  void Pause(absl::Duration duration);
   bool stopping() const { return stopping_; }
 
   const CoordinatorClientOptions options_;
   std::atomic<bool> stopping_{false};
-  std::atomic<int64_t> last_heard_us_{0};
+  std::atomic<bool> heard_{false};  // since the last look at the coordinator's silence
   std::atomic<int32_t> heartbeat_interval_ms_{250};
   std::atomic<int32_t> heartbeat_timeout_ms_{0};  // 0 = not connected
 
   mutable absl::Mutex mutex_;
+  SteadyCondVar stopped_;
   int64_t connection_id_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // Held while a message is written, which may take until the call is cancelled: never with mutex_.

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/host_cpus.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -37,7 +37,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   // pages to take back, in the middle of the load.
   load_options.drops_what_was_read =
       RankWeightBytes(source->config(), shape, precision) > AvailableMemoryBytes() / 4;
-  const absl::Time begin = absl::Now();
+  const SteadyTime begin = SteadyNow();
   ASSIGN_OR_RETURN(auto weights,
                    RankWeights::Load(*source, shape, precision, *device_, load_options));
   LoadedRank result;
@@ -61,7 +61,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
                              {"bytes", loaded.weight_bytes},
                              {"instruction_set", DescribeSimdChoice(options_.simd)},
                              {"threads", device_->n_threads()},
-                             {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+                             {"seconds", absl::ToDoubleSeconds(SteadyNow() - begin)}});
   return result;
 }
 

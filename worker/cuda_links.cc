@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 
 namespace bora {
@@ -25,7 +26,7 @@ constexpr absl::Duration kPoll = absl::Microseconds(50);
 class Builder {
  public:
   Builder(const NcclLibrary& library, int64_t epoch, Mesh* mesh, const CudaStream& stream,
-          absl::Time deadline)
+          SteadyTime deadline)
       : library_(library), epoch_(epoch), mesh_(mesh), stream_(stream), deadline_(deadline) {}
 
   // The communicator of `ranks` of the group, the first of which makes the id.
@@ -117,7 +118,7 @@ class Builder {
     while (!done_.IsDone()) {
       absl::SleepFor(kPoll);
       RETURN_IF_ERROR(mesh_->CheckPeers());
-      if (absl::Now() > deadline_) {
+      if (SteadyNow() > deadline_) {
         return absl::DeadlineExceededError("the first transfers did not end");
       }
     }
@@ -131,7 +132,7 @@ class Builder {
   const int64_t epoch_;
   Mesh* const mesh_;
   const CudaStream& stream_;
-  const absl::Time deadline_;
+  const SteadyTime deadline_;
   CudaBuffer device_;
   PinnedBuffer host_;
   CudaEvent done_;
@@ -193,7 +194,7 @@ absl::Status ConnectAll(Builder& builder, const RankPlace& place, CudaLinks* lin
 
 absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const RankPlace& place,
                                            int64_t epoch, Mesh* mesh, const CudaStream& stream,
-                                           absl::Time deadline) {
+                                           SteadyTime deadline) {
   CHECK(place.n_ranks() > 1);
   Builder builder(library, epoch, mesh, stream, deadline);
   CudaLinks links;

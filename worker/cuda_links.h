@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "kernels/cuda_runtime.h"
 #include "kernels/nccl_communicator.h"
 #include "worker/collectives.h"
@@ -42,6 +42,6 @@ struct CudaLinks {
 // about; errors of the mesh when a peer has gone or the epoch was aborted; errors of NCCL.
 absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const RankPlace& place,
                                            int64_t epoch, Mesh* mesh, const CudaStream& stream,
-                                           absl::Time deadline);
+                                           SteadyTime deadline);
 
 }  // namespace bora

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
 #include "worker/collectives.h"
@@ -80,7 +81,7 @@ struct CudaRank::Epoch {
   int64_t n_begun = 0;      // over the epoch
   absl::Status failure;     // of the plan that ended the epoch
   absl::Status group_error;
-  absl::Time next_look = absl::InfinitePast();  // at the group
+  SteadyTime next_look = SteadyTime::InfinitePast();  // at the group
 };
 
 CudaRank::CudaRank(CudaDevice* device, const CudaStream* stream,
@@ -427,7 +428,7 @@ bool CudaRank::LaneIsDone(const Lane& lane) const {
 const absl::Status& CudaRank::GroupError() const {
   Epoch& epoch = *epoch_;
   if (!epoch.has_peers() || !epoch.group_error.ok()) return epoch.group_error;
-  const absl::Time now = absl::Now();
+  const SteadyTime now = SteadyNow();
   if (now < epoch.next_look) return epoch.group_error;
   epoch.next_look = now + absl::Milliseconds(1);
   epoch.group_error = epoch.mesh->CheckPeers();

@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/host_cpus.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -157,7 +157,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   const int64_t budget_bytes = std::min(
       free_bytes,
       static_cast<int64_t>(static_cast<double>(info_.memory_bytes) * options_.memory_utilization));
-  const absl::Time begin = absl::Now();
+  const SteadyTime begin = SteadyNow();
   CpuDevice readers(std::min(kMaxLoadThreads, UsableCpuCount()));
   LoadOptions load_options = options;
   load_options.drops_what_was_read = RankWeightBytes(source->config(), shape, precision,
@@ -177,7 +177,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   LogInfo("weights loaded", {{"model", load.model_path},
                              {"device", DeviceName()},
                              {"bytes", loaded.weight_bytes},
-                             {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+                             {"seconds", absl::ToDoubleSeconds(SteadyNow() - begin)}});
   result.rank =
       std::make_unique<CudaRank>(&*device_, &stream_, std::move(weights),
                                  CudaRankOptions{.use_graphs = options_.use_graphs,

@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "model/config.h"
 #include "model/partition.h"
@@ -22,7 +22,7 @@ struct EpochOptions {
   int pp_size = 1;
   Mesh* mesh = nullptr;  // linked as MeshPeers says; null for a group of one rank
   int64_t link_buffer_bytes = MeshOptions().ring_bytes;
-  absl::Time deadline = absl::InfiniteFuture();  // for links that a device makes itself
+  SteadyTime deadline = SteadyTime::InfiniteFuture();  // for links that a device makes itself
 };
 
 // One rank of a group: executes the coordinator's plans in order. Owned by the rank thread: every

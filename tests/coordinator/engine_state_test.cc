@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "tests/coordinator/engine_testing.h"
 
 namespace bora {
@@ -111,7 +112,7 @@ TEST_P(EngineStateTest, StopEndsWithDraining) {
 TEST_P(EngineStateTest, DrainLetsItFinish) {
   const Submitted request = Prepare();
   absl::Notification drained;
-  engine_->Drain(absl::InfiniteFuture(), [&] { drained.Notify(); });
+  engine_->Drain(SteadyTime::InfiniteFuture(), [&] { drained.Notify(); });
   EXPECT_EQ(ExpectRefused(Spec(0, 1)).reason, reason::kDraining);
   AwaitServing(false);
   EXPECT_FALSE(drained.HasBeenNotified());
@@ -126,7 +127,7 @@ TEST_P(EngineStateTest, DrainLetsItFinish) {
 TEST_P(EngineStateTest, DrainEndsItAtTheDeadline) {
   const Submitted request = Prepare();
   absl::Notification drained;
-  engine_->Drain(absl::Now() + absl::Milliseconds(100), [&] { drained.Notify(); });
+  engine_->Drain(SteadyNow() + absl::Milliseconds(100), [&] { drained.Notify(); });
   EXPECT_EQ(request.observer->error().reason, reason::kDraining);
   EXPECT_TRUE(drained.WaitForNotificationWithTimeout(kPatience));
 }
@@ -153,7 +154,7 @@ TEST_P(EngineStateTest, LossOfTheWorkerEndsIt) {
 class EngineDeadlineTest : public EngineStateTest {
  protected:
   RequestSpec WithTimes(RequestSpec spec) override {
-    spec.deadline = absl::Now() + absl::Milliseconds(300);
+    spec.deadline = SteadyNow() + absl::Milliseconds(300);
     return spec;
   }
 };
@@ -176,7 +177,7 @@ TEST_P(EngineDeadlineTest, EndsItWithDeadlineExceeded) {
 class EngineTimeLimitTest : public EngineStateTest {
  protected:
   RequestSpec WithTimes(RequestSpec spec) override {
-    spec.time_limit = absl::Now() + absl::Milliseconds(300);
+    spec.time_limit = SteadyNow() + absl::Milliseconds(300);
     return spec;
   }
 };

@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/clock.h"
 #include "tests/coordinator/engine_testing.h"
 
 namespace bora {
@@ -121,7 +122,7 @@ TEST_F(EngineTest, ASlowReaderGetsWhatIsUnderWayAndNothingMoreUntilItResumes) {
 TEST_F(EngineTest, DrainsAtOnceWhenThereIsNothing) {
   Serve();
   absl::Notification drained;  // CHECKs that it is notified once
-  engine_->Drain(absl::InfiniteFuture(), [&] { drained.Notify(); });
+  engine_->Drain(SteadyTime::InfiniteFuture(), [&] { drained.Notify(); });
   EXPECT_TRUE(drained.WaitForNotificationWithTimeout(kPatience));
 }
 

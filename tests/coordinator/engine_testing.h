@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "coordinator/engine.h"
 #include "tests/coordinator/fake_worker.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
@@ -58,7 +59,7 @@ class ScriptedWorker final : public WorkerLink,
       if (stage_ != n_stages_ - 1) return;
       results_.push_back(*std::move(result));
       if (!paused_) SayResults(results_.size());
-    } else if (std::holds_alternative<Heartbeat>(message)) {
+    } else if (std::holds_alternative<Heartbeat>(message) && !silent_) {
       Say(Heartbeat{});
     }
   }
@@ -77,6 +78,12 @@ class ScriptedWorker final : public WorkerLink,
     absl::MutexLock lock(&mutex_);
     paused_ = false;
     SayResults(results_.size());
+  }
+  // Answers heartbeats no more, or again.
+  void SetSilent(bool silent) {
+    absl::MutexLock lock(&mutex_);
+    silent_ = silent;
+    if (!silent) Say(Heartbeat{});
   }
   // Waits for a step and answers it, while paused.
   void AnswerOne() {
@@ -126,6 +133,7 @@ class ScriptedWorker final : public WorkerLink,
   mutable absl::Mutex mutex_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
+  bool silent_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t stage_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t n_stages_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::Status close_reason_ ABSL_GUARDED_BY(mutex_);
@@ -292,7 +300,7 @@ class EngineTest : public testing::Test {
     spec.prompt_tokens = std::vector<int32_t>(kPromptTokens, kA);
     spec.sampling.seed = seed;
     spec.max_tokens = max_tokens;
-    spec.arrival = absl::Now();
+    spec.arrival = SteadyNow();
     return spec;
   }
   struct Submitted {
@@ -322,11 +330,11 @@ class EngineTest : public testing::Test {
   // Waits for a snapshot that fits; they are made every 125 ms.
   template <typename Predicate>
   ServerSnapshot AwaitSnapshot(Predicate predicate) {
-    const absl::Time deadline = absl::Now() + kPatience;
+    const SteadyTime deadline = SteadyNow() + kPatience;
     while (true) {
       ServerSnapshot snapshot = engine_->Snapshot();
       if (predicate(snapshot)) return snapshot;
-      CHECK(absl::Now() < deadline)
+      CHECK(SteadyNow() < deadline)
           << "running " << snapshot.load.n_running << ", waiting " << snapshot.load.n_waiting
           << ", blocks used " << snapshot.load.n_blocks_used;
       absl::SleepFor(absl::Milliseconds(5));

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "model/dummy_weights.h"
@@ -83,7 +83,7 @@ absl::Status Begin(StepExecutor& rank, int pp_size, Mesh* mesh) {
                           .limits = TinyLimits(),
                           .pp_size = pp_size,
                           .mesh = mesh,
-                          .deadline = absl::Now() + absl::Seconds(60)});
+                          .deadline = SteadyNow() + absl::Seconds(60)});
 }
 
 // All plans, as many at a time as the rank takes.
@@ -188,9 +188,9 @@ TEST_F(RankProcessesTest, TheOthersOutliveAKilledRank) {
       while (true) pause();
     }
     const absl::Status status = RunPlans(*rank).status();
-    const absl::Time noticed = absl::Now();
+    const SteadyTime noticed = SteadyNow();
     rank->EndEpoch();
-    const absl::Duration took = absl::Now() - noticed;
+    const absl::Duration took = SteadyNow() - noticed;
     if (!absl::IsUnavailable(status)) {
       return absl::InternalError(absl::StrCat("plans ended with ", status.ToString()));
     }

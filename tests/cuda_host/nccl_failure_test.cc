@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "tests/cuda_host/nccl_testing.h"
 
 namespace bora {
@@ -64,8 +65,8 @@ class NcclMismatchTest : public testing::Test {
       rank1(*communicator, stream.get());
       absl::Status seen;
       SynchronizeWhile(stream, [&] {
-        const absl::Time deadline = absl::Now() + kPatience;
-        while (seen.ok() && absl::Now() < deadline) seen = communicator->AsyncError();
+        const SteadyTime deadline = SteadyNow() + kPatience;
+        while (seen.ok() && SteadyNow() < deadline) seen = communicator->AsyncError();
         communicator->Abort();
       });
       EXPECT_EQ(seen.code(), absl::StatusCode::kInternal);
@@ -115,7 +116,7 @@ TEST_F(NcclMismatchTest, AnotherOrder) {
 TEST(NcclConnectTest, AMissingRankIsWaitedForUntilTheDeadline) {
   const std::unique_ptr<NcclLibrary> library = OpenFake();
   NcclCommunicatorOptions options = OptionsOf(MakeId(*library), 1, 2);
-  options.deadline = absl::Now() + absl::Milliseconds(30);
+  options.deadline = SteadyNow() + absl::Milliseconds(30);
   const auto connected = NcclCommunicator::Connect(library.get(), options);
   EXPECT_EQ(connected.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(connected.status().message()), HasSubstr("test rank 1 of 2"));

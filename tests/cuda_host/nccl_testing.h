@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "kernels/cuda_runtime.h"
 #include "kernels/nccl_communicator.h"
 
@@ -36,7 +36,7 @@ inline NcclCommunicatorOptions OptionsOf(const NcclId& id, int rank, int n_ranks
   options.rank = rank;
   options.n_ranks = n_ranks;
   options.name = "test";
-  options.deadline = absl::Now() + kPatience;
+  options.deadline = SteadyNow() + kPatience;
   return options;
 }
 

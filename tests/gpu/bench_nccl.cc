@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "kernels/cuda_runtime.h"
 #include "tests/cuda/test_nccl.h"
@@ -62,7 +62,7 @@ class RankBench {
     CudaDevice device(stream_.get(), info.limits);
     const RankPlace place = {.tp_rank = mesh_->my_rank(), .tp_size = n_ranks_};
     ASSIGN_OR_RETURN(CudaLinks links, ConnectCudaLinks(*library, place, mesh_->epoch(), mesh_,
-                                                       stream_, absl::Now() + absl::Seconds(60)));
+                                                       stream_, SteadyNow() + absl::Seconds(60)));
     const int64_t max_floats = max_bytes_ / static_cast<int64_t>(sizeof(float));
     ASSIGN_OR_RETURN(
         const CudaBuffer scratch,

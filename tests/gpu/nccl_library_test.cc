@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "kernels/cuda_runtime.h"
 #include "kernels/nccl_communicator.h"
 
@@ -36,7 +36,7 @@ class NcclTest : public testing::Test {
     EXPECT_TRUE(id.ok()) << id.status();
     if (id.ok()) options.id = *id;
     options.name = "test";
-    options.deadline = absl::Now() + absl::Seconds(30);
+    options.deadline = SteadyNow() + absl::Seconds(30);
     return options;
   }
 
@@ -61,7 +61,7 @@ TEST_F(NcclTest, SaysThatThereIsNoGpu) {
   if (has_gpu_) GTEST_SKIP() << "there is one";
   const NcclCommunicatorOptions options = OneRank();
   const auto connected = NcclCommunicator::Connect(library_.get(), options);
-  EXPECT_LT(absl::Now(), options.deadline);
+  EXPECT_LT(SteadyNow(), options.deadline);
   EXPECT_EQ(connected.status().code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(connected.status().message()),
               AllOf(HasSubstr("NCCL test rank 0 of 1"), HasSubstr("CUDA")));

@@ -136,6 +136,7 @@ TEST(WorkerCodecTest, CarriesHello) {
   hello.collectives = "host";
   hello.endpoint = {"host id", "10.0.0.1:4000", "bora-7"};
   hello.memory_bytes = int64_t{1} << 36;
+  hello.latest_epoch = int64_t{1} << 41;
   Hello received = FromWorker(hello);
   EXPECT_EQ(received.build_id, hello.build_id);
   EXPECT_EQ(received.host, hello.host);
@@ -144,6 +145,7 @@ TEST(WorkerCodecTest, CarriesHello) {
   EXPECT_EQ(received.collectives, hello.collectives);
   EXPECT_EQ(received.endpoint, hello.endpoint);
   EXPECT_EQ(received.memory_bytes, hello.memory_bytes);
+  EXPECT_EQ(received.latest_epoch, hello.latest_epoch);
   EXPECT_FALSE(received.loaded.has_value());
   hello.loaded = SomeLoaded();
   EXPECT_EQ(FromWorker(hello).loaded, hello.loaded);
@@ -456,6 +458,11 @@ TEST_F(RangesTest, RefusesAddressesThatAreTooLong) {
   hello.mutable_hello()->set_pid(1);
   hello.mutable_hello()->set_memory_bytes(-1);
   ExpectRefused(hello, "memory_bytes: -1");
+  hello.mutable_hello()->set_memory_bytes(0);
+  for (const int64_t bad : {int64_t{-1}, int64_t{1} << 62}) {
+    hello.mutable_hello()->set_latest_epoch(bad);
+    ExpectRefused(hello, absl::StrCat("latest_epoch: ", bad));
+  }
 }
 
 TEST_F(RangesTest, RefusesWhatACoordinatorCannotMean) {

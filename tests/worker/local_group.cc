@@ -9,6 +9,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "model/partition.h"
 #include "worker/sim_rank.h"
@@ -38,7 +39,7 @@ struct LocalGroup::RankThread {
   std::thread thread;
 
   void Run() {
-    while (auto task = tasks.PopUntil(absl::InfiniteFuture())) (*task)();
+    while (auto task = tasks.PopUntil(SteadyTime::InfiniteFuture())) (*task)();
     EndEpoch();
     rank.reset();
   }
@@ -120,7 +121,7 @@ absl::Status LocalGroup::BeginEpoch() {
       mesh.my_rank = rank.place.rank();
       mesh.ranks = addresses_;
       mesh.peers = MeshPeers(rank.place);
-      mesh.deadline = absl::Now() + absl::Seconds(30);
+      mesh.deadline = SteadyNow() + absl::Seconds(30);
       mesh.allow_shared_memory = options_.allow_shared_memory;
       mesh.ring_bytes = options_.link_buffer_bytes;
       ASSIGN_OR_RETURN(rank.mesh, rank.listener->Connect(mesh));
@@ -130,7 +131,7 @@ absl::Status LocalGroup::BeginEpoch() {
                                   .pp_size = options_.pp_size,
                                   .mesh = rank.mesh.get(),
                                   .link_buffer_bytes = options_.link_buffer_bytes,
-                                  .deadline = absl::Now() + absl::Seconds(30)});
+                                  .deadline = SteadyNow() + absl::Seconds(30)});
   });
 }
 
@@ -148,7 +149,7 @@ absl::Status LocalGroup::NextEpoch(const GroupLimits& limits) {
     rank.EndEpoch();
     return absl::OkStatus();
   }));
-  while (results_.PopUntil(absl::InfinitePast()).has_value()) {
+  while (results_.PopUntil(SteadyTime::InfinitePast()).has_value()) {
   }
   options_.limits = limits;
   return BeginEpoch();
@@ -221,7 +222,7 @@ void LocalGroup::PushResult(absl::StatusOr<StepResult> result) {
 }
 
 absl::StatusOr<StepResult> LocalGroup::WaitResult(absl::Duration timeout) {
-  const auto result = results_.PopUntil(absl::Now() + timeout);
+  const auto result = results_.PopUntil(SteadyNow() + timeout);
   if (!result.has_value()) return absl::DeadlineExceededError("no result");
   return **result;
 }

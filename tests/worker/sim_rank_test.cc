@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "model/dummy_weights.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
@@ -159,9 +159,9 @@ TEST(SimRankTest, AStageTakesItsLayersShareOfTheStep) {
   PlanBuilder builder(TinyLimits(), group->epoch());
   builder.Open(0, 3, {});
   builder.AddRow(0, {1, 2, 3}, {.sample = true});
-  const absl::Time begin = absl::Now();
+  const SteadyTime begin = SteadyNow();
   const auto result = group->RunStep(builder.Take());
-  const absl::Duration took = absl::Now() - begin;
+  const absl::Duration took = SteadyNow() - begin;
   ASSERT_TRUE(result.ok()) << result.status();
   ASSERT_EQ(result->stage_us.size(), 2u);
   std::printf("stages %lld and %lld us, step %.1f ms\n",

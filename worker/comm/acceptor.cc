@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "worker/comm/socket_util.h"
@@ -45,13 +46,13 @@ Acceptor::~Acceptor() {
 void Acceptor::Run() {
   std::vector<pollfd> requests;
   while (true) {
-    absl::Time now = absl::Now();
+    SteadyTime now = SteadyNow();
     const bool may_accept = now >= accept_after_;
     requests.clear();
     requests.push_back({options_.stop_event.get(), POLLIN, 0});
     requests.push_back({may_accept ? options_.tcp_listener.get() : -1, POLLIN, 0});
     requests.push_back({may_accept ? options_.unix_listener.get() : -1, POLLIN, 0});
-    absl::Time wake = may_accept ? absl::InfiniteFuture() : accept_after_;
+    SteadyTime wake = may_accept ? SteadyTime::InfiniteFuture() : accept_after_;
     for (const Pending& pending : pending_) {
       requests.push_back({pending.socket.get(), POLLIN, 0});
       wake = std::min(wake, pending.deadline);
@@ -59,7 +60,7 @@ void Acceptor::Run() {
     if (poll(requests.data(), requests.size(), PollTimeoutMs(wake)) < 0) continue;
     if (requests[0].revents != 0) return;
 
-    now = absl::Now();
+    now = SteadyNow();
     size_t i = 3;
     for (auto pending = pending_.begin(); pending != pending_.end(); ++i) {
       bool keep = requests[i].revents == 0 || Advance(&*pending);
@@ -84,7 +85,7 @@ void Acceptor::AcceptAll(int listener, bool is_unix) {
     if (!socket.valid()) {
       const bool is_exhausted =
           errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-      if (is_exhausted) accept_after_ = absl::Now() + kAcceptPause;
+      if (is_exhausted) accept_after_ = SteadyNow() + kAcceptPause;
       return;
     }
     if (pending_.size() >= kMaxPendingHandshakes) {
@@ -96,7 +97,7 @@ void Acceptor::AcceptAll(int listener, bool is_unix) {
     pending.socket = std::move(socket);
     pending.is_unix = is_unix;
     pending.from = NameOf(address, n_bytes, is_unix);
-    pending.deadline = absl::Now() + options_.handshake_timeout;
+    pending.deadline = SteadyNow() + options_.handshake_timeout;
   }
 }
 
@@ -177,7 +178,7 @@ void Acceptor::Refuse(const Pending& pending, const absl::Status& reason) {
   // Peers that are early for an epoch come again; that is not worth an operator's attention.
   const LogLevel level =
       reason.code() == absl::StatusCode::kNotFound ? LogLevel::kDebug : LogLevel::kWarning;
-  const absl::Time now = absl::Now();
+  const SteadyTime now = SteadyNow();
   if (now < next_log_) {
     ++n_unlogged_;
     return;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/unique_fd.h"
 #include "worker/comm/handshake.h"
 #include "worker/comm/rendezvous.h"
@@ -46,7 +47,7 @@ class Acceptor {
     UniqueFd socket;
     bool is_unix = false;
     std::string from;
-    absl::Time deadline;
+    SteadyTime deadline;
     bool has_hello = false;
     size_t n_received = 0;  // of the current message
     HelloMessage hello;
@@ -68,8 +69,8 @@ class Acceptor {
   std::atomic<int64_t> n_refused_ = 0;
   // The rest belongs to the accepting thread.
   std::list<Pending> pending_;  // oldest first
-  absl::Time accept_after_ = absl::InfinitePast();
-  absl::Time next_log_ = absl::InfinitePast();
+  SteadyTime accept_after_ = SteadyTime::InfinitePast();
+  SteadyTime next_log_ = SteadyTime::InfinitePast();
   int64_t n_unlogged_ = 0;
   std::thread thread_;
 };

@@ -58,6 +58,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/clock.h"
 #include "base/unique_fd.h"
 
 namespace bora {
@@ -85,10 +86,10 @@ struct MeshOptions {
   int64_t epoch = 0;
   std::string secret;  // of this epoch, from the coordinator; at least 16 bytes
   int my_rank = 0;
-  std::vector<RankAddress> ranks;                // contains my_rank and every peer
-  std::vector<int> peers;                        // ranks to link with; if A names B, B must name A
-  absl::Time deadline = absl::InfiniteFuture();  // for Connect
-  bool allow_shared_memory = true;               // false: TCP also inside a host
+  std::vector<RankAddress> ranks;  // contains my_rank and every peer
+  std::vector<int> peers;          // ranks to link with; if A names B, B must name A
+  SteadyTime deadline = SteadyTime::InfiniteFuture();  // for Connect
+  bool allow_shared_memory = true;                     // false: TCP also inside a host
   // Buffer of each direction of a link; the same on all ranks; a power of two, 4 KiB to 1 GiB.
   int64_t ring_bytes = int64_t{1} << 20;
   // Floats of the largest AllReduceSum for which memory is obtained now: such calls allocate
@@ -192,7 +193,7 @@ class Mesh {
   const UniqueFd doorbell_;  // peers on this host ring it
   const std::shared_ptr<AbortSignal> abort_signal_;
   absl::Status failed_;
-  absl::Time next_check_;
+  SteadyTime next_check_;
   int64_t n_failed_spins_ = 0;  // in a row
   uint64_t n_waits_ = 0;
   // Reused by every call: at most one message per link and direction.

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/link.h"
 
@@ -19,7 +19,7 @@ struct DialOptions {
   bool use_shared_memory = false;
   int64_t ring_bytes = 0;
   int doorbell_fd = -1;  // of this rank
-  absl::Time deadline;   // of this attempt
+  SteadyTime deadline;   // of this attempt
   int abort_fd = -1;     // readable: give up
 };
 

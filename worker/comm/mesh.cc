@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "worker/comm/abort_signal.h"
 #include "worker/comm/communicator.h"
@@ -45,7 +46,7 @@ Mesh::Mesh(const MeshOptions& options, std::vector<std::unique_ptr<Link>> links,
       links_(std::move(links)),
       doorbell_(std::move(doorbell)),
       abort_signal_(std::move(abort_signal)),
-      next_check_(absl::Now() + tick_) {
+      next_check_(SteadyNow() + tick_) {
   sends_.reserve(links_.size());
   recvs_.reserve(links_.size());
   sources_.reserve(links_.size() + 1);
@@ -223,7 +224,7 @@ absl::StatusOr<bool> Mesh::Sleep() {
 
 void Mesh::CheckLinksAlive() {
   if (tick_ == absl::InfiniteDuration()) return;
-  const absl::Time now = absl::Now();
+  const SteadyTime now = SteadyNow();
   if (now < next_check_) return;
   for (const auto& link : links_) link->CheckAlive();
   next_check_ = now + tick_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "base/clock.h"
 #include "base/host_cpus.h"
 #include "base/status_macros.h"
 #include "worker/comm/dialer.h"
@@ -131,17 +132,17 @@ absl::StatusOr<std::unique_ptr<Mesh>> MeshBuilder::Build() {
   while (true) {
     if (abort_signal_->raised()) return abort_signal_->status();
     CollectArrived();
-    absl::Time wake = options_.deadline;
+    SteadyTime wake = options_.deadline;
     bool is_complete = true;
     for (Peer& peer : peers_) {
-      if (peer.link == nullptr && peer.is_dialed && absl::Now() >= peer.next_attempt) Dial(&peer);
+      if (peer.link == nullptr && peer.is_dialed && SteadyNow() >= peer.next_attempt) Dial(&peer);
       if (peer.link != nullptr) continue;
       is_complete = false;
       if (peer.is_dialed) wake = std::min(wake, peer.next_attempt);
     }
     if (is_complete) break;
     if (abort_signal_->raised()) continue;
-    if (absl::Now() >= options_.deadline) return MissingPeers();
+    if (SteadyNow() >= options_.deadline) return MissingPeers();
     pollfd requests[2] = {{abort_signal_->fd(), POLLIN, 0}, {rendezvous_->arrival_fd(), POLLIN, 0}};
     poll(requests, 2, PollTimeoutMs(wake));
   }
@@ -161,7 +162,7 @@ void MeshBuilder::Dial(Peer* peer) {
   dial.use_shared_memory = peer->use_shared_memory;
   dial.ring_bytes = options_.ring_bytes;
   dial.doorbell_fd = doorbell_.get();
-  dial.deadline = std::min(options_.deadline, absl::Now() + kAttemptTimeout);
+  dial.deadline = std::min(options_.deadline, SteadyNow() + kAttemptTimeout);
   dial.abort_fd = abort_signal_->fd();
   absl::StatusOr<EstablishedLink> established = DialPeer(dial);
   if (established.ok()) {
@@ -169,7 +170,7 @@ void MeshBuilder::Dial(Peer* peer) {
     return;
   }
   peer->last_error = std::string(established.status().message());
-  peer->next_attempt = absl::Now() + peer->backoff;
+  peer->next_attempt = SteadyNow() + peer->backoff;
   peer->backoff = std::min(2 * peer->backoff, kMaxBackoff);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "worker/comm/abort_signal.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/link.h"
@@ -33,7 +34,7 @@ class MeshBuilder {
     bool use_shared_memory = false;
     bool is_dialed = false;  // by this rank
     std::unique_ptr<Link> link;
-    absl::Time next_attempt = absl::InfinitePast();
+    SteadyTime next_attempt = SteadyTime::InfinitePast();
     absl::Duration backoff;
     std::string last_error = "it has not connected";
   };

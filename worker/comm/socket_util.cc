@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 
 namespace bora {
@@ -28,14 +29,14 @@ absl::Status SetOption(int fd, int level, int name, int value, const char* what)
 }
 
 // Waits until `fd` has one of `events`.
-absl::Status WaitFor(int fd, short events, absl::Time deadline, int abort_fd) {
+absl::Status WaitFor(int fd, short events, SteadyTime deadline, int abort_fd) {
   while (true) {
     pollfd fds[2] = {{fd, events, 0}, {abort_fd, POLLIN, 0}};
     const int n = poll(fds, 2, PollTimeoutMs(deadline));
     if (n < 0 && errno != EINTR) return ErrnoStatus("poll", errno);
     if (n > 0 && fds[1].revents != 0) return absl::AbortedError("aborted");
     if (n > 0 && fds[0].revents != 0) return absl::OkStatus();
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("no answer");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("no answer");
   }
 }
 
@@ -133,7 +134,7 @@ absl::StatusOr<int> LocalPort(int fd) {
                  : ntohs(reinterpret_cast<sockaddr_in*>(&storage)->sin_port);
 }
 
-absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, absl::Time deadline,
+absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, SteadyTime deadline,
                                    int abort_fd) {
   UniqueFd fd(socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return ErrnoStatus("socket", errno);
@@ -217,7 +218,7 @@ absl::StatusOr<int64_t> RecvSome(int fd, absl::Span<uint8_t> out, std::vector<Un
 }
 
 absl::Status RecvAll(int fd, absl::Span<uint8_t> out, std::vector<UniqueFd>* fds,
-                     absl::Time deadline, int abort_fd) {
+                     SteadyTime deadline, int abort_fd) {
   size_t done = 0;
   while (done < out.size()) {
     RETURN_IF_ERROR(WaitFor(fd, POLLIN, deadline, abort_fd));
@@ -227,9 +228,9 @@ absl::Status RecvAll(int fd, absl::Span<uint8_t> out, std::vector<UniqueFd>* fds
   return absl::OkStatus();
 }
 
-int PollTimeoutMs(absl::Time deadline) {
-  if (deadline == absl::InfiniteFuture()) return -1;
-  const absl::Duration left = deadline - absl::Now();
+int PollTimeoutMs(SteadyTime deadline) {
+  if (deadline == SteadyTime::InfiniteFuture()) return -1;
+  const absl::Duration left = deadline - SteadyNow();
   if (left <= absl::ZeroDuration()) return 0;
   const int64_t ms = absl::ToInt64Milliseconds(left) + 1;
   return static_cast<int>(std::min<int64_t>(ms, INT_MAX));

@@ -11,8 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/clock.h"
 #include "base/unique_fd.h"
 
 namespace bora {
@@ -44,7 +44,7 @@ absl::StatusOr<UniqueFd> ListenOn(const SocketAddress& address);
 absl::StatusOr<int> LocalPort(int fd);
 // Connects; gives up at `deadline` or, with ABORTED, when `abort_fd` becomes readable.
 // RESOURCE_EXHAUSTED: the backlog of a unix socket is full, try again.
-absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, absl::Time deadline, int abort_fd);
+absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, SteadyTime deadline, int abort_fd);
 
 // TCP_NODELAY, and keepalive so that the kernel finds an idle link that was cut silently in about
 // 4 s: probes start after 1 s and three unanswered ones, a second apart, end the connection.
@@ -60,9 +60,9 @@ absl::StatusOr<int64_t> RecvSome(int fd, absl::Span<uint8_t> out, std::vector<Un
 
 // Receives exactly out.size() bytes; gives up at `deadline` or when `abort_fd` becomes readable.
 absl::Status RecvAll(int fd, absl::Span<uint8_t> out, std::vector<UniqueFd>* fds,
-                     absl::Time deadline, int abort_fd);
+                     SteadyTime deadline, int abort_fd);
 
 // poll() timeout until `deadline`: milliseconds rounded up, at least 0, -1 for no deadline.
-int PollTimeoutMs(absl::Time deadline);
+int PollTimeoutMs(SteadyTime deadline);
 
 }  // namespace bora

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -187,7 +188,7 @@ TEST(GenerateTest, SpecCarriesWhatTheRequestSays) {
   EXPECT_EQ(spec.n_candidates, 3);
   EXPECT_EQ(spec.request_id, "from-header");
   EXPECT_EQ(spec.time_limit, spec.arrival + absl::Seconds(5));
-  EXPECT_LT(spec.deadline, absl::Now() + absl::Hours(1.1));
+  EXPECT_LT(spec.deadline, SteadyNow() + absl::Hours(1.1));
   for (int candidate = 0; candidate < 3; ++candidate) {
     OutputDelta delta = WithFinish(MakeDelta({5}, "x"));
     delta.candidate = candidate;
@@ -336,8 +337,8 @@ TEST(GenerateTest, WhatIsUnderWayWhenAReaderIsSlowDoesNotKeepTheEngineHeldBack) 
       n_received += message.text_delta().size();
       if (n_sent - n_received > 30'000) emit(1, 1);  // was under way
     }
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (server.engine.IsPaused(handle) && absl::Now() < deadline) {
+    const SteadyTime deadline = SteadyNow() + absl::Seconds(20);
+    while (server.engine.IsPaused(handle) && SteadyNow() < deadline) {
       absl::SleepFor(absl::Milliseconds(5));
     }
     ASSERT_FALSE(server.engine.IsPaused(handle)) << "stream " << handle;
@@ -411,10 +412,10 @@ TEST(GenerateTest, WholeAnswerThatIsNotReadIsCutOff) {
   const std::string call = RawGenerateCall(AsWhole(StreamRequest()));
   ASSERT_EQ(send(socket.get(), call.data(), call.size(), 0), static_cast<ssize_t>(call.size()));
   server.engine.WaitForRequest(1);
-  const absl::Time start = absl::Now();
+  const SteadyTime start = SteadyNow();
   server.engine.Emit(1, WithFinish(MakeDelta({5}, std::string(3'000'000, 'x'))));
   EXPECT_EQ(server.LiveCallsAtEnd(), 0);
-  EXPECT_GE(absl::Now() - start, kTimeout);
+  EXPECT_GE(SteadyNow() - start, kTimeout);
 }
 
 TEST(GenerateTest, ReaderWhoReadsSteadilyIsNotCutOff) {
@@ -471,7 +472,7 @@ TEST(GenerateTest, ShutdownEndsOpenStreams) {
   grpc::ClientContext context;
   auto reader = server.stub->GenerateStream(&context, StreamRequest());
   server.engine.WaitForRequest(1);
-  server.server->Shutdown(absl::Now());
+  server.server->Shutdown(SteadyNow());
   EXPECT_EQ(server.server->n_live_calls(), 0);
   EXPECT_FALSE(reader->Finish().ok());
 }

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "gtest/gtest.h"
@@ -76,7 +77,7 @@ TEST(PublicServerTest, ModelServiceTellsLimitsAndState) {
   snapshot.epoch = 4;
   snapshot.workers.resize(2);
   snapshot.workers[1].state = WorkerState::kServing;
-  snapshot.workers[1].last_heartbeat = absl::Now() - absl::Seconds(3);
+  snapshot.workers[1].last_heartbeat = SteadyNow() - absl::Seconds(3);
   snapshot.load.n_waiting = 7;
   server.engine.SetSnapshot(snapshot);
   {

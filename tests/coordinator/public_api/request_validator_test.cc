@@ -40,7 +40,7 @@ class RequestValidatorTest : public testing::Test {
   }
   std::variant<ValidatedRequest, ApiError> Validate(const v1::GenerateStreamRequest& request) {
     CallFacts call;
-    call.arrival = absl::UnixEpoch();
+    call.arrival = SteadyTime();
     return validator_.Validate(request, call);
   }
   // What is accepted must be what the engine relies on.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "bora/inference/v1/inference_service.grpc.pb.h"
 #include "bora/inference/v1/model_service.grpc.pb.h"
 #include "coordinator/public_server.h"
@@ -98,8 +99,8 @@ class TestServer {
 
   // Waits for the last call's reactor to go; how many are left after 20 s.
   int64_t LiveCallsAtEnd() {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (server->n_live_calls() > 0 && absl::Now() < deadline) {
+    const SteadyTime deadline = SteadyNow() + absl::Seconds(20);
+    while (server->n_live_calls() > 0 && SteadyNow() < deadline) {
       absl::SleepFor(absl::Milliseconds(1));
     }
     return server->n_live_calls();

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 
 namespace bora {
@@ -62,7 +63,7 @@ MeshOptions FullMeshOptions(const std::vector<Endpoint>& endpoints, int my_rank,
   options.epoch = 7;
   options.secret = kTestSecret;
   options.my_rank = my_rank;
-  options.deadline = absl::Now() + absl::Seconds(20);
+  options.deadline = SteadyNow() + absl::Seconds(20);
   options.allow_shared_memory = wiring != Wiring::kTcp;
   for (size_t rank = 0; rank < endpoints.size(); ++rank) {
     RankAddress address = {static_cast<int>(rank), endpoints[rank]};

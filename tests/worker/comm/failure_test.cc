@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "tests/worker/comm/comm_test_util.h"
 #include "worker/comm/communicator.h"
@@ -35,16 +36,16 @@ absl::Duration TimeToAbort(Wiring wiring, int spin_us,
           while (!is_done) absl::SleepFor(absl::Milliseconds(1));
           return;
         }
-        absl::Time aborted_at;
+        SteadyTime aborted_at;
         std::thread aborter([&] {
           // Long enough for the call to be asleep in poll(), which also an all-reduce of 1 MiB is
           // by then: it copies its data first.
           absl::SleepFor(absl::Milliseconds(20));
-          aborted_at = absl::Now();
+          aborted_at = SteadyNow();
           mesh.Abort(absl::UnavailableError("new epoch"));
         });
         const absl::Status status = call(mesh);
-        const absl::Time ended_at = absl::Now();
+        const SteadyTime ended_at = SteadyNow();
         aborter.join();
         elapsed = ended_at - aborted_at;
         EXPECT_EQ(status, absl::AbortedError("new epoch"));
@@ -113,11 +114,11 @@ TEST_P(PeerDeathTest, SigkillEndsEveryWait) {
   absl::StatusOr<std::unique_ptr<Mesh>> mesh = ranks.Connect(2);
   ASSERT_TRUE(mesh.ok()) << mesh.status();
   ASSERT_TRUE((*mesh)->Barrier(AllRanks(3)).ok());
-  const absl::Time killed_at = absl::Now();
+  const SteadyTime killed_at = SteadyNow();
   ASSERT_EQ(kill(ranks.pid(0), SIGKILL), 0);
   std::vector<float> data(100000, 1.0f);
   const absl::Status status = (*mesh)->AllReduceSum({0, 2}, absl::MakeSpan(data));
-  const absl::Duration elapsed = absl::Now() - killed_at;
+  const absl::Duration elapsed = SteadyNow() - killed_at;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   // Rank 1 may have failed and exited before this rank looked, and is named then.
   EXPECT_NE(status.message().find(" is gone: "), absl::string_view::npos) << status;
@@ -125,7 +126,7 @@ TEST_P(PeerDeathTest, SigkillEndsEveryWait) {
   EXPECT_EQ((*mesh)->Barrier({1, 2}), status) << "the error must be sticky";
   const int exit_status = ranks.Wait(1);
   EXPECT_TRUE(WIFEXITED(exit_status) && WEXITSTATUS(exit_status) == 1);
-  EXPECT_LT(absl::Now() - killed_at, kDeathLimit);
+  EXPECT_LT(SteadyNow() - killed_at, kDeathLimit);
 }
 
 // A rank that waits for something else only looks.
@@ -144,10 +145,10 @@ TEST_P(PeerDeathTest, SigkillShowsInCheckPeers) {
   uint8_t byte = 0;
   ASSERT_TRUE((*mesh)->Recv(0, absl::MakeSpan(&byte, 1)).ok());
   EXPECT_EQ(byte, 42);
-  const absl::Time killed_at = absl::Now();
+  const SteadyTime killed_at = SteadyNow();
   ASSERT_EQ(kill(ranks.pid(0), SIGKILL), 0);
   absl::Status status;
-  while (status.ok() && absl::Now() < killed_at + kDeathLimit) status = (*mesh)->CheckPeers();
+  while (status.ok() && SteadyNow() < killed_at + kDeathLimit) status = (*mesh)->CheckPeers();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_EQ((*mesh)->CheckPeers(), status) << "the error must be sticky";
   EXPECT_EQ((*mesh)->Send(0, {}), status);
@@ -159,8 +160,8 @@ TEST_P(PeerDeathTest, AnOrderlyEndAndAnAbortShowInCheckPeers) {
     ASSERT_TRUE(mesh.Barrier({0, 1}).ok());
     if (mesh.my_rank() == 0) return;
     absl::Status status;
-    const absl::Time end = absl::Now() + kDeathLimit;
-    while (status.ok() && absl::Now() < end) status = mesh.CheckPeers();
+    const SteadyTime end = SteadyNow() + kDeathLimit;
+    while (status.ok() && SteadyNow() < end) status = mesh.CheckPeers();
     EXPECT_NE(status.message().find("has closed its mesh"), absl::string_view::npos) << status;
     has_left = true;
     mesh.Abort(absl::AbortedError("a new epoch"));

@@ -12,6 +12,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/worker/comm/comm_test_util.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/handshake.h"
@@ -41,7 +42,7 @@ int CountMappings(const char* text) {
 UniqueFd MustConnect(const SocketAddress& address) {
   const absl::StatusOr<UniqueFd> never = NewEventFd();
   while (true) {
-    absl::StatusOr<UniqueFd> fd = ConnectTo(address, absl::Now() + absl::Seconds(5), never->get());
+    absl::StatusOr<UniqueFd> fd = ConnectTo(address, SteadyNow() + absl::Seconds(5), never->get());
     // A full backlog empties as fast as the acceptor runs.
     if (absl::IsResourceExhausted(fd.status())) continue;
     EXPECT_TRUE(fd.ok()) << fd.status();
@@ -55,7 +56,7 @@ size_t BytesUntilClosed(int fd) {
   size_t n = 0;
   uint8_t byte;
   while (
-      RecvAll(fd, absl::MakeSpan(&byte, 1), nullptr, absl::Now() + absl::Seconds(10), never->get())
+      RecvAll(fd, absl::MakeSpan(&byte, 1), nullptr, SteadyNow() + absl::Seconds(10), never->get())
           .ok()) {
     ++n;
   }
@@ -101,7 +102,7 @@ class StrangersTest : public testing::TestWithParam<bool> {
   bool Greet(int fd, const HelloMessage& hello, ChallengeMessage* challenge) const {
     const absl::StatusOr<UniqueFd> never = NewEventFd();
     return SendSmall(fd, AsBytes(hello)).ok() &&
-           RecvAll(fd, AsMutableBytes(*challenge), nullptr, absl::Now() + absl::Seconds(10),
+           RecvAll(fd, AsMutableBytes(*challenge), nullptr, SteadyNow() + absl::Seconds(10),
                    never->get())
                .ok();
   }
@@ -227,9 +228,9 @@ TEST_P(StrangersTest, SilentConnectionsDoNotHoldUpTheRightPeer) {
   uint8_t byte;
   EXPECT_TRUE(RecvSome(silent.back().get(), absl::MakeSpan(&byte, 1), nullptr).ok())
       << "the right peer had to wait for the handshake timeout of the silent ones";
-  const absl::Time start = absl::Now();
+  const SteadyTime start = SteadyNow();
   for (const UniqueFd& fd : silent) EXPECT_EQ(BytesUntilClosed(fd.get()), 0u);
-  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+  EXPECT_LT(SteadyNow() - start, absl::Seconds(5));
 }
 
 INSTANTIATE_TEST_SUITE_P(, StrangersTest, testing::Bool(),
@@ -259,7 +260,7 @@ TEST(ListenerTest, DeadlineNamesEveryMissingRank) {
   const std::vector<Endpoint> endpoints = EndpointsOf(listeners);
   listeners[0].reset();  // its port refuses connections now
   MeshOptions options = FullMeshOptions(endpoints, 1, Wiring::kTcp);
-  options.deadline = absl::Now() + absl::Milliseconds(200);
+  options.deadline = SteadyNow() + absl::Milliseconds(200);
   const absl::Status status = listeners[1]->Connect(options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   const std::string text(status.message());
@@ -277,7 +278,7 @@ TEST(ListenerTest, DifferentSecretsDoNotConnectAndSaySo) {
   MeshOptions options0 = FullMeshOptions(endpoints, 0, Wiring::kTcp);
   MeshOptions options1 = FullMeshOptions(endpoints, 1, Wiring::kTcp);
   options1.secret = "a-different-secret-0123";
-  options0.deadline = options1.deadline = absl::Now() + absl::Milliseconds(300);
+  options0.deadline = options1.deadline = SteadyNow() + absl::Milliseconds(300);
   std::thread rank0([&] {
     EXPECT_EQ(listeners[0]->Connect(options0).status().code(), absl::StatusCode::kDeadlineExceeded);
   });
@@ -291,7 +292,7 @@ TEST(ListenerTest, DifferentSecretsDoNotConnectAndSaySo) {
 TEST(ListenerTest, AbortEpochsBeforeEndsAPendingConnect) {
   const auto listeners = NewListeners(2);
   MeshOptions options = FullMeshOptions(EndpointsOf(listeners), 0, Wiring::kTcp);
-  options.deadline = absl::InfiniteFuture();
+  options.deadline = SteadyTime::InfiniteFuture();
   absl::Status status;
   std::thread rank0([&] { status = listeners[0]->Connect(options).status(); });
   absl::SleepFor(absl::Milliseconds(20));
@@ -339,8 +340,8 @@ TEST(ListenerTest, AHundredEpochsLeaveNothingBehind) {
   EXPECT_EQ(CountEntries("/proc/self/fd"), n_fds);
   EXPECT_EQ(CountMappings("memfd:bora-link"), 0);
   // The kernel removes a thread that has been joined from the list a moment later.
-  const absl::Time deadline = absl::Now() + absl::Seconds(5);
-  while (CountEntries("/proc/self/task") > n_threads && absl::Now() < deadline) {
+  const SteadyTime deadline = SteadyNow() + absl::Seconds(5);
+  while (CountEntries("/proc/self/task") > n_threads && SteadyNow() < deadline) {
     std::this_thread::yield();
   }
   EXPECT_LE(CountEntries("/proc/self/task"), n_threads);

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/steady_waits.h"
 #include "client/commands.h"
 #include "client/plan.h"
 
@@ -172,6 +173,7 @@ int Main(int argc, char** argv) {
 }  // namespace bora
 
 int main(int argc, char** argv) {
+  bora::UseSteadyWaits();  // for --timeout
   int exit_code = bora::Main(argc, argv);
   std::cout.flush();
   if (!std::cout && exit_code == bora::kExitOk) {

@@ -2,8 +2,6 @@
 // listeners together.
 #include <google/protobuf/stubs/logging.h>
 #include <grpcpp/grpcpp.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -18,11 +16,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/credential.h"
 #include "base/flag_names.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/status_macros.h"
+#include "base/steady_waits.h"
 #include "coordinator/engine.h"
 #include "coordinator/public_server.h"
 #include "coordinator/server_config.h"
@@ -80,6 +80,9 @@ ABSL_FLAG(
 ABSL_FLAG(uint64_t, seed, 0, "Seed of dummy weights.");
 ABSL_FLAG(absl::Duration, shutdown_timeout, absl::Seconds(30),
           "After SIGTERM, time for requests to end.");
+ABSL_FLAG(absl::Duration, heartbeat_timeout, absl::Seconds(5),
+          "Silence after which a worker is lost, and every open stream with it; 2s at least. "
+          "After 1.5 s already nothing new is accepted.");
 ABSL_FLAG(bool, exit_with_parent, false, "Exit when the process that started this one is gone.");
 
 namespace bora {
@@ -87,6 +90,8 @@ namespace {
 
 constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
+// After --shutdown-timeout, until everything is closed.
+constexpr absl::Duration kStopMargin = absl::Seconds(10);
 
 absl::StatusOr<ServerFlags> ReadFlags() {
   ServerFlags flags;
@@ -108,6 +113,7 @@ absl::StatusOr<ServerFlags> ReadFlags() {
   flags.tenant_weights = absl::GetFlag(FLAGS_tenant_weights);
   flags.async_scheduling = absl::GetFlag(FLAGS_async_scheduling);
   flags.step_time_budget_ms = absl::GetFlag(FLAGS_step_time_budget_ms);
+  flags.heartbeat_timeout = absl::GetFlag(FLAGS_heartbeat_timeout);
   flags.seed = absl::GetFlag(FLAGS_seed);
   ASSIGN_OR_RETURN(
       flags.worker_credential,
@@ -135,21 +141,13 @@ absl::Status CheckWorkerListen(const std::string& credential) {
   return absl::OkStatus();
 }
 
-// Waits for SIGTERM or SIGINT; a second one ends the process at once.
-void WaitForSignal() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  int signal_number = 0;
-  sigwait(&signals, &signal_number);
-  LogInfo("draining", {{"signal", signal_number}});
-  std::thread([signals] {
-    int second = 0;
-    sigwait(&signals, &second);
-    LogWarning("second signal: exiting at once", {{"signal", second}});
-    _exit(128 + second);
-  }).detach();
+// Waits until the process is told to stop, and returns when that was.
+SteadyTime WaitForStop(StopSignals* signals, absl::Duration shutdown_timeout) {
+  auto told = std::make_shared<absl::Notification>();
+  signals->OnStop([told] { told->Notify(); }, shutdown_timeout + kStopMargin);
+  told->WaitForNotification();
+  LogInfo("draining");
+  return SteadyNow();
 }
 
 int Fail(const absl::Status& status, int exit_code) {
@@ -157,7 +155,7 @@ int Fail(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
-int Run() {
+int Run(StopSignals* signals) {
   const absl::StatusOr<ServerFlags> flags = ReadFlags();
   if (!flags.ok()) return Fail(flags.status(), kExitUsage);
   const absl::Status listen = Annotate(CheckListenAddress(PublicOptions()), "--listen");
@@ -191,15 +189,15 @@ int Run() {
                         {"max_model_len", config->model_facts.context_length},
                         {"dtype", config->model_facts.dtype}});
 
-  WaitForSignal();
-  const absl::Time deadline = absl::Now() + absl::GetFlag(FLAGS_shutdown_timeout);
+  const absl::Duration timeout = absl::GetFlag(FLAGS_shutdown_timeout);
+  const SteadyTime deadline = WaitForStop(signals, timeout) + timeout;
   auto drained = std::make_shared<absl::Notification>();
   engine.Drain(deadline, [drained] { drained->Notify(); });
   drained->WaitForNotification();
   // The last messages of streams that have ended are still being written.
-  (*clients)->Shutdown(absl::Now() + absl::Seconds(2));
+  (*clients)->Shutdown(SteadyNow() + absl::Seconds(2));
   engine.Stop();
-  (*workers)->Shutdown(absl::Now() + absl::Seconds(1));
+  (*workers)->Shutdown(SteadyNow() + absl::Seconds(1));
   LogInfo("stopped");
   return 0;
 }
@@ -208,20 +206,19 @@ int Run() {
 }  // namespace bora
 
 int main(int argc, char** argv) {
+  const pid_t parent = getppid();
   absl::SetProgramUsageMessage(
       "Serves a model over gRPC with the workers that connect to it.\n"
       "  bora-coordinator --model=DIR [--tensor-parallel-size=T] [--pipeline-parallel-size=P]");
   bora::NormalizeFlagNames(argc, argv);
   absl::ParseCommandLine(argc, argv);
   bora::InitLog("coordinator", bora::LogLevel::kInfo);
-  if (absl::GetFlag(FLAGS_exit_with_parent)) prctl(PR_SET_PDEATHSIG, SIGTERM);
-  // Blocked before any thread starts, so that only WaitForSignal takes them.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+  bora::BlockStopSignals();
+  if (absl::GetFlag(FLAGS_exit_with_parent) && !bora::EndWithParent(parent)) return 0;
+  bora::StopSignals signals;
+  if (!bora::UseSteadyWaits()) {
+    bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
+  }
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // It would print a line that is not JSON for every string of a client that is not UTF-8.
@@ -229,8 +226,8 @@ int main(int argc, char** argv) {
       [](google::protobuf::LogLevel, const char*, int, const std::string& message) {
         bora::Log(bora::LogLevel::kDebug, message);
       });
-  const int exit_code = bora::Run();
+  const int exit_code = bora::Run(&signals);
   std::fflush(nullptr);
-  // The second-signal thread still waits: leave without running destructors under it.
+  // The signal thread still waits: leave without running destructors under it.
   _exit(exit_code);
 }

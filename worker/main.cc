@@ -1,6 +1,4 @@
 // bora-worker: needs a coordinator's address and a credential; everything else it is told.
-#include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -16,12 +14,15 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "base/build_info.h"
 #include "base/credential.h"
 #include "base/flag_names.h"
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/status_macros.h"
+#include "base/steady_waits.h"
 #include "kernels/device_list.h"
 #include "worker/agent.h"
 #include "worker/comm/communicator.h"
@@ -83,6 +84,9 @@ namespace {
 constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitRefused = 3;
+
+// To end a step or a load, and to give back a device.
+constexpr absl::Duration kStopLimit = absl::Seconds(10);
 
 // More than the CPUs of any host; each costs a stack.
 constexpr int kMaxThreads = 1024;
@@ -156,7 +160,25 @@ absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader() {
       absl::StrCat("--device=", device, " is none of auto, cpu, cuda, cuda:N and sim"));
 }
 
-int Run() {
+// The address on which other ranks reach this one. Waits while the coordinator's name does not
+// resolve, for both may start together.
+absl::StatusOr<std::string> AwaitBindAddress() {
+  const std::string given = absl::GetFlag(FLAGS_bind);
+  if (!given.empty()) return given;
+  while (true) {
+    absl::StatusOr<std::string> address = LocalAddressTowards(absl::GetFlag(FLAGS_coordinator));
+    if (!absl::IsUnavailable(address.status())) return address;
+    LogWarning("waiting for the coordinator's address", {{"reason", address.status().message()}});
+    absl::SleepFor(absl::Seconds(1));
+  }
+}
+
+int Fail(const absl::Status& status, int exit_code) {
+  std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
+  return exit_code;
+}
+
+int Run(StopSignals* signals) {
   if (absl::GetFlag(FLAGS_list_devices)) {
     const absl::StatusOr<SimdChoice> simd = ChosenSimd();
     if (!simd.ok()) {
@@ -167,44 +189,25 @@ int Run() {
     for (const std::string& line : DescribeCudaDevices()) std::printf("%s\n", line.c_str());
     return 0;
   }
-  if (const absl::Status status = CheckFlags(); !status.ok()) {
-    std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
-    return kExitUsage;
-  }
-  absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeRankLoader();
-  if (!loader.ok()) {
-    std::fprintf(stderr, "bora-worker: %s\n", std::string(loader.status().message()).c_str());
-    return absl::IsInvalidArgument(loader.status()) ? kExitUsage : kExitCannotStart;
-  }
+  if (const absl::Status status = CheckFlags(); !status.ok()) return Fail(status, kExitUsage);
   const absl::StatusOr<std::string> credential =
       ReadCredential("--credential_file", absl::GetFlag(FLAGS_credential_file));
-  const std::string coordinator = absl::GetFlag(FLAGS_coordinator);
-  absl::StatusOr<std::string> bind_address = absl::GetFlag(FLAGS_bind);
-  while (bind_address.ok() && bind_address->empty()) {
-    bind_address = LocalAddressTowards(coordinator);
-    if (!absl::IsUnavailable(bind_address.status())) break;
-    // The coordinator's name may not resolve yet when both start together.
-    LogWarning("waiting for the coordinator's address",
-               {{"reason", bind_address.status().message()}});
-    sleep(1);
-    bind_address = std::string();
+  if (!credential.ok()) return Fail(credential.status(), kExitUsage);
+  absl::StatusOr<std::unique_ptr<RankLoader>> loader = MakeRankLoader();
+  if (!loader.ok()) {
+    return Fail(loader.status(),
+                absl::IsInvalidArgument(loader.status()) ? kExitUsage : kExitCannotStart);
   }
-  for (const absl::Status& status : {credential.status(), bind_address.status()}) {
-    if (status.ok()) continue;
-    std::fprintf(stderr, "bora-worker: %s\n", std::string(status.message()).c_str());
-    return kExitUsage;
-  }
+  const absl::StatusOr<std::string> bind_address = AwaitBindAddress();
+  if (!bind_address.ok()) return Fail(bind_address.status(), kExitUsage);
   (*loader)->UseAddress(*bind_address);
   ListenerOptions listener_options;
   listener_options.bind_address = *bind_address;
   absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Create(listener_options);
-  if (!listener.ok()) {
-    std::fprintf(stderr, "bora-worker: %s\n", std::string(listener.status().message()).c_str());
-    return kExitCannotStart;
-  }
+  if (!listener.ok()) return Fail(listener.status(), kExitCannotStart);
 
   CoordinatorClientOptions client_options;
-  client_options.address = coordinator;
+  client_options.address = absl::GetFlag(FLAGS_coordinator);
   client_options.credential = *credential;
   CoordinatorClient client(client_options);
   AgentOptions agent_options;
@@ -215,17 +218,7 @@ int Run() {
                       return client.Send(connection_id, message);
                     });
 
-  // The signals were blocked before any thread started; one thread waits for them.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  std::thread([&client, signals] {
-    int signal_number = 0;
-    sigwait(&signals, &signal_number);
-    LogInfo("stopping", {{"signal", signal_number}});
-    client.Stop();
-  }).detach();
+  signals->OnStop([&client] { client.Stop(); }, kStopLimit);
 
   const absl::Status status = client.Run(&agent);
   if (!status.ok()) {
@@ -239,25 +232,22 @@ int Run() {
 }  // namespace bora
 
 int main(int argc, char** argv) {
+  const pid_t parent = getppid();
   absl::SetProgramUsageMessage(
       "Runs one rank of a model for a Bora coordinator.\n"
       "  bora-worker --coordinator=HOST:PORT --credential_file=FILE");
   bora::NormalizeFlagNames(argc, argv);
   absl::ParseCommandLine(argc, argv);
   bora::InitLog("worker", bora::LogLevel::kInfo);
-  if (absl::GetFlag(FLAGS_exit_with_parent)) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() == 1) return 0;
+  bora::BlockStopSignals();
+  if (absl::GetFlag(FLAGS_exit_with_parent) && !bora::EndWithParent(parent)) return 0;
+  bora::StopSignals signals;
+  if (!bora::UseSteadyWaits()) {
+    bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  const int exit_code = bora::Run();
+  const int exit_code = bora::Run(&signals);
   std::fflush(nullptr);
   // The signal thread still waits: leave without running destructors under it.
   _exit(exit_code);

@@ -6,10 +6,10 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace bora {
@@ -64,12 +64,15 @@ using SteadyClock = std::function<SteadyTime()>;
 // A time on the system clock as it is set now, as gRPC gives deadlines. max() never comes.
 inline SteadyTime FromSystemTime(std::chrono::system_clock::time_point time) {
   if (time == std::chrono::system_clock::time_point::max()) return SteadyTime::InfiniteFuture();
-  return SteadyNow() + (absl::FromChrono(time) - absl::Now());
+  // Not absl::Now, which may follow a step of the clock some seconds late.
+  return SteadyNow() + absl::FromChrono(time - std::chrono::system_clock::now());
 }
 
 // For gRPC's calls, which go back to the steady clock at once.
 inline std::chrono::system_clock::time_point ToSystemTime(SteadyTime time) {
-  return absl::ToChronoTime(absl::Now() + (time - SteadyNow()));
+  if (time == SteadyTime::InfiniteFuture()) return std::chrono::system_clock::time_point::max();
+  return std::chrono::system_clock::now() +
+         absl::ToChronoMicroseconds(std::min(time - SteadyNow(), absl::Hours(24 * 365)));
 }
 
 }  // namespace bora

@@ -83,8 +83,12 @@ extern "C" bool ABSL_INTERNAL_C_SYMBOL(AbslInternalPerThreadSemWait)(
   if (!bora::in_use.load(std::memory_order_relaxed)) bora::in_use = true;
   bora::SteadyTime deadline = bora::SteadyTime::InfiniteFuture();
   if (timeout.has_timeout()) {
-    const absl::Time until = absl::TimeFromTimespec(timeout.MakeAbsTimespec());
-    deadline = bora::SteadyNow() + (until - absl::Now());
+    // As gRPC and Abseil made it: from the clock itself, not from absl::Now, which may follow a
+    // step some seconds late.
+    timespec now = {};
+    clock_gettime(CLOCK_REALTIME, &now);
+    deadline = bora::SteadyNow() + (absl::DurationFromTimespec(timeout.MakeAbsTimespec()) -
+                                    absl::DurationFromTimespec(now));
   }
   absl::base_internal::ThreadIdentity* identity =
       absl::synchronization_internal::GetOrCreateCurrentThreadIdentity();

@@ -216,7 +216,7 @@ void Engine::PlanSteps() {
       }
     }
     if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now_;
-    scheduler_->AdvanceTo(absl::ToUnixMicros(now_));
+    scheduler_->AdvanceTo(absl::ToInt64Microseconds(now_.since_beginning()));
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
     cluster_.Broadcast(*plan, now_);

@@ -43,11 +43,11 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(const std::str
   return self;
 }
 
-WorkerServer::~WorkerServer() { Shutdown(absl::Now()); }
+WorkerServer::~WorkerServer() { Shutdown(SteadyNow()); }
 
-void WorkerServer::Shutdown(absl::Time deadline) {
+void WorkerServer::Shutdown(SteadyTime deadline) {
   if (server_ == nullptr) return;
-  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_->Shutdown(ToSystemTime(deadline));
   server_->Wait();
 }
 

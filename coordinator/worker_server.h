@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "base/clock.h"
 #include "coordinator/unknown_methods.h"
 #include "coordinator/worker_service.h"
 
@@ -27,7 +27,7 @@ class WorkerServer {
   int port() const { return port_; }
   // Refuses new streams, waits until `deadline` for those there are, then cancels them. Later calls
   // do nothing.
-  void Shutdown(absl::Time deadline);
+  void Shutdown(SteadyTime deadline);
 
  private:
   WorkerServer(WorkerServiceOptions options, WorkerEvents* events)

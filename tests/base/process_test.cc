@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "absl/time/clock.h"
@@ -80,6 +81,9 @@ TEST(EndWithParentTest, EndsWithTheParent) {
     _exit(read(ends[0], &is_there, 1) == 1 && is_there == 'y' ? 0 : 1);
   }
   close(ends[1]);
+  int status = 0;
+  ASSERT_EQ(waitpid(parent, &status, 0), parent);
+  EXPECT_EQ(status, 0);
   // The pipe's end: nobody holds it open any more.
   char byte = 0;
   EXPECT_EQ(read(ends[0], &byte, 1), 0);

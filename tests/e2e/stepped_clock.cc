@@ -93,7 +93,7 @@ time_t time(time_t* out) {
   return now;
 }
 
-// Abseil calls futexes through this.
+// Abseil calls futexes through this, and gRPC asks for the time.
 long syscall(long number, ...) {
   static const auto next = Next<Syscall>("syscall");
   long arguments[6];
@@ -104,6 +104,10 @@ long syscall(long number, ...) {
   const auto* timeout = reinterpret_cast<const timespec*>(arguments[3]);
   if (number == SYS_futex && (arguments[1] & FUTEX_CLOCK_REALTIME) != 0 && timeout != nullptr) {
     return FutexWait(next, arguments, *timeout);
+  }
+  if (number == SYS_clock_gettime) {
+    return clock_gettime(static_cast<clockid_t>(arguments[0]),
+                         reinterpret_cast<timespec*>(arguments[1]));
   }
   return next(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
               arguments[5]);

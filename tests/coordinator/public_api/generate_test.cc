@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/unique_fd.h"
 #include "gmock/gmock.h"
@@ -299,8 +300,8 @@ TEST(GenerateTest, ReaderThatCatchesUpResumesTheEngineAndLosesNothing) {
   v1::GenerateStreamResponse message;
   while (received.size() < sent.size() && reader->Read(&message)) received += message.text_delta();
   // After the end nobody need say it.
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (server.engine.n_resumed() == 0 && absl::Now() < deadline) {
+  const SteadyTime deadline = SteadyNow() + absl::Seconds(20);
+  while (server.engine.n_resumed() == 0 && SteadyNow() < deadline) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   EXPECT_GE(server.engine.n_resumed(), 1);

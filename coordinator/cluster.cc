@@ -23,7 +23,8 @@ Cluster::Cluster(ClusterOptions options, ClusterObserver* observer,
     : options_(std::move(options)),
       observer_(observer),
       make_secret_(std::move(make_secret)),
-      fingerprint_(options_.fingerprint) {
+      fingerprint_(options_.fingerprint),
+      fingerprint_is_settled_(!options_.fingerprint.empty()) {
   CHECK_GT(options_.load.tensor_parallel_size, 0);
   CHECK(!options_.load.layers_per_stage.empty());
   ranks_.resize(n_ranks(), nullptr);
@@ -91,7 +92,7 @@ void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, S
                               {"device", hello.device},
                               {"has_weights", hello.loaded.has_value()}});
   workers_.push_back(std::move(worker));
-  FillPlaces();
+  FillPlaces(now);
 }
 
 LoadModel Cluster::LoadForRank(int32_t rank) const {
@@ -131,12 +132,14 @@ int32_t Cluster::ChooseRank(const Worker& worker) const {
   return best;
 }
 
-void Cluster::Place(Worker* worker) {
+void Cluster::Place(Worker* worker, SteadyTime now) {
   const int32_t rank = ChooseRank(*worker);
   if (rank < 0) return;
   worker->rank = rank;
   worker->state = WorkerState::kLoading;
   worker->load_progress = 0;
+  worker->loaded_bytes = 0;
+  worker->last_progress = now;
   ranks_[rank] = worker;
   const LoadModel load = LoadForRank(rank);
   for (const Worker* other : ranks_) {
@@ -155,11 +158,12 @@ void Cluster::Place(Worker* worker) {
   worker->link->Send(load);
 }
 
-void Cluster::FillPlaces() {
+void Cluster::FillPlaces(SteadyTime now) {
   // Workers that hold weights choose first, so that nobody takes the place that they fit.
   for (const bool with_weights : {true, false}) {
     for (const auto& worker : workers_) {
-      if (worker->rank < 0 && worker->hello.loaded.has_value() == with_weights) Place(worker.get());
+      if (worker->rank < 0 && worker->hello.loaded.has_value() == with_weights)
+        Place(worker.get(), now);
     }
   }
   if (state_ == GroupState::kWaitingForWorkers &&
@@ -223,21 +227,13 @@ void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTim
   if (worker == nullptr) return;
   Hear(worker, now);
   if (auto* progress = std::get_if<LoadProgress>(&message)) {
-    if (progress->total_bytes > 0) {
-      worker->load_progress =
-          std::clamp(static_cast<double>(progress->loaded_bytes) / progress->total_bytes, 0.0, 1.0);
-    }
+    OnLoadProgress(worker, *progress, now);
   } else if (auto* load_result = std::get_if<LoadResult>(&message)) {
     OnLoadResult(worker, std::move(*load_result), now);
   } else if (auto* join_result = std::get_if<JoinResult>(&message)) {
     OnJoinResult(worker, *join_result, now);
   } else if (auto* step_result = std::get_if<StepResult>(&message)) {
-    if (serving() && step_result->epoch == epoch_) {
-      --n_plans_in_flight_;
-      oldest_plan_time_ = now;
-      step_age_ = absl::ZeroDuration();
-      observer_->OnStepResult(std::move(*step_result));
-    }
+    OnStepResult(worker, std::move(*step_result), now);
   } else if (auto* failed = std::get_if<StepFailed>(&message)) {
     if (failed->epoch == epoch_ && worker->rank >= 0 && state_ >= GroupState::kJoining) {
       EndEpoch(absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, ": ",
@@ -246,6 +242,90 @@ void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTim
     }
   } else if (std::holds_alternative<Hello>(message)) {
     Drop(worker, absl::InvalidArgumentError("a worker says hello once"), now);
+  }
+}
+
+void Cluster::OnStepResult(Worker* worker, StepResult result, SteadyTime now) {
+  // Tensor rank 0 of the last stage, and nobody else.
+  if (worker->rank != (pp_size() - 1) * options_.load.tensor_parallel_size ||
+      result.epoch > epoch_) {
+    Drop(worker, absl::InvalidArgumentError("a step result that this worker does not owe"), now);
+    return;
+  }
+  // Of an epoch that has ended, it may have been under way.
+  if (!serving() || result.epoch != epoch_) return;
+  if (n_plans_in_flight_ == 0) {
+    Drop(worker, absl::InvalidArgumentError("a step result without a plan"), now);
+    return;
+  }
+  --n_plans_in_flight_;
+  oldest_plan_time_ = now;
+  step_age_ = absl::ZeroDuration();
+  if (const absl::Status status = observer_->OnStepResult(std::move(result)); !status.ok()) {
+    Drop(worker, absl::InvalidArgumentError(status.message()), now);
+  }
+}
+
+void Cluster::OnLoadProgress(Worker* worker, const LoadProgress& progress, SteadyTime now) {
+  if (worker->state != WorkerState::kLoading || progress.total_bytes <= 0) return;
+  if (progress.loaded_bytes > worker->loaded_bytes &&
+      progress.loaded_bytes <= progress.total_bytes) {
+    worker->loaded_bytes = progress.loaded_bytes;
+    worker->last_progress = now;
+  }
+  worker->load_progress = std::clamp(
+      static_cast<double>(progress.loaded_bytes) / static_cast<double>(progress.total_bytes), 0.0,
+      1.0);
+}
+
+absl::Status Cluster::CheckFingerprint(const Worker& worker, const std::string& fingerprint,
+                                       SteadyTime now) {
+  if (fingerprint_.empty()) fingerprint_ = fingerprint;
+  if (fingerprint == fingerprint_) return absl::OkStatus();
+  std::vector<Worker*> holders;
+  for (Worker* other : ranks_) {
+    if (other != nullptr && other->state >= WorkerState::kLoaded) holders.push_back(other);
+  }
+  const int32_t n_others = ++n_refused_by_fingerprint_[fingerprint];
+  if (fingerprint_is_settled_ || n_others <= static_cast<int32_t>(holders.size())) {
+    detail_ = absl::StrCat("worker ", worker.worker_id, " on ", worker.hello.host,
+                           " has checkpoint ", fingerprint, ", the group has ", fingerprint_);
+    return absl::FailedPreconditionError(detail_);
+  }
+  detail_ = absl::StrCat(n_others, " workers have checkpoint ", fingerprint, ", ", holders.size(),
+                         " had ", fingerprint_);
+  LogWarning("the group's checkpoint is another", {{"reason", detail_}});
+  const absl::Status reason = absl::FailedPreconditionError(detail_);
+  for (Worker* holder : holders) Drop(holder, reason, now);
+  fingerprint_ = fingerprint;
+  n_refused_by_fingerprint_.clear();
+  return absl::OkStatus();
+}
+
+void Cluster::ForgetFingerprint() {
+  if (!options_.fingerprint.empty()) return;
+  for (const Worker* worker : ranks_) {
+    if (worker != nullptr && worker->state >= WorkerState::kLoaded) return;
+  }
+  fingerprint_.clear();
+  fingerprint_is_settled_ = false;
+  n_refused_by_fingerprint_.clear();
+}
+
+void Cluster::CheckLoading(SteadyTime now) {
+  std::vector<Worker*> stalled;
+  for (Worker* worker : ranks_) {
+    if (worker != nullptr && worker->state == WorkerState::kLoading &&
+        now - worker->last_progress > options_.load_stall_timeout) {
+      stalled.push_back(worker);
+    }
+  }
+  for (Worker* worker : stalled) {
+    Drop(worker,
+         absl::DeadlineExceededError(
+             absl::StrCat("loading got no further than ", worker->loaded_bytes, " bytes for ",
+                          absl::ToInt64Seconds(now - worker->last_progress), " s")),
+         now);
   }
 }
 
@@ -263,13 +343,14 @@ void Cluster::OnLoadResult(Worker* worker, LoadResult result, SteadyTime now) {
     Drop(worker, Annotate(result.status, "cannot load"), now);
     return;
   }
-  if (fingerprint_.empty()) fingerprint_ = result.loaded.fingerprint;
-  if (result.loaded.fingerprint != fingerprint_) {
-    detail_ =
-        absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, " has checkpoint ",
-                     result.loaded.fingerprint, ", the group has ", fingerprint_);
-    LogError("worker refused", {{"reason", detail_}});
-    Drop(worker, absl::FailedPreconditionError(detail_), now);
+  if (!(result.loaded.load == LoadForRank(worker->rank))) {
+    Drop(worker, absl::InvalidArgumentError("loaded something else than it was told to"), now);
+    return;
+  }
+  if (const absl::Status status = CheckFingerprint(*worker, result.loaded.fingerprint, now);
+      !status.ok()) {
+    LogError("worker refused", {{"reason", status.message()}});
+    Drop(worker, status, now);
     return;
   }
   worker->state = WorkerState::kLoaded;
@@ -345,6 +426,7 @@ void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime 
     if (other->state != WorkerState::kServing) return;
   }
   state_ = GroupState::kServing;
+  fingerprint_is_settled_ = true;
   detail_.clear();
   n_plans_in_flight_ = 0;
   LogInfo("group formed", {{"epoch", epoch_},
@@ -370,7 +452,7 @@ void Cluster::EndEpoch(const std::string& reason, SteadyTime now) {
     worker->link->Send(LeaveGroup{epoch_, reason});
   }
   if (was_serving) observer_->OnGroupLost(reason);
-  FillPlaces();
+  FillPlaces(now);
 }
 
 void Cluster::Drop(Worker* worker, const absl::Status& reason, SteadyTime now) {
@@ -392,6 +474,7 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, SteadyTi
   if (worker->rank < 0) return;
   ranks_[worker->rank] = nullptr;
   CountSuspects();
+  ForgetFingerprint();
   const std::string text =
       absl::StrCat("worker ", worker->worker_id, " on ", worker->hello.host, " is gone: ", reason);
   if (worker->state >= WorkerState::kJoining) {
@@ -399,7 +482,7 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, SteadyTi
   } else {
     detail_ = text;
     state_ = GroupState::kWaitingForWorkers;
-    FillPlaces();
+    FillPlaces(now);
   }
 }
 
@@ -421,6 +504,7 @@ void Cluster::Tick(SteadyTime now, absl::Duration predicted_step) {
                             options_.heartbeat_interval);
   }
   last_tick_ = now;
+  CheckLoading(now);
   if (state_ == GroupState::kJoining && now > join_deadline_) {
     EndEpoch(absl::StrCat("joining took longer than ",
                           absl::ToInt64Milliseconds(options_.join_timeout), " ms"),
@@ -443,8 +527,6 @@ void Cluster::Broadcast(const StepPlan& plan, SteadyTime now) {
   }
   for (Worker* worker : ranks_) worker->link->Send(plan);
 }
-
-void Cluster::BreakGroup(const std::string& reason, SteadyTime now) { EndEpoch(reason, now); }
 
 void Cluster::CloseAll(const std::string& reason) {
   for (const auto& worker : workers_) worker->link->Close(absl::UnavailableError(reason));

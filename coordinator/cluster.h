@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -45,7 +46,7 @@ struct ClusterOptions {
   int64_t kv_cache_bytes_max = int64_t{1} << 30;  // per worker
   // The operator gave the size: it also holds for workers that have set memory aside.
   bool kv_cache_bytes_given = false;
-  // Of the checkpoint; empty: the first worker's counts.
+  // Of the checkpoint; empty: workers have to agree on one.
   std::string fingerprint;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
   // Silence that makes a worker suspect, and silence that makes it lost.
@@ -58,6 +59,8 @@ struct ClusterOptions {
   absl::Duration step_timeout = absl::Seconds(60);
   absl::Duration step_timeout_min = absl::Seconds(5);
   double step_timeout_predictions = 20;
+  // A worker that loads has to get further at least this often, or it gives up its place.
+  absl::Duration load_stall_timeout = absl::Seconds(60);
   int32_t max_spares = 16;
 };
 
@@ -67,7 +70,8 @@ class ClusterObserver {
   virtual ~ClusterObserver() = default;
   virtual void OnGroupFormed(int64_t epoch, const GroupLimits& limits) = 0;
   virtual void OnGroupLost(const std::string& detail) = 0;
-  virtual void OnStepResult(StepResult result) = 0;
+  // An error: the result is none that the plan asked for, and its worker is dropped.
+  virtual absl::Status OnStepResult(StepResult result) = 0;
 };
 
 // Owned by the engine thread; no clock, thread or I/O of its own.
@@ -87,8 +91,6 @@ class Cluster {
 
   // Sends a plan to every rank. Only while serving, with this epoch (CHECK).
   void Broadcast(const StepPlan& plan, SteadyTime now);
-  // The group cannot go on (a result that makes no sense): ends the epoch.
-  void BreakGroup(const std::string& reason, SteadyTime now);
   // Closes every link; workers keep their weights and wait for a coordinator.
   void CloseAll(const std::string& reason);
 
@@ -112,6 +114,8 @@ class Cluster {
     PeerSilence silence;
     bool suspect = false;
     double load_progress = 0;
+    int64_t loaded_bytes = 0;  // the most that it has said while it loads
+    SteadyTime last_progress;  // when it said so
     LoadedModel loaded;
   };
 
@@ -130,9 +134,19 @@ class Cluster {
   // The free place that suits the worker best, or -1: where its weights are from, then a stage on
   // its host, then an empty stage, then any.
   int32_t ChooseRank(const Worker& worker) const;
-  void Place(Worker* worker);
-  void FillPlaces();
+  void Place(Worker* worker, SteadyTime now);
+  void FillPlaces(SteadyTime now);
+  void OnLoadProgress(Worker* worker, const LoadProgress& progress, SteadyTime now);
   void OnLoadResult(Worker* worker, LoadResult result, SteadyTime now);
+  void OnStepResult(Worker* worker, StepResult result, SteadyTime now);
+  // OK if the worker's weights are the group's, which they may have become: without weights of the
+  // coordinator's own, the first worker's count until more workers have others, or a group forms.
+  absl::Status CheckFingerprint(const Worker& worker, const std::string& fingerprint,
+                                SteadyTime now);
+  // Forgets the group's fingerprint if no worker has it any more.
+  void ForgetFingerprint();
+  // Drops workers that load and get no further.
+  void CheckLoading(SteadyTime now);
   void OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime now);
   void MaybeBeginEpoch(SteadyTime now);
   // Ends the epoch for everybody in it.
@@ -146,8 +160,11 @@ class Cluster {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Worker*> ranks_;  // [n_ranks], null where nobody is
   GroupState state_ = GroupState::kWaitingForWorkers;
-  std::string detail_;       // of the last trouble
-  std::string fingerprint_;  // that every worker must have; empty until known
+  std::string detail_;                   // of the last trouble
+  std::string fingerprint_;              // that every worker must have; empty until known
+  bool fingerprint_is_settled_ = false;  // given, or a group has formed with it
+  // Workers that had others, and were refused, since fingerprint_ was known.
+  absl::flat_hash_map<std::string, int32_t> n_refused_by_fingerprint_;
   int64_t epoch_ = 0;
   int64_t next_worker_id_ = 1;
   GroupLimits limits_;

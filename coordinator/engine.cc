@@ -219,6 +219,7 @@ void Engine::PlanSteps() {
     scheduler_->AdvanceTo(absl::ToInt64Microseconds(now_.since_beginning()));
     const absl::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) return;
+    plan_times_.push_back(now_);
     cluster_.Broadcast(*plan, now_);
     if (calibration_.has_value()) continue;
     for (const Admission& admission : scheduler_->newly_admitted()) {
@@ -238,7 +239,16 @@ void Engine::PlanSteps() {
   }
 }
 
-void Engine::OnStepResult(StepResult result) {
+void Engine::LimitStageTimes(StepResult* result) {
+  if (plan_times_.empty()) return;
+  const int64_t us_max = absl::ToInt64Microseconds(now_ - plan_times_.front());
+  plan_times_.pop_front();
+  for (int64_t& us : result->stage_us)
+    us = std::clamp<int64_t>(us, 0, std::max<int64_t>(us_max, 0));
+}
+
+absl::Status Engine::OnStepResult(StepResult result) {
+  LimitStageTimes(&result);
   oldest_plan_begin_ = now_;
   if (totals_.stage_compute_total.size() < result.stage_us.size()) {
     totals_.stage_compute_total.resize(result.stage_us.size());
@@ -247,12 +257,10 @@ void Engine::OnStepResult(StepResult result) {
     totals_.stage_compute_total[stage] += absl::Microseconds(result.stage_us[stage]);
   }
   auto progress = scheduler_->CompleteStep(std::move(result));
-  if (!progress.ok()) {
-    cluster_.BreakGroup(std::string(progress.status().message()), now_);
-    return;
-  }
+  if (!progress.ok()) return progress.status();
   if (!calibration_.has_value()) ++totals_.n_steps_total;
   for (SequenceProgress& item : *progress) Deliver(std::move(item));
+  return absl::OkStatus();
 }
 
 void Engine::Calibrate() {
@@ -279,6 +287,7 @@ void Engine::Calibrate() {
 }
 
 void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
+  plan_times_.clear();
   SchedulerOptions options;
   options.limits = limits;
   options.epoch = epoch;

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -166,10 +167,14 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   absl::Duration PredictedStep() const;
   ApiError RefusalWhileNotServing() const;
 
+  // What the workers say of the oldest plan's time becomes what can be: no stage took longer than
+  // the coordinator has waited since it sent the plan.
+  void LimitStageTimes(StepResult* result);
+
   // ClusterObserver, on the engine thread.
   void OnGroupFormed(int64_t epoch, const GroupLimits& limits) override;
   void OnGroupLost(const std::string& detail) override;
-  void OnStepResult(StepResult result) override;
+  absl::Status OnStepResult(StepResult result) override;
 
   const EngineOptions options_;
   const Tokenizer& tokenizer_;
@@ -202,6 +207,8 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   SteadyTime now_;
   SteadyTime next_tick_ = SteadyTime::InfinitePast();
   SteadyTime next_plan_ = SteadyTime::InfiniteFuture();  // not before, unless something happens
+  // When each plan in flight was sent, oldest first.
+  std::deque<SteadyTime> plan_times_;
   SteadyTime oldest_plan_begin_;  // when the oldest plan in flight was sent, or became the oldest
   SteadyTime last_finish_;
   LoadSnapshot totals_;

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
+#include "coordinator/sampled_token_check.h"
 
 namespace bora {
 namespace {
@@ -304,8 +305,9 @@ void Scheduler::PlanRow(Sequence* sequence, int32_t n_tokens, StepPlan* plan, St
   Charge(sequence);
   plan->rows.push_back(row);
   step->work.Add(row.position, row.n_tokens);
-  step->rows.push_back(
-      {sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample, n_prompt_logprobs});
+  step->rows.push_back({sequence->spec.handle, row.slot, row.position, row.n_tokens, row.sample,
+                        n_prompt_logprobs, sequence->spec.sampling.n_logprobs,
+                        sequence->spec.sampling.n_prompt_logprobs});
 }
 
 void Scheduler::Charge(Sequence* sequence) {
@@ -457,7 +459,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   return true;
 }
 
-absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& result) {
+absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& result) const {
   size_t n_samples = 0;
   size_t n_prompt_logprobs = 0;
   for (const RowInFlight& row : step.rows) {
@@ -470,19 +472,24 @@ absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& 
         result.prompt_logprobs.size(), " prompt log-probabilities, the plan asked for ", n_samples,
         " and ", n_prompt_logprobs));
   }
-  const auto check = [&](const SampledToken& token, const RowInFlight& row, int32_t position) {
-    if (token.slot == row.slot && token.position == position) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat(
-        "result of step ", result.step_id, " has a token of slot ", token.slot, " at position ",
-        token.position, " where the plan asked for slot ", row.slot, ", position ", position));
+  const auto check = [&](const SampledToken& token, const RowInFlight& row, int32_t position,
+                         int32_t n_top) {
+    if (token.slot != row.slot || token.position != position) {
+      return absl::InternalError(absl::StrCat(
+          "result of step ", result.step_id, " has a token of slot ", token.slot, " at position ",
+          token.position, " where the plan asked for slot ", row.slot, ", position ", position));
+    }
+    return Annotate(CheckSampledToken(token, n_top, options_.limits.vocab_size),
+                    absl::StrCat("result of step ", result.step_id, ", slot ", token.slot,
+                                 ", position ", position));
   };
   auto sampled = result.sampled.begin();
   auto prompt_logprob = result.prompt_logprobs.begin();
   for (const RowInFlight& row : step.rows) {
     for (int32_t i = 1; i <= row.n_prompt_logprobs; ++i) {
-      RETURN_IF_ERROR(check(*prompt_logprob++, row, row.position + i));
+      RETURN_IF_ERROR(check(*prompt_logprob++, row, row.position + i, row.n_prompt_top));
     }
-    if (row.sample) RETURN_IF_ERROR(check(*sampled++, row, row.position + row.n_tokens));
+    if (row.sample) RETURN_IF_ERROR(check(*sampled++, row, row.position + row.n_tokens, row.n_top));
   }
   return absl::OkStatus();
 }

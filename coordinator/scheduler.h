@@ -223,6 +223,9 @@ class Scheduler {
     int32_t n_tokens;
     bool sample;
     int32_t n_prompt_logprobs;
+    // Alternatives of each token that were asked for; -1: not even its log-probability.
+    int32_t n_top;
+    int32_t n_prompt_top;
   };
   struct StepInFlight {
     int64_t step_id;
@@ -313,7 +316,7 @@ class Scheduler {
   void JoinQueue(Sequence* sequence);
   void LeaveQueue(Sequence* sequence);
   // Whether the tokens of the result are, one by one, those that the plan asked for.
-  static absl::Status CheckResult(const StepInFlight& step, const StepResult& result);
+  absl::Status CheckResult(const StepInFlight& step, const StepResult& result) const;
 
   SchedulerOptions options_;
   BlockPool blocks_;

@@ -19,6 +19,11 @@ constexpr double kFirstPairShare = 1.0 / 8192;
 constexpr size_t kErrors = 256;
 // As many tokens again add this part of a step's time at least.
 constexpr double kMinAddedShare = 0.01;
+// No step takes longer: what is said to be is somebody's mistake.
+constexpr double kMaxStepUs = 600e6;
+// Parts that only grow by factors never get below: from 0 there would be no way back. Far less than
+// the least of a GPU's context tokens (1e-5 us).
+constexpr double kMinPartUs = 1e-9;
 
 }  // namespace
 
@@ -57,7 +62,7 @@ double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const
 }
 
 void StepCostModel::Observe(const StepWork& work, double us) {
-  if (!(us > 0) || work.n_tokens <= 0) return;
+  if (!(us > 0) || us > kMaxStepUs || work.n_tokens <= 0) return;
   const auto [i, part] = PlaceOf(work.n_tokens);
   const double pair_guess = us / static_cast<double>(work.n_tokens) * kFirstPairShare;
   const bool is_largest = work.n_tokens > max_tokens_seen_;
@@ -110,6 +115,7 @@ void StepCostModel::Learn(const StepWork& work, double us, double predicted) {
   const double ratio = std::clamp(us / predicted, 1 / kMaxRatio, kMaxRatio);
   for (int k = 0; k < 4; ++k) {
     *values[k] *= std::max(0.5, 1 + kRate * shares[k] / sum_of_squares * (ratio - 1));
+    *values[k] = std::max(*values[k], kMinPartUs);
   }
 }
 

@@ -27,9 +27,9 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// A stream that has not proved the credential is a stranger: few of them, and not for long. With
-// what gRPC has received of a stranger's message, which it holds until the message is whole, they
-// take this many times MaxWorkerMessageBytes at most.
+// A stream that has not proved the credential is a stranger: few of them, and not for long. gRPC 1.51
+// holds a message until it is whole and looks at its length only then, so that what a stranger sends
+// within that time is in memory until it is refused; nothing of it is parsed or kept.
 constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
 // Of all messages before the worker is attached: nonces, a proof, names and addresses.

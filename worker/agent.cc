@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -21,7 +23,34 @@ namespace {
 constexpr size_t kMailboxCapacity = 4096;
 // How late a plan's end is noticed where a device works by itself. Its next plan is queued by then.
 constexpr absl::Duration kPollInterval = absl::Microseconds(20);
+constexpr int32_t kMaxJoinTimeoutMs = 600'000;
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
+
+// What a coordinator asks for may be more than this process can have, and what it names may be no
+// model at all: a library's exceptions become the answer.
+template <typename Function>
+auto WithoutExceptions(Function function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+absl::Status CheckLoadLimit(absl::string_view name, int64_t value, int64_t max) {
+  if (value >= 0 && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("load: ", name, " is ", value, ", not in [0, ", max, "]"));
+}
+
+absl::Status CheckLoad(const LoadModel& load) {
+  RETURN_IF_ERROR(CheckLoadLimit("max_model_len", load.max_model_len, kMaxModelLen));
+  RETURN_IF_ERROR(CheckLoadLimit("max_num_seqs", load.max_num_seqs, kMaxNumSeqs));
+  return CheckLoadLimit("max_num_batched_tokens", load.max_num_batched_tokens,
+                        kMaxNumBatchedTokens);
+}
 
 int64_t NowUs() { return absl::ToInt64Microseconds(SteadyNow().since_beginning()); }
 
@@ -156,6 +185,7 @@ void WorkerAgent::HandleLoad(int64_t connection_id, const LoadModel& load) {
 
 absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   Leave();
+  RETURN_IF_ERROR(CheckLoad(load));
   {
     absl::MutexLock lock(&mutex_);
     if (loaded_.has_value() && loaded_->load == load) return absl::OkStatus();
@@ -171,7 +201,8 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
   };
-  ASSIGN_OR_RETURN(LoadedRank result, loader_->Load(load, load_options));
+  ASSIGN_OR_RETURN(LoadedRank result,
+                   WithoutExceptions([&] { return loader_->Load(load, load_options); }));
   rank_ = std::move(result.rank);
   absl::MutexLock lock(&mutex_);
   loaded_ = std::move(result.loaded);
@@ -180,7 +211,7 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
 
 void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
   Leave();
-  const absl::Status status = Join(join);
+  const absl::Status status = WithoutExceptions([&] { return Join(join); });
   if (!status.ok()) {
     Leave();
     LogWarning("cannot join", {{"epoch", join.epoch}, {"reason", status.message()}});
@@ -191,13 +222,41 @@ void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
   send_(connection_id, JoinResult{join.epoch, status});
 }
 
-absl::Status WorkerAgent::Join(const JoinGroup& join) {
+absl::Status WorkerAgent::CheckJoin(const JoinGroup& join) const {
   if (rank_ == nullptr) return absl::FailedPreconditionError("no weights are loaded");
   const RankShape& shape = rank_->shape();
-  if (join.ranks.empty() || join.ranks.size() % shape.tp_size != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(join.ranks.size(), " ranks, tensor parallel size ", shape.tp_size));
+  const auto n_ranks = static_cast<int64_t>(join.ranks.size());
+  if (n_ranks == 0 || n_ranks % shape.tp_size != 0 || n_ranks / shape.tp_size <= shape.stage) {
+    return absl::InvalidArgumentError(absl::StrCat(n_ranks, " ranks, tensor parallel size ",
+                                                   shape.tp_size, ", this is stage ", shape.stage));
   }
+  if (join.timeout_ms < 1 || join.timeout_ms > kMaxJoinTimeoutMs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("timeout_ms is ", join.timeout_ms, ", not in [1, ", kMaxJoinTimeoutMs, "]"));
+  }
+  RETURN_IF_ERROR(ValidateLimits(join.limits));
+  absl::MutexLock lock(&mutex_);
+  const auto check = [](absl::string_view name, int64_t value, int64_t loaded) {
+    if (value <= loaded) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("group limit ", name, ": ", value, ", the weights were loaded for ", loaded));
+  };
+  const LoadModel& load = loaded_->load;
+  RETURN_IF_ERROR(check("max_num_seqs", join.limits.max_num_seqs, load.max_num_seqs));
+  RETURN_IF_ERROR(check("max_num_batched_tokens", join.limits.max_num_batched_tokens,
+                        load.max_num_batched_tokens));
+  RETURN_IF_ERROR(check("max_model_len", join.limits.max_model_len, load.max_model_len));
+  if (join.limits.n_blocks > loaded_->max_blocks) {
+    return absl::ResourceExhaustedError(absl::StrCat("group limit n_blocks: ", join.limits.n_blocks,
+                                                     ", beside the weights fit ",
+                                                     loaded_->max_blocks));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerAgent::Join(const JoinGroup& join) {
+  RETURN_IF_ERROR(CheckJoin(join));
+  const RankShape& shape = rank_->shape();
   RankPlace place;
   place.stage = shape.stage;
   place.tp_rank = shape.tp_rank;
@@ -241,7 +300,7 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
 
 void WorkerAgent::HandlePlan(int64_t connection_id, const StepPlan& plan) {
   // A plan of an epoch that has ended here; the coordinator knows or will soon.
-  if (plan.epoch != joined_epoch_) return;
+  if (joined_epoch_ == 0 || plan.epoch != joined_epoch_) return;
   while (static_cast<int>(begun_.size()) >= rank_->max_begun()) {
     FinishPlan();
     if (plan.epoch != joined_epoch_) return;  // it failed

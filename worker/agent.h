@@ -66,6 +66,9 @@ class WorkerAgent {
   absl::Status Load(int64_t connection_id, const LoadModel& load);
   void HandleJoin(int64_t connection_id, const JoinGroup& join);
   absl::Status Join(const JoinGroup& join);
+  // Whether what the coordinator says fits the weights that are loaded and what was said when they
+  // were.
+  absl::Status CheckJoin(const JoinGroup& join) const;
   void HandlePlan(int64_t connection_id, const StepPlan& plan);
   // Finishes the oldest plan that was begun and sends its result.
   void FinishPlan();

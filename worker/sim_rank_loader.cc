@@ -1,5 +1,6 @@
 #include "worker/sim_rank_loader.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -7,10 +8,18 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/host_memory.h"
 #include "worker/sim_rank.h"
 #include "worker/stage.h"
 
 namespace bora {
+
+namespace {
+
+// 8 bytes for each of up to 16 ranks.
+constexpr int64_t kMemoryPerBlockBytes = 128;
+
+}  // namespace
 
 std::string SimRankLoader::DeviceName() const {
   return absl::StrCat("sim (", ToString(cost_), ")");
@@ -33,7 +42,10 @@ absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const Load
   loaded.load = load;
   loaded.fingerprint = (*source)->fingerprint().ToHex();
   loaded.kv_block_bytes = KvBytesPerBlock(config, shape, precision.dtype, GroupLimits().block_size);
-  loaded.max_blocks = std::numeric_limits<int32_t>::max();
+  // It keeps no keys and values, only whose each block is: some bytes, of which all ranks of a
+  // group on this host have their own.
+  loaded.max_blocks = std::min<int64_t>(std::numeric_limits<int32_t>::max(),
+                                        AvailableMemoryBytes() / kMemoryPerBlockBytes);
   LogInfo("simulates a rank", {{"model", load.model_path},
                                {"stage", load.stage},
                                {"tensor_rank", load.tensor_rank},

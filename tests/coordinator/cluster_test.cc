@@ -25,12 +25,16 @@ class NotingObserver final : public ClusterObserver {
     last_limits = limits;
   }
   void OnGroupLost(const std::string& detail) override { losses.push_back(detail); }
-  void OnStepResult(StepResult result) override { results.push_back(std::move(result)); }
+  absl::Status OnStepResult(StepResult result) override {
+    results.push_back(std::move(result));
+    return result_status;
+  }
 
   std::vector<int64_t> epochs;
   GroupLimits last_limits;
   std::vector<std::string> losses;
   std::vector<StepResult> results;
+  absl::Status result_status;  // of the next results
 };
 
 ClusterOptions Options(int32_t tp_size, std::vector<int32_t> layers_per_stage) {
@@ -243,6 +247,131 @@ TEST_F(ClusterTest, RefusesAnotherCheckpointByFingerprint) {
   EXPECT_EQ(links[1]->close_reason.message(), "worker 2 on a has checkpoint f2, the group has f1");
   EXPECT_THAT(Snapshot().group_detail, HasSubstr("has checkpoint f2"));
   EXPECT_EQ(Snapshot().fingerprint, "f1");
+}
+
+TEST_F(ClusterTest, TakesTheCheckpointThatMoreWorkersHave) {
+  auto links = AttachFour();
+  SayLoaded(links[0]);  // f1, the wrong one
+  const auto say_other = [&](const std::shared_ptr<FakeLink>& link) {
+    LoadedModel other = FakeLoaded(*link->Last<LoadModel>());
+    other.fingerprint = "f2";
+    Say(link, LoadResult{absl::OkStatus(), other});
+  };
+  say_other(links[1]);
+  EXPECT_FALSE(links[1]->open);  // one against one: the first counts
+  EXPECT_TRUE(links[0]->open);
+  say_other(links[2]);
+  EXPECT_TRUE(links[2]->open);
+  EXPECT_FALSE(links[0]->open);
+  EXPECT_EQ(links[0]->close_reason.message(), "2 workers have checkpoint f2, 1 had f1");
+  EXPECT_EQ(Snapshot().fingerprint, "f2");
+  // The group forms of those that have it, and is what counts from then on.
+  say_other(links[3]);
+  const auto again = Attach(FakeHello("a"));
+  const auto fourth = Attach(FakeHello("a"));
+  say_other(again);
+  say_other(fourth);
+  for (const auto& link : {links[2], links[3], again, fourth}) SayJoined(link);
+  ASSERT_TRUE(cluster_->serving());
+  for (int i = 0; i < 5; ++i) {
+    cluster_->OnGone(links[3].get(), "test", now_);
+    links[3] = Attach(FakeHello("a"));
+    SayLoaded(links[3]);
+    EXPECT_FALSE(links[3]->open) << "f1 is refused as often as it comes";
+  }
+  EXPECT_TRUE(again->open);
+  EXPECT_EQ(Snapshot().fingerprint, "f2");
+}
+
+TEST_F(ClusterTest, ForgetsACheckpointThatNobodyHasAnyMore) {
+  const auto wrong = Attach(FakeHello("a"));
+  SayLoaded(wrong);
+  EXPECT_EQ(Snapshot().fingerprint, "f1");
+  cluster_->OnGone(wrong.get(), "stopped", now_);
+  EXPECT_EQ(Snapshot().fingerprint, "");
+  const auto right = Attach(FakeHello("a"));
+  LoadedModel other = FakeLoaded(*right->Last<LoadModel>());
+  other.fingerprint = "f2";
+  Say(right, LoadResult{absl::OkStatus(), other});
+  EXPECT_TRUE(right->open);
+}
+
+TEST_F(ClusterTest, DropsAWorkerThatLoadedSomethingElse) {
+  const auto links = AttachFour();
+  LoadedModel other = FakeLoaded(*links[0]->Last<LoadModel>());
+  other.load.stage = 1;
+  Say(links[0], LoadResult{absl::OkStatus(), other});
+  EXPECT_FALSE(links[0]->open);
+  EXPECT_EQ(links[0]->close_reason.message(), "loaded something else than it was told to");
+}
+
+TEST_F(ClusterTest, GivesThePlaceOfAWorkerThatLoadsNoFurtherToASpare) {
+  ClusterOptions options = Options(1, {4});
+  options.load_stall_timeout = absl::Seconds(10);
+  Make(options);
+  const auto slow = Attach(FakeHello("a"));
+  const auto spare = Attach(FakeHello("b"));
+  const std::vector<std::shared_ptr<FakeLink>> both = {slow, spare};
+  for (int i = 1; i <= 4; ++i) {
+    Say(slow, LoadProgress{i * 10, 100});
+    Pass(absl::Seconds(9), both);
+  }
+  EXPECT_TRUE(slow->open);  // slow, but it gets on
+  // Heartbeats, numbers that go back and numbers beyond the end are no progress.
+  Say(slow, LoadProgress{5, 100});
+  Say(slow, LoadProgress{1000, 100});
+  Say(slow, LoadProgress{50, -1});
+  Pass(absl::Seconds(2), both);
+  EXPECT_FALSE(slow->open);
+  EXPECT_THAT(std::string(slow->close_reason.message()),
+              HasSubstr("loading got no further than 40 bytes for 1"));
+  EXPECT_EQ(RankOf(spare), 0);
+  SayLoaded(spare);
+  Pass(absl::Seconds(60), {spare});
+  EXPECT_TRUE(spare->open);
+}
+
+TEST_F(ClusterTest, DropsWhoSaysAResultThatItDoesNotOwe) {
+  const auto links = FormGroup();
+  const auto spare = Attach(FakeHello("b"));
+  cluster_->Broadcast(Plan(), now_);
+  StepResult result;
+  result.epoch = cluster_->epoch();
+  Say(spare, result);
+  EXPECT_FALSE(spare->open);
+  EXPECT_EQ(spare->close_reason.message(), "a step result that this worker does not owe");
+  EXPECT_TRUE(cluster_->serving());
+  EXPECT_TRUE(observer_.results.empty());
+  // The one that owes it says it once.
+  Say(links[2], result);
+  EXPECT_EQ(observer_.results.size(), 1u);
+  EXPECT_TRUE(cluster_->serving());
+  Say(links[2], result);
+  EXPECT_EQ(observer_.results.size(), 1u);
+  EXPECT_FALSE(links[2]->open);
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 3 on a is gone: a step result without a plan"));
+}
+
+TEST_F(ClusterTest, NamesTheMemberThatSaysAResultForAnother) {
+  const auto links = FormGroup();
+  cluster_->Broadcast(Plan(), now_);
+  StepResult result;
+  result.epoch = cluster_->epoch();
+  Say(links[3], result);
+  EXPECT_FALSE(links[3]->open);
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 4 on a is gone: a step result that this worker "
+                                            "does not owe"));
+}
+
+TEST_F(ClusterTest, DropsTheWorkerWhoseResultMakesNoSense) {
+  const auto links = FormGroup();
+  cluster_->Broadcast(Plan(), now_);
+  observer_.result_status = absl::InternalError("token 7 is none");
+  StepResult result;
+  result.epoch = cluster_->epoch();
+  Say(links[2], result);
+  EXPECT_FALSE(links[2]->open);
+  EXPECT_THAT(observer_.losses, ElementsAre("worker 3 on a is gone: token 7 is none"));
 }
 
 TEST_F(ClusterTest, BelievesTheConfiguredFingerprintFirst) {
@@ -465,7 +594,7 @@ TEST_F(ClusterTest, DropsResultsAndFailuresOfEarlierEpochs) {
   Say(links[2], StepFailed{cluster_->epoch() - 1, absl::InternalError("old")});
   EXPECT_TRUE(observer_.results.empty());
   EXPECT_TRUE(cluster_->serving());
-  cluster_->BreakGroup("test", now_);
+  Say(links[0], StepFailed{cluster_->epoch(), absl::InternalError("test")});
   result.epoch = cluster_->epoch();
   Say(links[2], result);
   EXPECT_TRUE(observer_.results.empty());

@@ -1,7 +1,7 @@
 # The coordinator's core, without RPC.
 bora_test(
   scheduler_test
-  SRCS block_pool_test.cc calibration_test.cc fair_queue_test.cc scheduler_pipeline_test.cc scheduler_random_test.cc scheduler_test.cc step_cost_model_test.cc transcript.cc
+  SRCS block_pool_test.cc calibration_test.cc fair_queue_test.cc sampled_token_check_test.cc scheduler_pipeline_test.cc scheduler_random_test.cc scheduler_test.cc step_cost_model_test.cc transcript.cc
   DEPS bora_scheduler
   LABEL unit)
 bora_test(cluster_test SRCS cluster_test.cc DEPS bora_cluster LABEL unit)

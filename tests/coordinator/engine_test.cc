@@ -187,7 +187,8 @@ TEST_F(EngineTest, AGroupThatAnswersNonsenseIsBrokenAndFormsAgain) {
   const ApiError error = request.observer->error();
   EXPECT_EQ(error.reason, reason::kWorkerLost);
   EXPECT_THAT(error.message, HasSubstr("result of step 1048576"));
-  worker->GoOn();
+  EXPECT_FALSE(worker->open());
+  Attach();
   AwaitServing(true);
   EXPECT_GT(engine_->Snapshot().epoch, first);
   ExpectIdle();

@@ -158,5 +158,19 @@ TEST_F(StepBudgetTest, APromptGetsOnWhereDecodingAloneTakesAsLong) {
   EXPECT_LE(first_token_step_, (8 * 100 + 2000) / 16 + 1);
 }
 
+TEST(StepCostModelTest, RecoversFromTimesThatNobodyCanHaveTaken) {
+  StepCostModel model(64);
+  const StepWork work = {.n_tokens = 8, .context_tokens = 800, .pairs = 800};
+  for (const double absurd : {1e300, 1e18, -1.0, 0.0, std::nan(""), 1e9})
+    model.Observe(work, absurd);
+  EXPECT_EQ(model.n_observations(), 0);
+  // A minute where it is 10 ms, then a microsecond, a thousand times each.
+  for (const double absurd : {60e6, 1.0}) {
+    for (int i = 0; i < 1000; ++i) model.Observe(work, absurd);
+    for (int i = 0; i < 200; ++i) model.Observe(work, 10e3);
+    EXPECT_NEAR(model.Predict(work), 10e3, 1e3) << "after " << absurd;
+  }
+}
+
 }  // namespace
 }  // namespace bora

@@ -8,3 +8,4 @@ set_target_properties(stepped_clock PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_
 bora_python_test(e2e_clock SCRIPT clock_test.py LABEL e2e)
 bora_python_test(e2e_drain SCRIPT drain_test.py LABEL e2e)
 bora_python_test(e2e_netns SCRIPT netns_test.py LABEL netns)
+bora_python_test(e2e_hostile_peers SCRIPT hostile_peers_test.py LABEL e2e TIMEOUT 300)

@@ -49,7 +49,7 @@ TEST_F(SimRankLoaderTest, AConfigIsEnough) {
     EXPECT_EQ(loaded.weight_bytes, 0);
     EXPECT_EQ(loaded.kv_block_bytes,
               KvBytesPerBlock(TinyConfig(), result->rank->shape(), DType::kBf16, 16));
-    EXPECT_EQ(loaded.max_blocks, INT32_MAX);
+    EXPECT_GT(loaded.max_blocks, 1 << 16);
   }
 }
 

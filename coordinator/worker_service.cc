@@ -27,9 +27,11 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// A stream that has not proved the credential is a stranger: few of them, and not for long. gRPC 1.51
-// holds a message until it is whole and looks at its length only then, so that what a stranger sends
-// within that time is in memory until it is refused; nothing of it is parsed or kept.
+// A stream that has not proved the credential is a stranger: few of them, and not for long.
+// gRPC 1.51 holds a message until it is whole, however long it is, once it is asked for one
+// (measured: 60 MiB): a stranger is asked for none before its call's header has shown that it has
+// the credential, and until then gRPC takes 64 KiB of a stream. Whoever has recorded such a header
+// can show it again; the challenge then stops it.
 constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
 // Of all messages before the worker is attached: nonces, a proof, names and addresses.
@@ -76,6 +78,10 @@ class WorkerServiceImpl::Stream final
                      [link = link_](bool expired) {
                        if (expired) link->CloseUnlessAttached();
                      });
+    if (const absl::Status gate = CheckGate(); !gate.ok()) {
+      link_->Close(gate);
+      return;
+    }
     pb::CoordinatorMessage challenge;
     *challenge.mutable_auth_challenge() = auth_.Challenge();
     link_->Write(Serialize(challenge));
@@ -113,6 +119,12 @@ class WorkerServiceImpl::Stream final
 
  private:
   enum class Phase { kStranger, kAuthenticated, kAttached };
+
+  absl::Status CheckGate() const {
+    const auto header = context_->client_metadata().find(kGateHeader);
+    if (header == context_->client_metadata().end()) return auth_.CheckGate("");
+    return auth_.CheckGate(absl::string_view(header->second.data(), header->second.size()));
+  }
 
   // Deals with the message in incoming_; an error ends the stream.
   absl::Status TakeIncoming() {

@@ -36,10 +36,31 @@ bool SameProof(const std::string& expected, const std::string& given) {
   return SameMac(a, b);
 }
 
+absl::Status Unexpected() {
+  return absl::UnauthenticatedError(
+      "worker credential is not expected: the coordinator has none (--worker-credential-file)");
+}
+
+absl::Status Absent() {
+  return absl::UnauthenticatedError(
+      "worker credential is absent: the coordinator has one (the worker's --credential-file)");
+}
+
+absl::Status Wrong() { return absl::UnauthenticatedError("worker credential is wrong"); }
+
 }  // namespace
 
 CoordinatorAuth::CoordinatorAuth(std::string credential)
     : credential_(std::move(credential)), nonce_(RandomNonce()) {}
+
+absl::Status CoordinatorAuth::CheckGate(absl::string_view header) const {
+  if (credential_.empty()) return header.empty() ? absl::OkStatus() : Unexpected();
+  if (header.empty()) return Absent();
+  if (header.size() != nonce_.size() + sizeof(Mac)) return Wrong();
+  const absl::string_view nonce = header.substr(0, nonce_.size());
+  const std::string given(header.substr(nonce_.size()));
+  return SameProof(Proof(credential_, 'G', "", nonce), given) ? absl::OkStatus() : Wrong();
+}
 
 pb::AuthChallenge CoordinatorAuth::Challenge() const {
   pb::AuthChallenge challenge;
@@ -50,20 +71,14 @@ pb::AuthChallenge CoordinatorAuth::Challenge() const {
 
 absl::StatusOr<pb::AuthConfirmation> CoordinatorAuth::Check(
     const pb::AuthResponse& response) const {
-  if (response.has_credential() && credential_.empty()) {
-    return absl::UnauthenticatedError(
-        "worker credential is not expected: the coordinator has none (--worker-credential-file)");
-  }
-  if (!response.has_credential() && !credential_.empty()) {
-    return absl::UnauthenticatedError(
-        "worker credential is absent: the coordinator has one (the worker's --credential-file)");
-  }
+  if (response.has_credential() && credential_.empty()) return Unexpected();
+  if (!response.has_credential() && !credential_.empty()) return Absent();
   pb::AuthConfirmation confirmation;
   if (credential_.empty()) return confirmation;
   const std::string nonce = ToBytes(nonce_);
   if (response.nonce().size() != nonce.size() ||
       !SameProof(Proof(credential_, 'W', nonce, response.nonce()), response.proof())) {
-    return absl::UnauthenticatedError("worker credential is wrong");
+    return Wrong();
   }
   confirmation.set_proof(Proof(credential_, 'C', nonce, response.nonce()));
   return confirmation;
@@ -71,6 +86,12 @@ absl::StatusOr<pb::AuthConfirmation> CoordinatorAuth::Check(
 
 WorkerAuth::WorkerAuth(std::string credential)
     : credential_(std::move(credential)), nonce_(RandomNonce()) {}
+
+std::string WorkerAuth::Gate() const {
+  if (credential_.empty()) return "";
+  const std::string nonce = ToBytes(nonce_);
+  return nonce + Proof(credential_, 'G', "", nonce);
+}
 
 absl::StatusOr<pb::AuthResponse> WorkerAuth::Respond(const pb::AuthChallenge& challenge) {
   if (challenge.nonce().size() != nonce_.size()) {

@@ -6,10 +6,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/hmac.h"
 #include "bora/worker/v1alpha1/worker_service.pb.h"
 
 namespace bora {
+
+// The header of the call: a nonce and a proof of the credential over it. It gets a worker no
+// further than that its messages are read; who does not have it is refused before anything is.
+inline constexpr char kGateHeader[] = "bora-gate-bin";
 
 // The coordinator's end of one stream. Owned by one thread at a time.
 class CoordinatorAuth {
@@ -17,6 +22,8 @@ class CoordinatorAuth {
   // An empty credential: none.
   explicit CoordinatorAuth(std::string credential);
 
+  // What the call's header says; empty: it has none. UNAUTHENTICATED as Check.
+  absl::Status CheckGate(absl::string_view header) const;
   worker::v1alpha1::AuthChallenge Challenge() const;
   // UNAUTHENTICATED says whether the worker's credential is wrong or absent.
   absl::StatusOr<worker::v1alpha1::AuthConfirmation> Check(
@@ -33,6 +40,8 @@ class WorkerAuth {
   // An empty credential: none.
   explicit WorkerAuth(std::string credential);
 
+  // The call's header; empty without a credential.
+  std::string Gate() const;
   // Proves nothing to a coordinator that has no credential where this worker has one, or the other
   // way round: it will end the stream with the reason. INVALID_ARGUMENT: no challenge.
   absl::StatusOr<worker::v1alpha1::AuthResponse> Respond(

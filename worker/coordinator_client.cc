@@ -128,8 +128,10 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     heard_ = true;
     heartbeat_timeout_ms_ = kWelcomeTimeoutMs;
   }
+  WorkerAuth auth(options_.credential);
+  if (!options_.credential.empty()) context.AddMetadata(kGateHeader, auth.Gate());
   stream = stub->Attach(&context);
-  absl::Status status = SayHello(*agent, stream.get());
+  absl::Status status = SayHello(*agent, &auth, stream.get());
   if (status.ok()) {
     {
       absl::MutexLock lock(&write_mutex_);
@@ -156,21 +158,21 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
   return EndOfStream(end);
 }
 
-absl::Status CoordinatorClient::SayHello(const WorkerAgent& agent, Stream* stream) const {
+absl::Status CoordinatorClient::SayHello(const WorkerAgent& agent, WorkerAuth* auth,
+                                         Stream* stream) const {
   const absl::Status ended = absl::UnavailableError("the stream ended");
-  WorkerAuth auth(options_.credential);
   pb::CoordinatorMessage incoming;
   if (!stream->Read(&incoming)) return ended;
   if (!incoming.has_auth_challenge()) {
     return absl::InvalidArgumentError("the coordinator does not begin with a challenge");
   }
   pb::WorkerMessage outgoing;
-  ASSIGN_OR_RETURN(*outgoing.mutable_auth_response(), auth.Respond(incoming.auth_challenge()));
+  ASSIGN_OR_RETURN(*outgoing.mutable_auth_response(), auth->Respond(incoming.auth_challenge()));
   if (!stream->Write(outgoing) || !stream->Read(&incoming)) return ended;
   if (!incoming.has_auth_confirmation()) {
     return absl::InvalidArgumentError("the coordinator does not confirm the credential");
   }
-  RETURN_IF_ERROR(auth.Check(incoming.auth_confirmation()));
+  RETURN_IF_ERROR(auth->Check(incoming.auth_confirmation()));
   ToProto(WorkerMessage(agent.MakeHello()), &outgoing);
   return stream->Write(outgoing) ? absl::OkStatus() : ended;
 }

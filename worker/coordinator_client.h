@@ -15,6 +15,7 @@
 #include "base/peer_silence.h"
 #include "base/steady_cond_var.h"
 #include "bora/worker/v1alpha1/worker_service.grpc.pb.h"
+#include "model/worker_auth.h"
 #include "model/worker_protocol.h"
 #include "worker/agent.h"
 
@@ -55,7 +56,7 @@ class CoordinatorClient {
   absl::Status Serve(WorkerAgent* agent);
   // Both sides prove that they have the credential, then the worker says what it is. UNAVAILABLE:
   // the stream has ended, and its own status says why.
-  absl::Status SayHello(const WorkerAgent& agent, Stream* stream) const;
+  absl::Status SayHello(const WorkerAgent& agent, WorkerAuth* auth, Stream* stream) const;
   absl::Status ReadMessages(WorkerAgent* agent, int64_t connection_id, Stream* stream);
   bool WriteLocked(int64_t connection_id, const WorkerMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);

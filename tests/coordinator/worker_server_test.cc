@@ -71,7 +71,8 @@ class NotingEvents final : public WorkerEvents {
 // A worker's connection and stream.
 class Peer {
  public:
-  explicit Peer(int port)
+  // With the credential's header, if there is one.
+  Peer(int port, const std::string& credential)
       : stub_(pb::WorkerService::NewStub(grpc::CreateCustomChannel(
             "127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), Arguments()))),
         stream_(stub_->Attach(&context_)) {}
@@ -134,7 +135,9 @@ class WorkerServerTest : public testing::Test {
     server_ = *std::move(server);
   }
 
-  std::unique_ptr<Peer> Dial() { return std::make_unique<Peer>(server_->port()); }
+  std::unique_ptr<Peer> Dial(const std::string& gate = kSecret) {
+    return std::make_unique<Peer>(server_->port(), gate);
+  }
   void ExpectEnd(Peer* peer, grpc::StatusCode code, const std::string& text) {
     const grpc::Status end = peer->End();
     EXPECT_EQ(end.error_code(), code) << end.error_message();
@@ -155,6 +158,11 @@ TEST_F(WorkerServerTest, AttachesAWorkerThatProvesItself) {
 }
 
 TEST_F(WorkerServerTest, TellsTheEngineOfNobodyWhoDoesNot) {
+  for (const std::string gate : {"another secret, as long", ""}) {
+    const auto stranger = Dial(gate);
+    ExpectEnd(stranger.get(), grpc::StatusCode::UNAUTHENTICATED,
+              gate.empty() ? "worker credential is absent" : "worker credential is wrong");
+  }
   const auto guesser = Dial();
   EXPECT_FALSE(guesser->Authenticate("another secret, as long"));
   ExpectEnd(guesser.get(), grpc::StatusCode::UNAUTHENTICATED, "worker credential is wrong");

@@ -214,8 +214,9 @@ class WorkerLossTest(FailureTestCase):
     def join_and_vanish(self, cluster):
         """A worker of the right build that loads, is told to join, and is gone; returns its JoinGroup."""
         build_id = coordinator_build_id(cluster)
-        with WorkerPeer(cluster.worker_port) as peer:
-            self.assertTrue(peer.authenticate(read_credential(cluster)))
+        credential = read_credential(cluster)
+        with WorkerPeer(cluster.worker_port, credential) as peer:
+            self.assertTrue(peer.authenticate(credential))
             peer.say(hello=make_hello(build_id, host="vanishing"))
             load = peer.hear("load_model").load_model
             result = worker_pb.LoadResult()

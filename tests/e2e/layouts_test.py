@@ -133,8 +133,9 @@ class RefusedWorkersTest(LayoutTestCase):
 
     def attach(self, *messages, credential=None):
         """Authenticates, sends the messages as a worker would and returns the error that ends the stream."""
-        with WorkerPeer(self.cluster.worker_port, timeout=30) as peer:
-            if peer.authenticate(credential or self.credential):
+        credential = credential or self.credential
+        with WorkerPeer(self.cluster.worker_port, credential, timeout=30) as peer:
+            if peer.authenticate(credential):
                 for message in messages:
                     peer.say(message)
             return peer.error or peer.end()

@@ -19,6 +19,12 @@ def proof(credential, role, coordinator_nonce, worker_nonce):
     return hmac.new(credential.encode(), text, hashlib.sha256).digest()
 
 
+def gate(credential):
+    """The header that shows a coordinator that a worker has the credential."""
+    nonce = os.urandom(32)
+    return [("bora-gate-bin", nonce + proof(credential, b"G", b"", nonce))]
+
+
 def read_credential(cluster):
     with open(cluster.credential) as file:
         return file.read().strip()
@@ -27,15 +33,16 @@ def read_credential(cluster):
 class WorkerPeer:
     """One stream to a coordinator's worker port. Messages are said one by one; the stream ends with `error`."""
 
-    def __init__(self, port, channel_options=(), timeout=60):
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1),
-                                                                   *channel_options])
+    def __init__(self, port, credential=None, timeout=60):
+        """With the credential's header, if there is one."""
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
         self.outgoing = queue.Queue()
         self.error = None
         self.call = self.channel.stream_stream(
             ATTACH,
             request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
-            response_deserializer=worker_pb.CoordinatorMessage.FromString)(iter(self.outgoing.get, None), timeout=timeout)
+            response_deserializer=worker_pb.CoordinatorMessage.FromString)(
+                iter(self.outgoing.get, None), timeout=timeout, metadata=gate(credential) if credential else None)
 
     def __enter__(self):
         return self
@@ -69,11 +76,14 @@ class WorkerPeer:
         return self.error
 
     def challenge(self):
-        return self.hear("auth_challenge").auth_challenge
+        message = self.hear("auth_challenge")
+        return message and message.auth_challenge
 
     def authenticate(self, credential):
         """As a worker does; True when the coordinator has proved the credential too."""
         challenge = self.challenge()
+        if challenge is None:
+            return False
         nonce = os.urandom(32)
         self.say(auth_response=worker_pb.AuthResponse(
             nonce=nonce, has_credential=True, proof=proof(credential, b"W", challenge.nonce, nonce)))
@@ -89,8 +99,9 @@ def make_hello(build_id, **fields):
 
 def coordinator_build_id(cluster):
     """The coordinator's build, as it names it to a worker of another."""
-    with WorkerPeer(cluster.worker_port) as peer:
-        assert peer.authenticate(read_credential(cluster))
+    credential = read_credential(cluster)
+    with WorkerPeer(cluster.worker_port, credential) as peer:
+        assert peer.authenticate(credential)
         peer.say(hello=make_hello("another", host="other"))
         return peer.end().details().rsplit("coordinator is build ", 1)[1]
 

@@ -88,6 +88,26 @@ TEST(WorkerAuthTest, RefusesReplaysAndReflections) {
   EXPECT_FALSE(other.Check(*confirmation).ok());
 }
 
+TEST(WorkerAuthTest, OpensTheGateToTheCredentialOnly) {
+  const CoordinatorAuth coordinator(kSecret);
+  const std::string gate = WorkerAuth(kSecret).Gate();
+  EXPECT_EQ(gate.size(), 64u);
+  EXPECT_TRUE(coordinator.CheckGate(gate).ok());
+  EXPECT_THAT(Reason(coordinator.CheckGate("")), HasSubstr("is absent"));
+  EXPECT_THAT(Reason(coordinator.CheckGate(WorkerAuth("another secret, as long").Gate())),
+              HasSubstr("is wrong"));
+  for (size_t n = 1; n < gate.size(); ++n) EXPECT_FALSE(coordinator.CheckGate(gate.substr(n)).ok());
+  EXPECT_THAT(Reason(CoordinatorAuth("").CheckGate(gate)), HasSubstr("the coordinator has none"));
+  EXPECT_EQ(WorkerAuth("").Gate(), "");
+  EXPECT_TRUE(CoordinatorAuth("").CheckGate("").ok());
+  // It is no proof of the challenge: it was not made for it.
+  pb::AuthResponse response;
+  response.set_has_credential(true);
+  response.set_nonce(gate.substr(0, 32));
+  response.set_proof(gate.substr(32));
+  EXPECT_FALSE(coordinator.Check(response).ok());
+}
+
 TEST(WorkerAuthTest, RefusesNoncesAndProofsOfOtherLengths) {
   const CoordinatorAuth coordinator(kSecret);
   WorkerAuth worker(kSecret);

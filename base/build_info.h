@@ -13,5 +13,8 @@ const char* BuildVersion();
 const char* BuildCommit();
 // "0.1.0+commit".
 std::string BuildId();
+// What --version prints, in four lines: program, version and commit; build type, compiler and CUDA;
+// the instruction sets of the build and of this CPU.
+std::string DescribeBuild(const std::string& program);
 
 }  // namespace bora

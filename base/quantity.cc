@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -13,7 +14,9 @@
 namespace bora {
 namespace {
 
-constexpr double kMaxBytes = 1152921504606846976.0;  // 2^60
+constexpr char kDigits[] = "0123456789";
+constexpr double kMaxExactDouble = 9007199254740992.0;  // 2^53
+constexpr double kMaxBytes = 1152921504606846976.0;     // 2^60
 
 struct Amount {
   double value = 0;  // in units of bits or bytes
@@ -77,6 +80,51 @@ absl::StatusOr<double> ParseBytesPerSecond(absl::string_view text) {
         absl::StrCat("\"", text, "\" must be in [1B, 1048576TiB] a second"));
   }
   return bytes_per_s;
+}
+
+absl::StatusOr<int64_t> ParseInteger(absl::string_view text) {
+  absl::string_view digits = text;
+  absl::ConsumePrefix(&digits, "-");
+  if (digits.empty() || digits.find_first_not_of(kDigits) != absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" is not a whole number"));
+  }
+  int64_t value = 0;
+  if (absl::SimpleAtoi(text, &value)) return value;
+  return absl::OutOfRangeError(absl::StrCat("\"", text, "\" is not in [-2^63, 2^63 - 1]"));
+}
+
+absl::StatusOr<int64_t> ParseCount(absl::string_view text) {
+  const size_t n_digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  if (n_digits == 0 || n_digits == text.size()) return ParseInteger(text);
+  constexpr std::pair<absl::string_view, double> kSuffixes[] = {
+      {"k", 1e3},     {"M", 1e6},        {"G", 1e9},           {"K", 1024.0},
+      {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0},
+  };
+  double value = 0;
+  for (const auto& [suffix, factor] : kSuffixes) {
+    if (text.substr(n_digits) != suffix) continue;
+    if (!absl::SimpleAtod(text.substr(0, n_digits), &value)) break;
+    value *= factor;
+    if (value != std::floor(value) || value > kMaxExactDouble) break;
+    return static_cast<int64_t>(value);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text, "\" is not a whole number, also as 8k (8000) or 8K (8192)"));
+}
+
+absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text, absl::Duration bare_unit) {
+  absl::Duration duration;
+  double number = 0;
+  const bool is_amount = !text.empty() && text.find_first_not_of("0123456789.numsh") == text.npos;
+  if (is_amount && text.find_first_not_of("0123456789.") == text.npos &&
+      absl::SimpleAtod(text, &number)) {
+    return number * bare_unit;
+  }
+  if (is_amount && absl::ParseDuration(text, &duration)) return duration;
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text,
+                   "\" is not a length of time: a number with ms, s, m or h, as in 5s, "
+                   "500ms and 1m30s"));
 }
 
 std::string FormatBytes(int64_t n_bytes) {

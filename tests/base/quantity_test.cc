@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 namespace bora {
@@ -41,6 +42,53 @@ TEST(QuantityTest, QuotesWhatIsNoRate) {
     const auto rate = ParseBytesPerSecond(text);
     ASSERT_FALSE(rate.ok()) << text << " is " << *rate;
     EXPECT_NE(std::string(rate.status().message()).find(text), std::string::npos);
+  }
+}
+
+TEST(QuantityTest, ReadsWholeNumbersInDecimalOnly) {
+  EXPECT_EQ(ParseInteger("0").value(), 0);
+  EXPECT_EQ(ParseInteger("010").value(), 10);
+  EXPECT_EQ(ParseInteger("-9223372036854775808").value(), std::numeric_limits<int64_t>::min());
+  EXPECT_EQ(ParseInteger("9223372036854775807").value(), std::numeric_limits<int64_t>::max());
+  for (const char* text : {"9223372036854775808", "-9223372036854775809", "99999999999999999999"}) {
+    EXPECT_EQ(ParseInteger(text).status().code(), absl::StatusCode::kOutOfRange) << text;
+  }
+  for (const char* text :
+       {"", "-", "+1", " 1", "1 ", "0x10", "1e3", "1.0", "1,000", "ten", "--1"}) {
+    EXPECT_EQ(ParseInteger(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+}
+
+TEST(QuantityTest, ReadsCountsWithSuffixes) {
+  EXPECT_EQ(ParseCount("64").value(), 64);
+  EXPECT_EQ(ParseCount("-1").value(), -1);
+  EXPECT_EQ(ParseCount("8k").value(), 8000);
+  EXPECT_EQ(ParseCount("8K").value(), 8192);
+  EXPECT_EQ(ParseCount("8Ki").value(), 8192);
+  EXPECT_EQ(ParseCount("1.5k").value(), 1500);
+  EXPECT_EQ(ParseCount("2M").value(), 2'000'000);
+  EXPECT_EQ(ParseCount("1Gi").value(), int64_t{1} << 30);
+  for (const char* text : {"", "k", "8 k", "8kB", "8m", "1.5", "1.0001k", "-8k", "9e9",
+                           "99999999999G", "1.2.3k", ".k"}) {
+    EXPECT_FALSE(ParseCount(text).ok()) << text << " is " << *ParseCount(text);
+  }
+}
+
+TEST(QuantityTest, ReadsLengthsOfTime) {
+  const absl::Duration second = absl::Seconds(1);
+  EXPECT_EQ(ParseDuration("5s", second).value(), absl::Seconds(5));
+  EXPECT_EQ(ParseDuration("500ms", second).value(), absl::Milliseconds(500));
+  EXPECT_EQ(ParseDuration("2m", second).value(), absl::Minutes(2));
+  EXPECT_EQ(ParseDuration("1m30s", second).value(), absl::Seconds(90));
+  EXPECT_EQ(ParseDuration("1.5h", second).value(), absl::Minutes(90));
+  EXPECT_EQ(ParseDuration("0", second).value(), absl::ZeroDuration());
+  EXPECT_EQ(ParseDuration("0.5", second).value(), absl::Milliseconds(500));
+  EXPECT_EQ(ParseDuration("100", absl::Milliseconds(1)).value(), absl::Milliseconds(100));
+  for (const char* text :
+       {"", "s", "5 s", "-5s", "+5s", "5 parsecs", "inf", "nan", "1e3", "5S", ".", "1.2.3"}) {
+    const auto duration = ParseDuration(text, second);
+    ASSERT_FALSE(duration.ok()) << text << " is " << *duration;
+    EXPECT_NE(std::string(duration.status().message()).find(text), std::string::npos);
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
+#include "base/cpu_features.h"
 #include "kernels/device_list.h"
 
 namespace bora {
@@ -166,6 +168,15 @@ TEST(SimdChoiceTest, MeasuresThisMachine) {
   }
   for (SimdLevel level : choice->bf16_attention) EXPECT_TRUE(SimdLevelAvailable(level));
   EXPECT_THAT(ListDevices(*choice)[0], HasSubstr(DescribeSimdChoice(*choice) + " (has "));
+}
+
+TEST(SimdChoiceTest, WhatVersionSaysOfTheHostIsWhatTheKernelsFind) {
+  std::string names;
+  for (const SimdLevel level : AvailableSimdLevels()) {
+    names = absl::StrCat(SimdLevelName(level), names.empty() ? "" : ", ", names);
+  }
+  EXPECT_EQ(HostInstructionSets(), names);
+  EXPECT_THAT(BuiltInstructionSets(), HasSubstr(names));
 }
 
 }  // namespace

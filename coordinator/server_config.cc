@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/build_info.h"
+#include "base/error_list.h"
 #include "base/int_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -20,34 +21,11 @@
 namespace bora {
 namespace {
 
-// Most of what one machine's descriptors and a step's arrays can hold.
-constexpr int32_t kMaxNumSeqsLimit = 4096;
-constexpr int32_t kMaxBatchedTokensLimit = 65536;
 // A model whose steps take long shows in a few of them what they take.
 constexpr absl::Duration kCalibrationBudget = absl::Seconds(2);
 constexpr int64_t kDefaultKvCacheBytes = int64_t{1} << 30;
 constexpr double kMinTenantWeight = 0.001;
 constexpr double kMaxTenantWeight = 1000;
-
-template <typename T>
-absl::Status CheckRange(const char* flag, T value, T low, T high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, "=", value, " is not in [", low, ", ", high, "]"));
-}
-
-absl::StatusOr<std::vector<int64_t>> ParseLayers(const std::vector<std::string>& words) {
-  std::vector<int64_t> layers;
-  for (const std::string& word : words) {
-    int64_t n = 0;
-    if (!absl::SimpleAtoi(word, &n)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--layers-per-stage: '", word, "' is not a number"));
-    }
-    layers.push_back(n);
-  }
-  return layers;
-}
 
 absl::StatusOr<absl::flat_hash_map<std::string, double>> ParseTenantWeights(
     const std::vector<std::string>& words) {
@@ -110,33 +88,31 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const ServerFlags
   return std::make_unique<const Tokenizer>(*std::move(tokenizer));
 }
 
-absl::Status CheckFlags(const ServerFlags& flags) {
-  if (flags.model.empty())
-    return absl::InvalidArgumentError("--model is required: a model directory");
-  if (flags.load_format != "auto" && flags.load_format != "dummy") {
+// What the model's files say. Members are there unless reading them failed.
+struct ModelFiles {
+  ModelConfig model;
+  std::unique_ptr<const Tokenizer> tokenizer;
+  WeightFacts weights;
+};
+
+ModelFiles ReadModelFiles(const ServerFlags& flags, ErrorList* errors) {
+  ModelFiles files;
+  absl::StatusOr<ModelDirectory> directory = ReadModelDirectory(flags.model);
+  if (!errors->Add(directory.status())) return files;
+  files.model = std::move(directory->config);
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = OpenTokenizer(flags, files.model);
+  if (errors->Add(tokenizer.status())) files.tokenizer = *std::move(tokenizer);
+  absl::StatusOr<WeightFacts> weights = InspectWeights(flags, files.model);
+  if (errors->Add(weights.status())) files.weights = *std::move(weights);
+  return files;
+}
+
+absl::Status CheckMaxModelLen(const ModelConfig& model, int64_t max_model_len) {
+  if (max_model_len < 2 || max_model_len > kMaxPosition) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--load-format=", flags.load_format, " is not auto or dummy"));
+        absl::StrCat("--max-model-len=", max_model_len, " is not in [2, ", kMaxPosition, "]"));
   }
-  if (flags.dtype != "auto" && flags.dtype != "float32" && flags.dtype != "bfloat16") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--dtype=", flags.dtype, " is not auto, float32 or bfloat16"));
-  }
-  if (flags.quantization != "none" && flags.quantization != "int8") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--quantization=", flags.quantization, " is not none or int8"));
-  }
-  RETURN_IF_ERROR(CheckRange("--max-num-seqs", flags.max_num_seqs, 1, kMaxNumSeqsLimit));
-  RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", flags.max_num_batched_tokens, 1,
-                             kMaxBatchedTokensLimit));
-  RETURN_IF_ERROR(CheckRange("--step-time-budget-ms", flags.step_time_budget_ms, 0, 60000));
-  if (flags.heartbeat_timeout < absl::Seconds(2) || flags.heartbeat_timeout > absl::Minutes(10)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--heartbeat-timeout=", absl::FormatDuration(flags.heartbeat_timeout),
-                     " is not in [2s, 10m]"));
-  }
-  RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", flags.max_num_queued_reqs, 1, 1000000));
-  return CheckRange<int64_t>("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, 0,
-                             int64_t{1} << 50);
+  return CheckContextLength(model, max_model_len);
 }
 
 // For --kv-cache-memory-bytes: what a request of full length takes is the least that is of use.
@@ -193,24 +169,36 @@ ServerFacts MakeServerFacts(const ServerFlags& flags, const GroupLimits& limits)
 
 }  // namespace
 
+absl::Status CheckModelFiles(const ServerFlags& flags) {
+  ErrorList errors;
+  if (!flags.model.empty()) ReadModelFiles(flags, &errors);
+  return errors.ToStatus();
+}
+
 absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
-  RETURN_IF_ERROR(CheckFlags(flags));
   ServerConfig config;
-  ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(flags.model));
-  config.model = directory.config;
-  ASSIGN_OR_RETURN(config.tokenizer, OpenTokenizer(flags, config.model));
-  ASSIGN_OR_RETURN(const WeightFacts weights, InspectWeights(flags, config.model));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> layers, ParseLayers(flags.layers_per_stage));
-  ASSIGN_OR_RETURN(const Partition partition,
-                   MakePartition(config.model, flags.tensor_parallel_size,
-                                 flags.pipeline_parallel_size, layers));
+  ErrorList errors;
+  absl::StatusOr<absl::flat_hash_map<std::string, double>> tenant_weights =
+      ParseTenantWeights(flags.tenant_weights);
+  errors.Add(tenant_weights.status());
+  ModelFiles files = ReadModelFiles(flags, &errors);
+  RETURN_IF_ERROR(errors.ToStatus());
+  config.engine.tenant_weights = *std::move(tenant_weights);
+  config.model = std::move(files.model);
+  config.tokenizer = std::move(files.tokenizer);
+  const WeightFacts weights = std::move(files.weights);
+
+  const absl::StatusOr<Partition> partition =
+      MakePartition(config.model, flags.tensor_parallel_size, flags.pipeline_parallel_size,
+                    flags.layers_per_stage);
+  errors.Add(partition.status());
   int64_t max_model_len = flags.max_model_len;
   if (max_model_len == 0) {
     max_model_len = std::min(config.model.max_position,
                              config.model.sliding_window.value_or(config.model.max_position));
   }
-  RETURN_IF_ERROR(CheckRange<int64_t>("--max-model-len", max_model_len, 2, kMaxPosition));
-  RETURN_IF_ERROR(CheckContextLength(config.model, max_model_len));
+  errors.Add(CheckMaxModelLen(config.model, max_model_len));
+  RETURN_IF_ERROR(errors.ToStatus());
 
   ClusterOptions& cluster = config.engine.cluster;
   cluster.build_id = BuildId();
@@ -222,7 +210,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.load.dtype = flags.dtype == "auto" ? weights.dtype : flags.dtype;
   if (flags.quantization != "none") cluster.load.quantization = flags.quantization;
   cluster.load.tensor_parallel_size = flags.tensor_parallel_size;
-  for (const LayerRange& stage : partition.stages) {
+  for (const LayerRange& stage : partition->stages) {
     cluster.load.layers_per_stage.push_back(static_cast<int32_t>(stage.n_layers()));
   }
   cluster.load.max_model_len = static_cast<int32_t>(max_model_len);
@@ -233,11 +221,10 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
   cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
   ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
-                   KvCacheBytes(flags, config.model, partition, cluster));
+                   KvCacheBytes(flags, config.model, *partition, cluster));
   cluster.heartbeat_timeout = flags.heartbeat_timeout;
   cluster.kv_cache_bytes_given = flags.kv_cache_memory_bytes != 0;
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
-  ASSIGN_OR_RETURN(config.engine.tenant_weights, ParseTenantWeights(flags.tenant_weights));
   config.engine.prefix_cache = flags.enable_prefix_caching;
   config.engine.calibration_budget = kCalibrationBudget;
   config.engine.run_ahead = flags.async_scheduling;

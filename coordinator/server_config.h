@@ -16,7 +16,8 @@
 
 namespace bora {
 
-// The flags that decide about model and group; the names and defaults are those of main.cc.
+// The flags that decide about model and group, with their defaults; coordinator_flags.cc names them
+// and checks their ranges.
 struct ServerFlags {
   std::string model;
   std::string served_model_name;  // empty: the directory's name
@@ -26,7 +27,7 @@ struct ServerFlags {
   std::string quantization = "none";
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
-  std::vector<std::string> layers_per_stage;  // empty: balanced
+  std::vector<int64_t> layers_per_stage;  // empty: balanced
   int32_t max_model_len = 0;  // 0: the model's context, or its sliding window if that is shorter
   int32_t max_num_seqs = 64;
   int32_t max_num_batched_tokens = 128;
@@ -51,7 +52,12 @@ struct ServerConfig {
 };
 
 // Reads the model's config, tokenizer and, where its weights are here, their fingerprint, and
-// checks that all of it fits together. Errors name the flag or file, the value and the limit.
+// checks that all of it fits together. Errors name the flag or file, the value and the limit; each
+// has a line of the message.
 absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags);
+
+// What of the above can be said when some flags are wrong: whether model, tokenizer and weights can
+// be read. OK without a model.
+absl::Status CheckModelFiles(const ServerFlags& flags);
 
 }  // namespace bora

@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "base/listen_check.h"
 
 namespace bora {
 namespace {
@@ -40,8 +40,7 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(const std::str
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   self->server_ = builder.BuildAndStart();
   if (self->server_ == nullptr || self->port_ == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", address, ": is the port in use?"));
+    return WhyNotListening(address);
   }
   return self;
 }

@@ -1,99 +1,84 @@
 // bora-make-checkpoint: writes a checkpoint of made-up weights for load tests and benchmarks.
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <string>
 
-#include "absl/flags/flag.h"
-#include "absl/flags/reflection.h"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
+#include "base/build_info.h"
+#include "base/command_line.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/json.h"
 #include "model/make_checkpoint.h"
 
-ABSL_FLAG(std::string, config, "", "take the dimensions from this config.json, not from flags");
-ABSL_FLAG(int64_t, dim, 256, "width of the residual stream");
-ABSL_FLAG(int64_t, hidden_dim, 896, "width of the feed-forward network");
-ABSL_FLAG(int64_t, n_layers, 8, "number of layers");
-ABSL_FLAG(int64_t, n_heads, 8, "number of attention heads");
-ABSL_FLAG(int64_t, n_kv_heads, 2, "number of key/value heads; divides --n-heads");
-ABSL_FLAG(int64_t, head_dim, 32, "elements of a head; even");
-ABSL_FLAG(int64_t, vocab_size, 32000, "number of tokens");
-ABSL_FLAG(int64_t, max_position, 32768, "context length in tokens");
-ABSL_FLAG(double, rope_theta, 1e6, "base of the rotary embedding");
-ABSL_FLAG(double, norm_eps, 1e-5, "epsilon of RMSNorm");
-ABSL_FLAG(uint64_t, seed, 0, "the weights are a pure function of the dimensions and this");
-ABSL_FLAG(std::string, layout, "hf",
-          "hf (config.json, model.safetensors) or mistral (params.json, consolidated.safetensors)");
-ABSL_FLAG(std::string, dtype, "bf16", "f32, bf16 or f16");
-ABSL_FLAG(int, shards, 1, "number of files that the weights are spread over");
-ABSL_FLAG(std::string, tokenizer, "", "copy this file to tokenizer.model");
-ABSL_FLAG(std::string, output, "", "directory to create; must be empty or not exist");
-
 namespace bora {
 namespace {
 
-constexpr int kExitFailure = 1;
-constexpr int kExitUsage = 2;
+constexpr char kProgram[] = "bora-make-checkpoint";
 
-constexpr char kUsage[] =
-    "bora-make-checkpoint writes a checkpoint of made-up weights.\n\n"
-    "  bora-make-checkpoint --output DIR [--config config.json | --dim N ...]\n\n"
-    "The weights are those of --load-format dummy with the same --seed, rounded to --dtype.\n"
-    "Exit status: 0 written, 1 failed (a file or directory), 2 wrong flag or value.\n\n";
+struct Flags {
+  std::string config;
+  int64_t dim = 256;
+  int64_t hidden_dim = 896;
+  int64_t n_layers = 8;
+  int64_t n_heads = 8;
+  int64_t n_kv_heads = 2;
+  int64_t head_dim = 32;
+  int64_t vocab_size = 32000;
+  int64_t max_position = 32768;
+  double rope_theta = 1e6;
+  double norm_eps = 1e-5;
+  uint64_t seed = 0;
+  std::string layout = "hf";
+  std::string dtype = "bf16";
+  int shards = 1;
+  std::string tokenizer;
+  std::string output;
+};
 
-// This program's flags by the name they are typed as; Abseil adds some of its own, left out here.
-std::map<std::string, absl::CommandLineFlag*> OwnFlags() {
-  std::map<std::string, absl::CommandLineFlag*> flags;
-  for (const auto& [name, flag] : absl::GetAllFlags()) {
-    if (!absl::EndsWith(flag->Filename(), "make_checkpoint_main.cc")) continue;
-    flags[absl::StrReplaceAll(name, {{"_", "-"}})] = flag;
-  }
-  return flags;
+CommandLine MakeCommandLine(Flags* flags) {
+  CommandLine command_line(
+      {kProgram,
+       "Writes a checkpoint of made-up weights, those of --load-format dummy with the same --seed, "
+       "rounded to --dtype.\n"
+       "  bora-make-checkpoint --output DIR [--config config.json | --dim N ...]",
+       "Exit codes: 0 written, 1 failed (a file or directory), 2 wrong flag or value.",
+       DescribeBuild(kProgram)});
+  CommandFlags& table = command_line.flags();
+  table.Heading("Files");
+  table.Require("output", TextFlag(&flags->output, "DIR"),
+                "Directory to create; must be empty or not exist.");
+  table.Flag("layout", ChoiceFlag(&flags->layout, {"hf", "mistral"}),
+             "hf (config.json, model.safetensors) or mistral (params.json, "
+             "consolidated.safetensors).");
+  table.Flag("shards", IntegerFlag(&flags->shards),
+             "Number of files that the weights are spread over.");
+  table.Flag("tokenizer", TextFlag(&flags->tokenizer, "FILE"),
+             "Copy this file to tokenizer.model.");
+  table.Heading("Weights");
+  table.Flag("dtype", ChoiceFlag(&flags->dtype, {"f32", "bf16", "f16"}), "Their type.");
+  table.Flag("seed", UnsignedFlag(&flags->seed),
+             "The weights are a pure function of the dimensions and this.");
+  table.Heading("Dimensions");
+  table.Flag("config", TextFlag(&flags->config, "FILE"),
+             "Take the dimensions from this config.json, not from flags.");
+  table.Flag("dim", IntegerFlag(&flags->dim), "Width of the residual stream.");
+  table.Flag("hidden-dim", IntegerFlag(&flags->hidden_dim), "Width of the feed-forward network.");
+  table.Flag("n-layers", IntegerFlag(&flags->n_layers), "Number of layers.");
+  table.Flag("n-heads", IntegerFlag(&flags->n_heads), "Number of attention heads.");
+  table.Flag("n-kv-heads", IntegerFlag(&flags->n_kv_heads),
+             "Number of key/value heads; divides --n-heads.");
+  table.Flag("head-dim", IntegerFlag(&flags->head_dim), "Elements of a head; even.");
+  table.Flag("vocab-size", IntegerFlag(&flags->vocab_size), "Number of tokens.");
+  table.Flag("max-position", IntegerFlag(&flags->max_position), "Context length in tokens.");
+  table.Flag("rope-theta", NumberFlag(&flags->rope_theta), "Base of the rotary embedding.");
+  table.Flag("norm-eps", NumberFlag(&flags->norm_eps), "Epsilon of RMSNorm.");
+  return command_line;
 }
 
-void PrintHelp() {
-  std::fputs(kUsage, stdout);
-  for (const auto& [name, flag] : OwnFlags()) {
-    const std::string value = flag->DefaultValue();
-    std::printf("  --%-15s %s%s\n", name.c_str(), flag->Help().c_str(),
-                value.empty() ? "" : absl::StrCat(" (", value, ")").c_str());
-  }
-}
-
-// Sets the flags from --name value or --name=value; hyphens and underscores are the same. Abseil's
-// own parser exits with 1 on a wrong flag, and so could not be told from a failed write.
-absl::Status ParseArguments(int argc, char** argv) {
-  const std::map<std::string, absl::CommandLineFlag*> flags = OwnFlags();
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    const size_t equals = argument.find('=');
-    const std::string typed = argument.substr(0, equals);
-    const auto it = typed.rfind("--", 0) == 0
-                        ? flags.find(absl::StrReplaceAll(typed.substr(2), {{"_", "-"}}))
-                        : flags.end();
-    if (it == flags.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown argument ", argument, ", try --help"));
-    }
-    if (equals == std::string::npos && i + 1 == argc) {
-      return absl::InvalidArgumentError(absl::StrCat(argument, " needs a value"));
-    }
-    const std::string value = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);
-    std::string error;
-    if (!it->second->ParseFrom(value, &error)) {
-      return absl::InvalidArgumentError(absl::StrCat(typed, ": ", error));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ModelConfig> ConfigFromFlags() {
-  const std::string path = absl::GetFlag(FLAGS_config);
+absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
+  const std::string path = flags.config;
   if (!path.empty()) {
     ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kMaxJsonBytes));
     absl::StatusOr<ModelConfig> config = ParseHfConfig(text);
@@ -102,39 +87,27 @@ absl::StatusOr<ModelConfig> ConfigFromFlags() {
   }
   ModelConfig config;
   config.architecture = "mistral";
-  config.dim = absl::GetFlag(FLAGS_dim);
-  config.hidden_dim = absl::GetFlag(FLAGS_hidden_dim);
-  config.n_layers = absl::GetFlag(FLAGS_n_layers);
-  config.n_heads = absl::GetFlag(FLAGS_n_heads);
-  config.n_kv_heads = absl::GetFlag(FLAGS_n_kv_heads);
-  config.head_dim = absl::GetFlag(FLAGS_head_dim);
-  config.vocab_size = absl::GetFlag(FLAGS_vocab_size);
-  config.max_position = absl::GetFlag(FLAGS_max_position);
-  config.rope_theta = absl::GetFlag(FLAGS_rope_theta);
-  config.norm_eps = absl::GetFlag(FLAGS_norm_eps);
+  config.dim = flags.dim;
+  config.hidden_dim = flags.hidden_dim;
+  config.n_layers = flags.n_layers;
+  config.n_heads = flags.n_heads;
+  config.n_kv_heads = flags.n_kv_heads;
+  config.head_dim = flags.head_dim;
+  config.vocab_size = flags.vocab_size;
+  config.max_position = flags.max_position;
+  config.rope_theta = flags.rope_theta;
+  config.norm_eps = flags.norm_eps;
   RETURN_IF_ERROR(Validate(config));
   return config;
 }
 
-absl::StatusOr<MakeCheckpointOptions> OptionsFromFlags() {
+MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   MakeCheckpointOptions options;
-  const std::string layout = absl::GetFlag(FLAGS_layout);
-  if (layout != "hf" && layout != "mistral") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--layout is \"", layout, "\", must be hf or mistral"));
-  }
-  if (layout == "mistral") options.layout = CheckpointLayout::kMistral;
-  const std::string dtype = absl::GetFlag(FLAGS_dtype);
-  if (dtype == "f32") {
-    options.dtype = FileDType::kF32;
-  } else if (dtype == "f16") {
-    options.dtype = FileDType::kF16;
-  } else if (dtype != "bf16") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--dtype is \"", dtype, "\", must be f32, bf16 or f16"));
-  }
-  options.seed = absl::GetFlag(FLAGS_seed);
-  options.n_shards = absl::GetFlag(FLAGS_shards);
+  if (flags.layout == "mistral") options.layout = CheckpointLayout::kMistral;
+  if (flags.dtype == "f32") options.dtype = FileDType::kF32;
+  if (flags.dtype == "f16") options.dtype = FileDType::kF16;
+  options.seed = flags.seed;
+  options.n_shards = flags.shards;
   return options;
 }
 
@@ -147,38 +120,36 @@ absl::Status CopyTokenizer(const std::string& from, const std::string& dir) {
 }
 
 int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "bora-make-checkpoint: %s\n", std::string(status.message()).c_str());
-  return status.code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailure;
+  PrintErrors(kProgram, {std::string(status.message())}, /*is_usage=*/false);
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitCannotStart;
 }
 
-int Run() {
-  const std::string dir = absl::GetFlag(FLAGS_output);
-  if (dir.empty()) return Fail(absl::InvalidArgumentError("--output is missing, try --help"));
-  const absl::StatusOr<ModelConfig> config = ConfigFromFlags();
+int Run(const Flags& flags) {
+  const absl::StatusOr<ModelConfig> config = ConfigFromFlags(flags);
   if (!config.ok()) return Fail(config.status());
-  const absl::StatusOr<MakeCheckpointOptions> options = OptionsFromFlags();
-  if (!options.ok()) return Fail(options.status());
-  if (const absl::Status status = WriteRandomCheckpoint(*config, *options, dir); !status.ok()) {
-    return Fail(status);
-  }
-  if (const absl::Status status = CopyTokenizer(absl::GetFlag(FLAGS_tokenizer), dir);
+  const MakeCheckpointOptions options = OptionsFromFlags(flags);
+  if (const absl::Status status = WriteRandomCheckpoint(*config, options, flags.output);
       !status.ok()) {
     return Fail(status);
   }
-  std::printf("%s: %lld parameters\n", dir.c_str(),
+  if (const absl::Status status = CopyTokenizer(flags.tokenizer, flags.output); !status.ok()) {
+    return Fail(status);
+  }
+  std::printf("%s: %lld parameters\n", flags.output.c_str(),
               static_cast<long long>(ParameterCount(*config)));
   return 0;
 }
 
 int Main(int argc, char** argv) {
-  InitLog("bora-make-checkpoint", LogLevel::kWarning);
-  for (int i = 1; i < argc; ++i) {
-    if (absl::string_view(argv[i]) != "--help") continue;
-    PrintHelp();
-    return 0;
+  InitLog(kProgram, LogLevel::kWarning);
+  Flags flags;
+  const CommandLine::Parsed parsed = MakeCommandLine(&flags).Parse(argc, argv);
+  if (parsed.exit_code.has_value()) return *parsed.exit_code;
+  if (!parsed.errors.empty()) {
+    PrintErrors(kProgram, parsed.errors, /*is_usage=*/true);
+    return kExitUsage;
   }
-  if (const absl::Status status = ParseArguments(argc, argv); !status.ok()) return Fail(status);
-  return Run();
+  return Run(flags);
 }
 
 }  // namespace

@@ -4,7 +4,9 @@ message names thing, value and limit. Nothing crashes.
 
 import json
 import os
+import re
 import shutil
+import socket
 import struct
 import subprocess
 import tempfile
@@ -14,8 +16,6 @@ from bora_e2e import (DEMO_MODEL, Cluster, binary, collect, make_checkpoint, str
                       write_credential)
 
 USAGE = 2
-# A word of Abseil's: a flag that is not known or does not parse ends the process before our code sees it.
-ABSEIL_USAGE = 1
 CANNOT_START = 1
 REFUSED = 3  # of a worker, by its coordinator
 TOKENIZER = os.path.join(DEMO_MODEL, "tokenizer.model")
@@ -78,7 +78,10 @@ class BadModelTest(unittest.TestCase):
             json.dump(config, file)
 
     def coordinator(self, *flags, model=True):
-        command = [binary("bora-coordinator"), "--listen=127.0.0.1:0", "--worker-listen=127.0.0.1:0"]
+        command = [binary("bora-coordinator")]
+        for flag in ("--listen", "--worker-listen"):
+            if not any(given.startswith(flag + "=") for given in flags):
+                command.append(f"{flag}=127.0.0.1:0")
         command += [f"--model={self.model}"] if model else []
         return subprocess.run(command + list(flags), capture_output=True, text=True, errors="replace", timeout=30)
 
@@ -305,7 +308,47 @@ class BadModelTest(unittest.TestCase):
 
     def test_flags_that_do_not_parse(self):
         for flag in ("--no-such-flag=1", "--max-num-seqs=many", "--shutdown-timeout=5 parsecs"):
-            self.check_refused(flag.split("=")[0].strip("-").replace("-", "_"), flags=[flag], exit_code=ABSEIL_USAGE)
+            self.check_refused(flag.split("=")[0], "Try bora-coordinator --help.", flags=[flag])
+
+    def test_all_that_is_wrong_is_said_at_once(self):
+        unreadable = self.path("credential")
+        with open(unreadable, "w"), open(self.path("config.json"), "w") as config:
+            config.write("{")
+        self.check_refused("--max-num-seqs=0: must be in [1, 4096]", "unknown flag --tp; did you mean -tp",
+                           "unexpected word 'stray'", "--listen: ", "is not HOST:PORT", "--worker-credential-file ",
+                           "config.json: ", "--dtype=int4: must be auto, ",
+                           flags=["--max-num-seqs=0", "--tp", "2", "stray", "--listen=127.0.0.1:x", "--dtype=int4",
+                                  f"--worker-credential-file={unreadable}"])
+
+    def test_why_it_cannot_listen(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            for flag in ("--listen", "--worker-listen"):
+                self.check_refused(f"{flag}: cannot listen on 127.0.0.1:{port}", "in use by another process",
+                                   flags=[f"{flag}=127.0.0.1:{port}"], exit_code=CANNOT_START)
+        for address, reason in (("nohost.invalid:0", "the name nohost.invalid does not resolve"),
+                                ("192.0.2.1:0", "no interface of this host has that address"),
+                                ("unix:/nowhere/socket", "/nowhere/: No such file or directory")):
+            self.check_refused(f"--listen: cannot listen on {address}", reason,
+                               flags=[f"--listen={address}", "--insecure-listen"], exit_code=CANNOT_START)
+
+    def test_help_and_version(self):
+        version = re.compile(r"^[a-z-]+ \d+\.\d+\.\d+ \(commit \S+\)\n\w+ build for .*\ninstruction sets .*portable")
+        for program in ("bora-coordinator", "bora-worker", "bora", "bora-make-checkpoint"):
+            for flag in ("--help", "-h"):
+                result = subprocess.run([binary(program), flag], capture_output=True, text=True, timeout=30)
+                self.assertEqual((result.returncode, result.stderr), (0, ""))
+                self.assertIn(f"Usage: {program}", result.stdout)
+                self.assertIn("Exit codes: 0", result.stdout)
+                self.assertEqual([line for line in result.stdout.splitlines() if len(line) > 79], [])
+            result = subprocess.run([binary(program), "--version"], capture_output=True, text=True, timeout=30)
+            self.assertEqual((result.returncode, result.stderr), (0, ""))
+            self.assertRegex(result.stdout, version)
+        text = subprocess.run([binary("bora-coordinator"), "--help"], capture_output=True, text=True).stdout
+        for flag in ("--model DIR", "--tensor-parallel-size, -tp N", "--[no-]enable-prefix-caching", "default 25s"):
+            self.assertIn(flag, text)
 
     def test_kv_cache_too_small_for_a_sequence(self):
         self.check_refused("--kv-cache-memory-bytes=20000", "--max-model-len=", flags=["--kv-cache-memory-bytes=20000"])

@@ -55,7 +55,9 @@ class Served:
 
 
 def cluster(*flags):
-    return Cluster(worker_flags=[DEVICE], coordinator_flags=["--max-num-seqs=1", *flags])
+    if not any(flag.startswith("--max-num-seqs=") for flag in flags):
+        flags = ("--max-num-seqs=1", *flags)
+    return Cluster(worker_flags=[DEVICE], coordinator_flags=list(flags))
 
 
 class QueuePolicyTest(unittest.TestCase):

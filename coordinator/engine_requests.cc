@@ -204,7 +204,12 @@ void Engine::EndCandidate(Request* request, OutputDelta* delta) {
 
 void Engine::AppendToken(Request* request, const SampledToken& token, OutputDelta* delta) {
   Request::Candidate& candidate = request->candidates[delta->candidate];
-  if (candidate.n_output_tokens++ == 0) candidate.first_token = now_;
+  if (candidate.n_output_tokens++ > 0) {
+    totals_.token_gap.Add(now_ - candidate.last_token);
+  } else {
+    candidate.first_token = now_;
+    if (delta->candidate == 0) totals_.time_to_first_token.Add(now_ - request->spec.arrival);
+  }
   candidate.last_token = now_;
   ++totals_.n_output_tokens_total;
   const RequestSpec& spec = request->spec;

@@ -129,8 +129,7 @@ int Run(CoordinatorFlags flags, const std::vector<std::string>& command_line_err
                         {"max_model_len", config->model_facts.context_length},
                         {"dtype", config->model_facts.dtype}});
 
-  const SteadyTime deadline =
-      WaitForStop(signals, flags.shutdown_timeout) + flags.shutdown_timeout;
+  const SteadyTime deadline = WaitForStop(signals, flags.shutdown_timeout) + flags.shutdown_timeout;
   auto drained = std::make_shared<absl::Notification>();
   engine.Drain(deadline, [drained] { drained->Notify(); });
   drained->WaitForNotification();

@@ -25,6 +25,14 @@ inline constexpr int32_t kMaxMessageBytes = 4 << 20;
 inline constexpr int32_t kMaxMetadataBytes = 16 << 10;
 // Streams of one connection; a client that opens more waits for one to end.
 inline constexpr int32_t kMaxConnectionStreams = 256;
+// After this, and with this grace for calls that run, a connection is closed so that balancers can
+// move it; the grace is above the longest stream.
+inline constexpr int32_t kMaxConnectionAgeS = 30 * 60;
+inline constexpr int32_t kMaxConnectionGraceS = 10 * 60;
+// Without a call.
+inline constexpr int32_t kMaxConnectionIdleS = 5 * 60;
+// Between two pings of a client; the third that is early ends the connection.
+inline constexpr int32_t kMinPingIntervalS = 10;
 // A quarter of the largest message. 32k tokens of English are about 130 kB.
 inline constexpr int32_t kMaxPromptBytes = 1 << 20;
 // Rule (e) of GenerateStream.

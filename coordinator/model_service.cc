@@ -55,6 +55,15 @@ v1::WorkerState ToProto(WorkerState state) {
   return v1::WORKER_STATE_UNSPECIFIED;
 }
 
+void FillConnectionLimits(v1::ConnectionLimits* out) {
+  out->set_max_concurrent_streams(kMaxConnectionStreams);
+  out->set_max_metadata_bytes(kMaxMetadataBytes);
+  SetDuration(absl::Seconds(kMaxConnectionAgeS), out->mutable_max_age());
+  SetDuration(absl::Seconds(kMaxConnectionGraceS), out->mutable_max_age_grace());
+  SetDuration(absl::Seconds(kMaxConnectionIdleS), out->mutable_max_idle());
+  SetDuration(absl::Seconds(kMinPingIntervalS), out->mutable_min_ping_interval());
+}
+
 void FillWorker(const WorkerSnapshot& worker, SteadyTime now, v1::WorkerInfo* out) {
   out->set_worker_id(worker.worker_id);
   out->set_host(worker.host);
@@ -69,6 +78,11 @@ void FillWorker(const WorkerSnapshot& worker, SteadyTime now, v1::WorkerInfo* ou
   out->set_kv_cache_bytes(worker.kv_cache_bytes);
   out->set_load_progress(worker.load_progress);
   SetDuration(now - worker.last_heartbeat, out->mutable_last_heartbeat_age());
+}
+
+void FillHistogram(const LatencyHistogram& histogram, v1::LatencyHistogram* out) {
+  out->mutable_counts()->Add(histogram.counts().begin(), histogram.counts().end());
+  SetDuration(histogram.sum(), out->mutable_sum());
 }
 
 void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
@@ -92,6 +106,8 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   for (const absl::Duration compute : load.stage_compute_total) {
     SetDuration(compute, out->add_stage_compute_durations());
   }
+  FillHistogram(load.time_to_first_token, out->mutable_time_to_first_token());
+  FillHistogram(load.token_gap, out->mutable_token_gap());
 }
 
 }  // namespace
@@ -138,6 +154,7 @@ v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& sn
   out.set_max_num_seqs(facts.max_num_seqs);
   out.set_max_num_batched_tokens(facts.max_num_batched_tokens);
   out.set_max_num_queued_reqs(facts.max_num_queued_reqs);
+  FillConnectionLimits(out.mutable_connection_limits());
   return out;
 }
 

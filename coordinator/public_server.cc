@@ -8,6 +8,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -15,7 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/host_port.h"
+#include "base/listen_check.h"
 #include "base/status_macros.h"
+#include "grpc/health/v1/health.pb.h"
 
 namespace bora {
 namespace {
@@ -27,6 +30,8 @@ constexpr char kLivenessName[] = "liveness";
 // A request that waits for a thread holds its message, so that twice this many times 4 MiB is the
 // bound. A text of 1 MiB takes 0.3 s, so that the last of those that wait is done in 5 s.
 constexpr size_t kMaxWaitingTasks = 16;
+// For the transport to write what calls that have ended have left to it.
+constexpr absl::Duration kLastBytesTime = absl::Milliseconds(100);
 
 // Prompts are tokenized on half of the cores, two at most: the rest is for the engine's thread and
 // for workers on this machine.
@@ -58,11 +63,12 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              1000 * kMinPingIntervalS);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 10 * 60'000);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 5 * 60'000);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 1000 * kMaxConnectionAgeS);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 1000 * kMaxConnectionGraceS);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 1000 * kMaxConnectionIdleS);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConnectionStreams);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);
   // See request_compression.h. What is called deflate cannot be told from a message.
@@ -126,6 +132,9 @@ absl::Status PublicServer::Listen(const std::string& address) {
   // at once.
   grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
+  // gRPC's health service has no descriptor of protobuf's, and reflection would name a service that
+  // it cannot describe, for which some clients refuse the whole server: this links ours.
+  grpc::health::v1::HealthCheckRequest::descriptor();
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   SetLimits(&builder);
@@ -135,8 +144,7 @@ absl::Status PublicServer::Listen(const std::string& address) {
   builder.RegisterCallbackGenericService(&unknown_methods_);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", address, ": is the port in use?"));
+    return WhyNotListening(address);
   }
   SetServing(false);
   server_->GetHealthCheckService()->SetServingStatus(kLivenessName, true);
@@ -153,7 +161,12 @@ void PublicServer::SetServing(bool serving) {
 
 void PublicServer::Shutdown(SteadyTime deadline) {
   if (server_ == nullptr) return;
-  server_->Shutdown(ToSystemTime(deadline));
+  // Streams of Health/Watch never end by themselves: only our own calls are worth the wait. Those
+  // that are done may still have bytes under way.
+  while (n_live_calls() > 0 && SteadyNow() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  server_->Shutdown(ToSystemTime(std::min(deadline, SteadyNow() + kLastBytesTime)));
   server_->Wait();
 }
 

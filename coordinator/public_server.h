@@ -54,8 +54,9 @@ class PublicServer {
   // What health checks of "", the services and "readiness" answer. "liveness" is SERVING as long as
   // the server is there.
   void SetServing(bool serving);
-  // Refuses new calls, waits until `deadline` for those that run, then cancels them. Blocks until
-  // the last is gone. The engine must still be there. Later calls do nothing.
+  // Waits until `deadline` for calls of our services that run, while the engine refuses new ones,
+  // then cancels what is left; watchers of the health are not waited for. Blocks until the last is
+  // gone. The engine must still be there. Later calls do nothing.
   void Shutdown(SteadyTime deadline);
 
   // Calls whose reactor exists.

@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/latency_histogram.h"
 
 namespace bora {
 
@@ -46,6 +47,8 @@ struct LoadSnapshot {
   int64_t n_preemptions_total = 0;
   absl::Duration busy_total;                        // steps were in flight
   std::vector<absl::Duration> stage_compute_total;  // [n_stages] of that, while each computed
+  LatencyHistogram time_to_first_token;             // of requests, from their arrival
+  LatencyHistogram token_gap;                       // between two tokens of a completion
   double step_time_error_p90 = 0;                   // |predicted - measured| / measured
 };
 

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -219,6 +220,11 @@ TEST_F(EngineTest, CountsWhatItDid) {
   EXPECT_EQ(snapshot.load.n_output_tokens_total, 20);
   EXPECT_EQ(snapshot.load.n_prompt_tokens_total, 5 * kPromptTokens);
   EXPECT_EQ(snapshot.load.n_steps_total, 20);
+  const auto total = [](const LatencyHistogram& histogram) {
+    return std::accumulate(histogram.counts().begin(), histogram.counts().end(), int64_t{0});
+  };
+  EXPECT_EQ(total(snapshot.load.time_to_first_token), 5);
+  EXPECT_EQ(total(snapshot.load.token_gap), 5 * 3);
 }
 
 // Whoever got a handle hears the end, also when the engine stops at that moment.

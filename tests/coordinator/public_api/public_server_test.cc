@@ -25,6 +25,21 @@ HealthCheckResponse::ServingStatus Health(TestServer* server, const std::string&
   return response.status();
 }
 
+TEST(PublicServerTest, ShutdownDoesNotWaitForWatchersOfTheHealth) {
+  TestServer server(FakeEngine::Mode::kByHand);
+  auto stub = grpc::health::v1::Health::NewStub(server.channel);
+  grpc::ClientContext context;
+  const auto watch = stub->Watch(&context, grpc::health::v1::HealthCheckRequest());
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  const absl::Time begin = absl::Now();
+  server.server->Shutdown(begin + absl::Seconds(60));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30));
+  while (watch->Read(&response)) {
+  }
+  EXPECT_FALSE(watch->Finish().ok());
+}
+
 TEST(PublicServerTest, HealthFollowsSetServingAndLivenessDoesNot) {
   TestServer server(FakeEngine::Mode::kByHand);
   for (const bool serving : {false, true, false}) {
@@ -37,6 +52,20 @@ TEST(PublicServerTest, HealthFollowsSetServingAndLivenessDoesNot) {
     }
     EXPECT_EQ(Health(&server, "liveness"), HealthCheckResponse::SERVING);
   }
+}
+
+TEST(PublicServerTest, ServerInfoSaysWhatAConnectionMayDo) {
+  TestServer server(FakeEngine::Mode::kByHand);
+  grpc::ClientContext context;
+  v1::ServerInfo info;
+  ASSERT_TRUE(server.model_stub->GetServerInfo(&context, {}, &info).ok());
+  const v1::ConnectionLimits& limits = info.connection_limits();
+  EXPECT_EQ(limits.max_concurrent_streams(), 256);
+  EXPECT_EQ(limits.max_metadata_bytes(), 16 << 10);
+  EXPECT_EQ(limits.max_age().seconds(), 1800);
+  EXPECT_EQ(limits.max_age_grace().seconds(), 600);
+  EXPECT_EQ(limits.max_idle().seconds(), 300);
+  EXPECT_EQ(limits.min_ping_interval().seconds(), 10);
 }
 
 TEST(PublicServerTest, PlaintextBeyondLoopbackNeedsTheOption) {

@@ -88,17 +88,36 @@ head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$state/credential"
 echo >>"$state/credential"
 chmod 600 "$state/credential"
 
+case " $* " in *" --shutdown-timeout"*) ;; *) set -- --shutdown-timeout 5s "$@" ;; esac
+: >"$state/coordinator.log"  # before anybody looks for it
 "$build/bin/bora-coordinator" --exit-with-parent --model "$model" --listen "127.0.0.1:$port" \
   --worker-listen 127.0.0.1:0 --worker-credential-file "$state/credential" \
-  --tensor-parallel-size "$tp" --pipeline-parallel-size "$pp" --shutdown-timeout 5s "$@" \
-  2>"$state/coordinator.log" &
+  --tensor-parallel-size "$tp" --pipeline-parallel-size "$pp" "$@" \
+  2>>"$state/coordinator.log" &
 pids+=($!)
 
-# Waits until `$@` succeeds, or the coordinator is gone, or about $1 seconds have passed.
+# stopped INDEX CODE: process INDEX, which should run, has ended: shows the end of its log, and ends the script.
+stopped() {
+  local name="the coordinator" log="$state/coordinator.log"
+  [ "$1" -eq 0 ] || { name="worker $(($1 - 1))" log="$state/worker$(($1 - 1)).log"; }
+  echo "deploy/local.sh: $name has stopped with exit code $2; the last lines of its log:" >&2
+  tail -n 20 "$log" >&2
+  exit 1
+}
+check_processes() {
+  local i code=0
+  for i in "${!pids[@]}"; do
+    kill -0 "${pids[i]}" 2>/dev/null && continue
+    wait "${pids[i]}" || code=$?
+    stopped "$i" "$code"
+  done
+}
+
+# Waits until `$@` succeeds, or a process is gone, or about $1 seconds have passed.
 await() {
   local tries=$(( $1 * 10 )); shift
   until "$@"; do
-    kill -0 "${pids[0]}" 2>/dev/null || { echo "the coordinator has stopped:" >&2; cat "$state/coordinator.log" >&2; exit 1; }
+    check_processes
     tries=$((tries - 1))
     [ "$tries" -gt 0 ] || { echo "no answer in time; log of the coordinator:" >&2; cat "$state/coordinator.log" >&2; exit 1; }
     sleep 0.1
@@ -122,6 +141,16 @@ echo
 "$build/bin/bora" --server "127.0.0.1:$port" generate --max-tokens 120 --temperature 0.8 --seed 1 --echo "$prompt"
 [ "$once" -eq 1 ] && exit 0
 
-echo
-echo "serving on 127.0.0.1:$port; logs in $state; Ctrl-C stops"
-wait "${pids[0]}"
+cat <<WHERE
+
+serving $model
+  clients      127.0.0.1:$port    (BORA_SERVER=127.0.0.1:$port $build/bin/bora generate "...")
+  workers      $workers_at
+  logs         $state/coordinator.log, worker0.log ... worker$((tp * pp - 1)).log
+  processes    coordinator ${pids[0]}, workers ${pids[*]:1}
+  to stop      Ctrl-C stops all, or: kill $$
+WHERE
+# Until a signal comes, or one of the processes ends.
+code=0 gone=
+wait -n -p gone "${pids[@]}" || code=$?
+for i in "${!pids[@]}"; do [ "${pids[i]}" != "$gone" ] || stopped "$i" "$code"; done

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import unittest
 
 from bora_e2e import BINARY_DIR, SOURCE_DIR, wait_until
@@ -126,6 +127,35 @@ class LocalShTest(unittest.TestCase):
         wait_until(lambda: not processes_in_session(process.pid), 5, "all processes gone")
         self.assertFalse(listens(self.port))
 
+    def test_a_worker_that_ends_ends_the_script_with_its_reason(self):
+        begin = time.monotonic()
+        process = self.start("--device", "gpu")
+        self.assertEqual(process.wait(timeout=60), 1, self.text())
+        self.assertLess(time.monotonic() - begin, 60)
+        self.assertRegex(self.text(), r"worker \d has stopped with exit code 2; the last lines of its log:")
+        self.assertIn("--device=gpu is none of auto, cpu", self.text())
+        self.assertNotIn("can't read", self.text())
+        self.assert_nothing_is_left(process)
+        process = self.start_and_wait()
+        worker = next(pid for pid, command in processes_in_session(process.pid).items() if "bora-worker" in command)
+        os.kill(worker, signal.SIGKILL)
+        self.assertEqual(process.wait(timeout=30), 1, self.text())
+        self.assertRegex(self.text(), r"worker \d has stopped with exit code 137")
+        self.assert_nothing_is_left(process)
+
+    def test_it_says_where_things_are(self):
+        process = self.start_and_wait()
+        text = self.text()
+        self.assertIn(f"127.0.0.1:{self.port}", text)
+        logs = re.search(r"logs +(\S+)/coordinator.log, worker0.log ... worker3.log", text)[1]
+        self.assertEqual(len(glob.glob(logs + "/*.log")), 5)
+        pids = re.search(r"coordinator (\d+), workers (\d+) (\d+) (\d+) (\d+)", text).groups()
+        self.assertEqual(set(map(int, pids)) | {process.pid}, set(processes_in_session(process.pid)))
+        self.assertIn(f"kill {process.pid}\n", text)
+        os.kill(process.pid, signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=10), 143)
+        self.assertNotIn("can't read", text)
+
     def test_one_worker_and_flags_for_the_coordinator(self):
         process = self.start("--once", "--tp", "1", "--pp", "1", "--device", "cpu", "--", "--served-model-name=other")
         self.assertEqual(process.wait(timeout=120), 0, self.text())
@@ -138,7 +168,7 @@ class LocalShTest(unittest.TestCase):
             taken.listen()
             process = self.start("--once")
             self.assertEqual(process.wait(timeout=60), 1)
-        self.assertIn("is the port in use?", self.text())
+        self.assertIn("is in use by another process", self.text())
         self.assert_nothing_is_left(process)
 
     def test_bad_options(self):

@@ -2,37 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace bora {
-namespace {
-
-const char* CodeName(grpc::StatusCode code) {
-  static constexpr const char* kNames[] = {"OK",
-                                           "CANCELLED",
-                                           "UNKNOWN",
-                                           "INVALID_ARGUMENT",
-                                           "DEADLINE_EXCEEDED",
-                                           "NOT_FOUND",
-                                           "ALREADY_EXISTS",
-                                           "PERMISSION_DENIED",
-                                           "RESOURCE_EXHAUSTED",
-                                           "FAILED_PRECONDITION",
-                                           "ABORTED",
-                                           "OUT_OF_RANGE",
-                                           "UNIMPLEMENTED",
-                                           "INTERNAL",
-                                           "UNAVAILABLE",
-                                           "DATA_LOSS",
-                                           "UNAUTHENTICATED"};
-  const int index = static_cast<int>(code);
-  return index >= 0 && index < static_cast<int>(std::size(kNames)) ? kNames[index] : "UNKNOWN";
-}
-
-}  // namespace
 
 Client::Client(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -40,6 +16,10 @@ Client::Client(const std::string& address) {
   // Notices a server that is gone while a stream is silent; the server allows a ping every 10 s.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  // A server that restarts is found soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
   inference_ = inference::v1::InferenceService::NewStub(channel_);
   models_ = inference::v1::ModelService::NewStub(channel_);
@@ -47,7 +27,7 @@ Client::Client(const std::string& address) {
 
 CallError DescribeError(const grpc::Status& status) {
   CallError error;
-  error.code = CodeName(status.error_code());
+  error.code = absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
   error.message = status.error_message();
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return error;

@@ -1,9 +1,16 @@
 """The `bora` command against real servers: output, exit codes, error texts, signals."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
+import struct
 import subprocess
+import tempfile
+import termios
 import time
 import unittest
 
@@ -75,7 +82,7 @@ class CliTest(unittest.TestCase):
         result = bora("generate", "--stop-token-ids", f"{ids[5]},{ids[5]}", "ROMEO:", "--max-tokens=20", "--seed=3",
                       server=self.server)
         self.assertIn(f"stop token {ids[5]}", result.stderr)
-        prompt_ids = self.run_ok("tokenize", "ROMEO:").stdout.strip().replace(" ", ",")
+        prompt_ids = self.run_ok("tokenize", "--ids-only", "ROMEO:").stdout.strip().replace(" ", ",")
         by_ids = self.run_ok("generate", "--prompt-ids", prompt_ids, "--max-tokens=20", "--seed=3", "-q")
         self.assertEqual(by_ids.stdout, text + "\n")
         lines = self.run_ok(*base, "--logprobs", "2").stdout.splitlines()
@@ -84,6 +91,12 @@ class CliTest(unittest.TestCase):
         for flags in (["--temperature", "0"], ["--top-k", "1"], ["--top-p", "1e-6"], ["--min-p", "1"]):
             self.assertEqual(self.run_ok(*base, *flags).stdout, greedy + "\n", flags)
         self.assertEqual(self.run_ok(*base, "--min-tokens=20", "--ignore-eos", "--model=demo-model").stdout, text + "\n")
+
+    def test_spellings_of_flags(self):
+        text = self.expected(text="ROMEO:", max_tokens=10, seed=10)[0]
+        result = self.run_ok("generate", "ROMEO:", "--max_tokens", "10", "--seed", "010", "--no-echo", "--quiet=true")
+        self.assertEqual((result.stdout, result.stderr), (text + "\n", ""))
+        self.assertEqual(self.run_ok("generate", "--max_tokens=10", "--seed=10", "-q", "--", "ROMEO:").stdout, text + "\n")
 
     def test_standard_input(self):
         text = self.expected(text="ROMEO:\nline two", max_tokens=5, seed=3)[0]
@@ -95,10 +108,55 @@ class CliTest(unittest.TestCase):
     def test_tokenize(self):
         request = inference.TokenizeRequest(texts=["ROMEO:", "O"])
         expected = [list(result.token_ids) for result in self.cluster.stub.tokenize(request).results]
-        result = self.run_ok("tokenize", "ROMEO:", "O")
+        result = self.run_ok("tokenize", "ROMEO:", "O", "--ids-only")
         self.assertEqual([[int(i) for i in line.split()] for line in result.stdout.splitlines()], expected)
+        line = self.run_ok("tokenize", "RO\n:").stdout
+        ids, pieces = line.rstrip("\n").split("\t")
+        self.assertEqual(line.count("\n"), 1)
+        self.assertRegex(pieces, r'^""( "[^"]+")+$')  # the first token has no text
+        self.assertIn("\\n", pieces)
+        self.assertEqual(len(ids.split()), pieces.count('"') // 2)
         without = self.run_ok("tokenize", "ROMEO:", "--no-bos", "--json")
         self.assertEqual(json.loads(without.stdout)["results"][0]["token_ids"], expected[0][1:])
+
+    def test_detokenize(self):
+        ids = self.run_ok("tokenize", "--ids-only", "To be, or not").stdout.split()
+        for args, stdin in ((ids, ""), ([",".join(ids)], ""), (["-"], "\n".join(ids))):
+            self.assertEqual(self.run_ok("detokenize", *args, stdin=stdin).stdout, "To be, or not\n")
+        self.assertEqual(json.loads(self.run_ok("detokenize", *ids, "--json").stdout)["texts"], ["To be, or not"])
+        result = bora("detokenize", "1", "x", server=self.server)
+        self.assertEqual(result.returncode, USAGE)
+        self.assertIn('id=x: "x" is not a whole number', result.stderr)
+        self.assertEqual(bora("detokenize", "1000000", server=self.server).returncode, FAILED)
+
+    def test_requests_of_every_kind(self):
+        base = ["--max-tokens=6", "--seed=3"]
+        text = self.expected(text="ROMEO:", max_tokens=6, seed=3)[0]
+        second = self.expected(text="ROMEO:", max_tokens=6, seed=4)[0]
+        result = self.run_ok("generate", "ROMEO:", *base, "--n", "2", "--priority", "batch", "--tenant", "a")
+        self.assertEqual(result.stdout, f"[0] {text}\n[1] {second}\n")
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("ROMEO:")
+            file.flush()
+            self.assertEqual(self.run_ok("generate", "--file", file.name, *base, "-q").stdout, text + "\n")
+        for args, reason in ((["--file", "/nowhere"], "No such file"), (["--file", "/etc"], "not a regular file"),
+                             (["x", "--prompt-ids=1"], "only one of")):
+            result = bora("generate", *args, server=self.server)
+            self.assertEqual(result.returncode, USAGE)
+            self.assertIn(reason, result.stderr)
+        first = json.loads(self.run_ok("generate", "ROMEO:", *base, "--json", "--request-id", "mine").stdout.splitlines()[0])
+        self.assertEqual(first["request_id"], "mine")
+        lines = self.run_ok("generate", "RO\nMEO:", *base, "--prompt-logprobs", "1", "--logprobs=0", "-q").stdout.splitlines()
+        prompt = [line for line in lines if line.startswith("prompt ")]
+        self.assertGreater(len(prompt), 2)
+        self.assertEqual(len([line for line in lines if line]) - len(prompt), 6)
+        self.assertTrue(all("rank" in line for line in lines if line))
+        self.assertTrue(any('"\\n"' in line for line in prompt), prompt)
+        usage = json.loads(self.run_ok("generate", "one two three four", *base, "--truncate-prompt-tokens=3", "--no-bos",
+                                       "--json").stdout.splitlines()[-1])["usage"]
+        self.assertEqual(usage["prompt_token_count"], 3)
+        result = self.run_ok("generate", "x", "--max-tokens=2000", "--ignore-eos", "--time-limit", "300ms")
+        self.assertIn("time limit", result.stderr)
 
     def test_status(self):
         text = self.run_ok("status").stdout
@@ -111,13 +169,97 @@ class CliTest(unittest.TestCase):
         ready = self.run_ok("status", "--ready")
         self.assertEqual((ready.stdout, ready.stderr), ("", ""))
 
+    def test_status_waits_for_the_server(self):
+        ready = self.run_ok("status", "--wait", "30s", "--ready")
+        self.assertEqual((ready.stdout, ready.stderr), ("", ""))
+        self.assertIn("serving", self.run_ok("status", "--wait=30s").stdout)
+        result = bora("status", "--wait", "300ms", server=NOBODY)
+        self.assertEqual((result.returncode, result.stdout), (UNAVAILABLE, ""))
+        self.assertIn(f"not serving after 300ms: is a server listening on {NOBODY}?", result.stderr)
+        with Cluster(start_workers=False) as cluster:
+            server = f"127.0.0.1:{cluster.port}"
+            self.assertIn("0 of 1 workers", bora("status", "--wait=300ms", server=server).stderr)
+            waiting = subprocess.Popen([binary("bora"), "status", "--wait", "60s", "--ready", "--server", server])
+            cluster.start_worker()
+            self.assertEqual(waiting.wait(timeout=60), OK)
+
     def test_status_watch_prints_until_interrupted(self):
         process = self.start("status", "--watch", "--interval", "0.1", "--json")
         for _ in range(3):
             self.assertIn("group_state", json.loads(process.stdout.readline()))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=10)
-        self.assertEqual(process.returncode, OK)
+        self.assertEqual(process.returncode, INTERRUPTED)
+
+    def test_status_watch_into_a_pipe_has_rates_and_no_escapes(self):
+        process = self.start("status", "--watch", "--interval", "200ms")
+        self.run_ok("generate", "ROMEO:", "--max-tokens=50", "--ignore-eos")
+        lines = []
+        while not any("first token p50" in line for line in lines):
+            lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        text = "".join(lines) + process.communicate(timeout=10)[0]
+        self.assertEqual(process.returncode, INTERRUPTED)
+        self.assertNotIn("\033", text)
+        self.assertRegex(text, r"first token p50 \S+.*, p99 \S+.* between tokens p50 ")
+
+    def watch(self, server):
+        """`bora status --watch` on a terminal of 80 x 24: (process, function that reads until a text has come)."""
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        process = subprocess.Popen([binary("bora"), "status", "--watch", "--interval", "200ms", "--server", server],
+                                   stdin=slave, stdout=slave, stderr=slave, env=environment(), start_new_session=True)
+        self.addCleanup(process.kill)
+        seen = [b""]
+
+        def read_until(text):
+            while text not in seen[0]:
+                ready, _, _ = select.select([master], [], [], 30)
+                self.assertTrue(ready, f"{text} has not come: {seen[0][-2000:]}")
+                seen[0] += os.read(master, 65536)
+            before, _, seen[0] = seen[0].partition(text)
+            return before
+
+        keys = termios.tcgetattr(slave)
+        self.addCleanup(os.close, slave)
+        return process, read_until, master, lambda: self.assertEqual(termios.tcgetattr(slave), keys)
+
+    def test_status_watch_on_a_terminal(self):
+        enter, leave, home = b"\033[?1049h", b"\033[?1049l", b"\033[H"
+        process, read_until, master, check_keys = self.watch(self.server)
+        self.assertEqual(read_until(enter), b"")
+        read_until(home)
+        read_until(home)
+        screen = re.sub(rb"\033\[[0-9;?]*[A-Za-z]", b"", read_until(home)).decode().split("\r\n")
+        self.assertEqual(len(screen), 24)
+        self.assertEqual([line for line in screen if len(line) > 80], [])
+        self.assertIn("tokens/s", "\n".join(screen))
+        self.assertEqual(screen[-1], "q quits")
+        os.write(master, b"q")
+        read_until(leave)
+        self.assertEqual(process.wait(timeout=10), OK)
+        check_keys()
+        process, read_until, master, check_keys = self.watch(self.server)
+        read_until(home)
+        process.send_signal(signal.SIGINT)
+        read_until(leave)
+        self.assertEqual(process.wait(timeout=10), INTERRUPTED)
+        check_keys()
+
+    def test_status_watch_survives_a_restart_of_the_server(self):
+        with Cluster() as cluster:
+            server = f"127.0.0.1:{cluster.port}"
+            process, read_until, _, _ = self.watch(server)
+            read_until(b"q quits")
+            cluster.coordinator.kill()
+            absence = read_until(f"waiting for the server at {server}".encode())
+            self.assertNotIn(b"CANCELLED", absence)
+            cluster.start_coordinator(port=cluster.port, worker_port=cluster.worker_port)
+            read_until(b"\nq quits")
+            process.send_signal(signal.SIGTERM)
+            read_until(b"\033[?1049l")
+            self.assertEqual(process.wait(timeout=10), INTERRUPTED)
 
     def test_interrupt_in_a_stream(self):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -164,25 +306,34 @@ class CliTest(unittest.TestCase):
         self.assertIn("standard output", result.stderr)
 
     def test_bad_usage(self):
-        for args, text in (([], "subcommand"), (["nothing"], "nothing"), (["generate"], "prompt"),
+        for args, text in (([], "command is required"), (["nothing"], "nothing"), (["generate"], "prompt"),
                            (["generate", ""], "prompt"), (["generate", "x", "--no-such"], "--no-such"),
                            (["generate", "x", "--max-tokens", "many"], "--max-tokens"),
                            (["generate", "--prompt-ids", "1,x"], "--prompt-ids"), (["tokenize"], "text"),
-                           (["status", "--interval", "0"], "--interval"), (["status", "--timeout", "-1"], "--timeout")):
+                           (["status", "--interval", "0"], "--interval=0: must be in [100ms, 24h]"),
+                           (["status", "--timeout", "-1"], "--timeout"), (["generat", "x"], "did you mean generate?"),
+                           (["generate", "--max-token", "5", "x"], "unknown flag --max-token; did you mean --max-tokens?"),
+                           (["generate", "x", "y"], "unexpected word 'y'"),
+                           (["generate", "x", "--seed", "1", "--seed", "2"], "--seed is given more than once"),
+                           (["generate", "x", "--seed", "9223372036854775808"], "--seed=9223372036854775808: must be in")):
             with self.subTest(args=args):
                 result = bora(*args, server=self.server)
                 self.assertEqual(result.returncode, USAGE, result.stderr)
                 self.assertIn(text, result.stderr)
                 self.assertEqual(result.stdout, "")
+                # One thing is wrong in each: one line, and one that points to the help.
+                self.assertEqual(len(result.stderr.splitlines()), 2, result.stderr)
 
     def test_help_mentions_every_option(self):
         common = ["--server", "--json", "--timeout"]
         options = {
             "generate": ["prompt", "--prompt-ids", "--model", "--max-tokens", "--min-tokens", "--temperature",
                          "--top-p", "--top-k", "--min-p", "--seed", "--stop", "--stop-token-ids", "--ignore-eos",
-                         "--logprobs", "--echo", "--quiet"],
-            "tokenize": ["text", "--no-bos"],
-            "status": ["--watch", "--interval", "--ready"],
+                         "--logprobs", "--echo", "--quiet", "--n", "--priority", "--tenant", "--prompt-logprobs",
+                         "--time-limit", "--file", "--no-bos", "--truncate-prompt-tokens", "--request-id"],
+            "tokenize": ["text", "--no-bos", "--ids-only"],
+            "detokenize": ["id"],
+            "status": ["--watch", "--interval", "--ready", "--wait"],
             "plan": ["--model", "--gpus", "--gpu-memory", "--gpus-per-host", "--network", "--interconnect",
                      "--gpu-bandwidth", "--gpu-tflops", "--gpu-memory-utilization", "--context", "--batch",
                      "--objective"],
@@ -196,6 +347,16 @@ class CliTest(unittest.TestCase):
             self.assertEqual(result.returncode, OK)
             for word in words + common:
                 self.assertIn(word, result.stdout, command)
+
+    def test_addresses_that_cannot_be_right(self):
+        for server, text in (("http://127.0.0.1:5", "write HOST:PORT, without http://"), ("127.0.0.1", "is not HOST:PORT"),
+                             ("127.0.0.1:70000", "[1, 65535]")):
+            result = bora("status", "--server", server)
+            self.assertEqual(result.returncode, USAGE)
+            self.assertIn(text, result.stderr)
+        result = bora("status", "--server", "nohost.invalid:5")
+        self.assertEqual(result.returncode, UNAVAILABLE)
+        self.assertIn("the name nohost.invalid does not resolve", result.stderr)
 
     def test_no_server(self):
         for args in (["status"], ["generate", "x"], ["tokenize", "x"]):

@@ -1,0 +1,168 @@
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/call.h"
+#include "client/commands.h"
+#include "client/status_text.h"
+#include "client/terminal.h"
+
+namespace bora {
+namespace {
+
+namespace pb = inference::v1;
+
+constexpr absl::Duration kMaxCall =
+    absl::Seconds(5);  // who is asked for a status has not much time
+constexpr absl::Duration kPoll = absl::Milliseconds(50);
+constexpr absl::Duration kWaitPoll = absl::Milliseconds(200);
+
+absl::Duration SteadyNow() {
+  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sample) {
+  {
+    CallScope call(global);
+    const grpc::Status status = client->models().GetServerInfo(call.get(), {}, &sample->info);
+    if (!status.ok()) return status;
+  }
+  sample->at = SteadyNow();
+  CallScope call(global);
+  return client->models().ListModels(call.get(), {}, &sample->models);
+}
+
+bool IsServing(const StatusSample& sample) {
+  return sample.info.group_state() == pb::GROUP_STATE_SERVING;
+}
+
+// Waits until the server serves; kExitUnavailable, with the reason on stderr
+// unless `quiet`, when it does not in time.
+int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool quiet) {
+  const absl::Duration end = SteadyNow() + limit;
+  std::string reason;
+  do {
+    // A channel of its own: one that has failed backs off for longer and
+    // longer.
+    Client client(global.server);
+    StatusSample sample;
+    GlobalOptions short_call = global;
+    short_call.timeout =
+        std::min(std::max(end - SteadyNow(), absl::Milliseconds(100)), global.timeout);
+    const grpc::Status status = Fetch(short_call, &client, &sample);
+    if (WasCancelled()) return kExitInterrupted;
+    if (status.ok() && IsServing(sample)) return kExitOk;
+    reason = status.ok() ? sample.info.group_detail() : WhyUnreachable(global.server);
+    absl::SleepFor(std::min(kWaitPoll, std::max(absl::ZeroDuration(), end - SteadyNow())));
+  } while (SteadyNow() < end && !WasCancelled());
+  if (WasCancelled()) return kExitInterrupted;
+  if (!quiet) {
+    std::cerr << "bora: not serving after " << absl::FormatDuration(limit) << ": " << reason
+              << std::endl;
+  }
+  return kExitUnavailable;
+}
+
+// Prints again and again. On a terminal a screen; elsewhere blocks with an
+// empty line between them.
+class Watch {
+ public:
+  Watch(const GlobalOptions& global, const StatusOptions& options)
+      : global_(global), options_(options), client_(global.server) {}
+
+  int Run() {
+    while (true) {
+      Print();
+      const absl::Duration next = SteadyNow() + options_.interval;
+      while (SteadyNow() < next && !WasCancelled()) {
+        if (terminal_.has_value() && terminal_->WaitForQuit(kPoll)) return kExitOk;
+        if (!terminal_.has_value()) absl::SleepFor(kPoll);
+      }
+      if (WasCancelled()) return kExitInterrupted;
+      if (!std::cout) return kExitFailed;
+    }
+  }
+
+ private:
+  void Print() {
+    StatusSample sample;
+    const grpc::Status status = Fetch(global_, &client_, &sample);
+    if (WasCancelled()) return;
+    if (!status.ok()) return PrintAbsence(status);
+    is_absent_ = false;
+    if (global_.json) return PrintJson(sample.info, /*print_zeros=*/true);
+    if (!terminal_.has_value()) terminal_.emplace();
+    const bool has_rates = last_.has_value() && IsSameRun(*last_, sample);
+    text_ = StatusText(sample, has_rates ? &*last_ : nullptr);
+    last_ = std::move(sample);
+    Show("");
+  }
+
+  // A server that is away for a moment is worth waiting for; that it is away is
+  // said once.
+  void PrintAbsence(const grpc::Status& status) {
+    const bool is_news = !is_absent_;
+    is_absent_ = true;
+    if (global_.json) {
+      if (is_news) Report(global_, status);
+      return;
+    }
+    if (!terminal_.has_value()) terminal_.emplace();
+    last_.reset();
+    // The first line of what gRPC says may hold a whole list of addresses.
+    const std::string line = absl::StrCat("waiting for the server at ", global_.server);
+    if (terminal_->is_screen()) {
+      Show(line);
+    } else if (is_news) {
+      terminal_->Show(absl::StrCat(line, "\n"));
+    }
+  }
+
+  void Show(const std::string& notice) {
+    if (!terminal_->is_screen()) return terminal_->Show(absl::StrCat(text_, "\n"));
+    const TerminalSize size = terminal_->size();
+    const int n_rows = std::max(1, size.rows - 1);
+    std::string screen = FitText(text_, {size.columns, n_rows});
+    const auto n_used = 1 + std::count(screen.begin(), screen.end(), '\n');
+    screen.append(std::max<int64_t>(0, n_rows - n_used) + 1, '\n');
+    absl::StrAppend(&screen, notice.empty() ? "q quits" : absl::StrCat(notice, "   q quits"));
+    terminal_->Show(screen);
+  }
+
+  const GlobalOptions global_;
+  const StatusOptions options_;
+  Client client_;
+  std::optional<Terminal> terminal_;
+  std::optional<StatusSample> last_;
+  std::string text_;
+  bool is_absent_ = false;
+};
+
+}  // namespace
+
+int RunStatus(const GlobalOptions& global, const StatusOptions& options) {
+  GlobalOptions with_timeout = global;
+  with_timeout.timeout = std::min(with_timeout.timeout, kMaxCall);
+  if (options.wait > absl::ZeroDuration()) {
+    const int exit_code = WaitUntilServing(with_timeout, options.wait, options.ready);
+    if (exit_code != kExitOk || options.ready) return exit_code;
+  }
+  if (options.watch && !options.ready) return Watch(with_timeout, options).Run();
+  Client client(global.server);
+  StatusSample sample;
+  const grpc::Status status = Fetch(with_timeout, &client, &sample);
+  if (options.ready) return status.ok() && IsServing(sample) ? kExitOk : kExitUnavailable;
+  if (!status.ok()) return Report(global, status);
+  if (global.json) {
+    PrintJson(sample.info, /*print_zeros=*/true);
+  } else {
+    std::cout << StatusText(sample, nullptr) << std::flush;
+  }
+  return kExitOk;
+}
+
+}  // namespace bora

@@ -1,13 +1,14 @@
 #include "base/check.h"
 
-#include <cstdio>
 #include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
 
 namespace bora::internal {
 
 void CheckFailed(const char* file, int line, const std::string& message) {
-  std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", file, line, message.c_str());
-  std::fflush(stderr);
+  LogLastWords(absl::StrCat("CHECK failed: ", message), {{"file", file}, {"line", line}});
   std::abort();
 }
 

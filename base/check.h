@@ -1,5 +1,5 @@
-// CHECK macros for broken invariants: always on, one line on stderr with the place and both values,
-// then abort. Operating errors (files, network, user input) are absl::Status instead.
+// CHECK macros for broken invariants: always on, one line in the log with the place and both
+// values, then abort. Operating errors (files, network, user input) are absl::Status instead.
 #pragma once
 
 #include <sstream>
@@ -7,7 +7,7 @@
 
 namespace bora::internal {
 
-// Prints "file:line: CHECK failed: message" to stderr and aborts.
+// Writes the line "CHECK failed: message" with file and line, waiting 400 ms at most, and aborts.
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& message);
 
 // Collects what is streamed behind a failing CHECK and aborts at the end of the statement.

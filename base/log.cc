@@ -1,5 +1,8 @@
 #include "base/log.h"
 
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -10,13 +13,21 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/log_writer.h"
 
 namespace bora {
 namespace {
 
-// Set once before threads start; the log has no other state.
+// How long text that is no log line waits for room.
+constexpr absl::Duration kDirectWriteTimeout = absl::Milliseconds(200);
+
+// Set once before threads start; the log has no other state but its writer.
 std::string* g_component = new std::string("bora");
 std::atomic<int> g_min_level{static_cast<int>(LogLevel::kInfo)};
+std::atomic<LogFormat> g_format{LogFormat::kJson};
+// Null until StartLogWriter, and in a child that fork made, which has no such thread. Never
+// deleted.
+std::atomic<LogWriter*> g_writer{nullptr};
 
 absl::string_view LevelName(LogLevel level) {
   switch (level) {
@@ -32,10 +43,70 @@ absl::string_view LevelName(LogLevel level) {
   return "error";
 }
 
+// JsonQuote of at most kMaxLogTextBytes.
+std::string Quoted(absl::string_view text) {
+  if (text.size() <= kMaxLogTextBytes) return JsonQuote(text);
+  std::string out = JsonQuote(text.substr(0, kMaxLogTextBytes));
+  out.insert(out.size() - 1, "\\u2026");
+  return out;
+}
+
+// Text that needs no quotes on a terminal stands without them.
+std::string ForPeople(const std::string& json) {
+  if (json.size() < 3 || json.front() != '"') return json;
+  for (size_t i = 1; i + 1 < json.size(); ++i) {
+    if (json[i] == ' ' || json[i] == '"' || json[i] == '\\' || json[i] == '=') return json;
+  }
+  return json.substr(1, json.size() - 2);
+}
+
+std::string FormatLine(absl::string_view component, LogLevel level, absl::string_view message,
+                       const LogField* fields, size_t n_fields) {
+  const std::string time =
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+  const std::string quoted_message = Quoted(message);
+  std::string line;
+  if (g_format.load(std::memory_order_relaxed) == LogFormat::kText) {
+    line = absl::StrCat(time, " ", LevelName(level), " ", component, ": ",
+                        absl::string_view(quoted_message).substr(1, quoted_message.size() - 2));
+    for (size_t i = 0; i < n_fields; ++i) {
+      absl::StrAppend(&line, " ", fields[i].first, "=", ForPeople(fields[i].second.json()));
+    }
+    return line + "\n";
+  }
+  line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
+                      "\",\"component\":", JsonQuote(component), ",\"message\":", quoted_message);
+  for (size_t i = 0; i < n_fields; ++i) {
+    absl::StrAppend(&line, ",", JsonQuote(fields[i].first), ":", fields[i].second.json());
+  }
+  return line + "}\n";
+}
+
+void Write(absl::string_view component, LogLevel level, absl::string_view message,
+           const LogField* fields, size_t n_fields) {
+  std::string line = FormatLine(component, level, message, fields, n_fields);
+  if (LogWriter* writer = g_writer.load(); writer != nullptr) {
+    writer->Push(std::move(line), level >= LogLevel::kWarning);
+    return;
+  }
+  // A log line that cannot be written has nowhere to be reported.
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+}
+
+std::string DroppedLine(int64_t n) {
+  const LogField fields[] = {{"lines", n}};
+  return FormatLine(*g_component, LogLevel::kWarning, absl::StrCat(n, " log lines dropped"), fields,
+                    1);
+}
+
+// What is queued still gets its time; then the signal does what it does without a handler.
+void FlushAndDie(int) { FlushLog(); }
+
 }  // namespace
 
 std::string JsonQuote(absl::string_view text) {
   std::string out = "\"";
+  out.reserve(text.size() + 2);
   for (const char ch : text) {
     const unsigned char byte = static_cast<unsigned char>(ch);
     if (ch == '"' || ch == '\\') {
@@ -53,27 +124,79 @@ std::string JsonQuote(absl::string_view text) {
   return out;
 }
 
-LogValue::LogValue(absl::string_view text) : json_(JsonQuote(text)) {}
+LogValue::LogValue(absl::string_view text) : json_(Quoted(text)) {}
 LogValue::LogValue(double value)
     : json_(std::isfinite(value) ? absl::StrFormat("%.6g", value) : "null") {}
 
-void InitLog(absl::string_view component, LogLevel min_level) {
+void InitLog(absl::string_view component, LogLevel min_level, LogFormat format) {
   *g_component = std::string(component);
   g_min_level = static_cast<int>(min_level);
+  g_format = format;
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // open takes the lowest descriptor that is free, which is this one.
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+  }
+}
+
+void StartLogWriter() {
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
+  g_writer = new LogWriter(STDERR_FILENO, LogWriterOptions(), DroppedLine);
+  pthread_atfork(nullptr, nullptr, [] { g_writer = nullptr; });
+  struct sigaction action = {};
+  action.sa_handler = FlushAndDie;
+  action.sa_flags = SA_RESETHAND;
+  for (const int number : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+    sigaction(number, &action, nullptr);
+  }
+}
+
+void FlushLog(absl::Duration timeout) {
+  if (const LogWriter* writer = g_writer.load(); writer != nullptr) writer->Flush(timeout);
+}
+
+void WriteToStderr(absl::string_view text) {
+  FlushLog();
+  WriteWithin(STDERR_FILENO, text, kDirectWriteTimeout);
+}
+
+bool ParseLogLevel(absl::string_view name, LogLevel* level) {
+  for (const LogLevel each :
+       {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
+    if (name != LevelName(each)) continue;
+    *level = each;
+    return true;
+  }
+  return false;
+}
+
+bool ParseLogFormat(absl::string_view name, LogFormat* format) {
+  if (name != "json" && name != "text") return false;
+  *format = name == "json" ? LogFormat::kJson : LogFormat::kText;
+  return true;
+}
+
+bool LogsLevel(LogLevel level) {
+  return static_cast<int>(level) >= g_min_level.load(std::memory_order_relaxed);
 }
 
 void Log(LogLevel level, absl::string_view message, LogFields fields) {
-  if (static_cast<int>(level) < g_min_level.load(std::memory_order_relaxed)) return;
-  std::string line = absl::StrCat(
-      "{\"time\":\"", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()),
-      "\",\"level\":\"", LevelName(level), "\",\"component\":", JsonQuote(*g_component),
-      ",\"message\":", JsonQuote(message));
-  for (const auto& [name, value] : fields) {
-    absl::StrAppend(&line, ",", JsonQuote(name), ":", value.json());
-  }
-  line += "}\n";
-  // A log line that cannot be written has nowhere to be reported.
-  (void)!write(STDERR_FILENO, line.data(), line.size());
+  if (!LogsLevel(level)) return;
+  Write(*g_component, level, message, fields.begin(), fields.size());
+}
+
+void LogList(LogLevel level, absl::string_view message, const std::vector<LogField>& fields) {
+  if (!LogsLevel(level)) return;
+  Write(*g_component, level, message, fields.data(), fields.size());
+}
+
+void LogAs(absl::string_view component, LogLevel level, absl::string_view message,
+           LogFields fields) {
+  Write(component, level, message, fields.begin(), fields.size());
+}
+
+void LogLastWords(absl::string_view message, LogFields fields) {
+  WriteToStderr(FormatLine(*g_component, LogLevel::kError, message, fields.begin(), fields.size()));
 }
 
 }  // namespace bora

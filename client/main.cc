@@ -15,6 +15,7 @@
 #include "base/command_line.h"
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/rpc_log.h"
 #include "base/status_macros.h"
 #include "base/steady_waits.h"
 #include "client/client_flags.h"
@@ -77,6 +78,7 @@ void CancelOnSignal() {
 int Main(int argc, char** argv) {
   // What a command has to say it prints itself.
   InitLog("bora", LogLevel::kWarning);
+  TakeOverRpcLogs(LogLevel::kDebug);
   ClientFlags flags;
   const CommandLine::Parsed parsed = ClientCommandLine(&flags).Parse(argc, argv);
   if (parsed.exit_code.has_value()) return *parsed.exit_code;

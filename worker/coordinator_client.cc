@@ -227,6 +227,7 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
     if (now - std::exchange(last, now) > kLongestPause) may_have_hung = now + options_.hang_limit;
     if (now >= may_have_hung && agent->HasHung(options_.hang_limit)) {
       LogError("the rank thread has hung in a step; exiting", {});
+      FlushLog();
       _exit(70);
     }
     CheckSilence(&silence, now);

@@ -19,6 +19,7 @@
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/rpc_log.h"
 #include "base/status_macros.h"
 #include "base/steady_waits.h"
 #include "kernels/device_list.h"
@@ -183,10 +184,13 @@ int main(int argc, char** argv) {
   if (!bora::UseSteadyWaits()) {
     bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
+  bora::StartLogWriter();
+  bora::TakeOverRpcLogs(bora::LogLevel::kWarning);
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int exit_code = bora::Run(flags, parsed.errors, &signals);
-  std::fflush(nullptr);
+  bora::FlushLog();
+  std::fflush(stdout);
   // The signal thread still waits: leave without running destructors under it.
   _exit(exit_code);
 }

@@ -25,6 +25,7 @@ PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")
 # Where the engine would need gRPC or protobuf if one of these included them.
 RPC_HEADERS = re.compile(r"^(grpc|grpcpp|google/protobuf)/")
 RPC_FILES = {
+    "base/rpc_log.h", "base/rpc_log.cc",
     "model/worker_auth.h", "model/worker_auth.cc", "model/worker_codec.h", "model/worker_codec.cc",
     "worker/coordinator_client.h", "worker/coordinator_client.cc", "worker/main.cc"
 }

@@ -76,15 +76,18 @@ void StopSignals::Run() {
   LogInfo("stopping", {{"signal", first}});
   if (stop == nullptr) {
     std::fflush(nullptr);
+    FlushLog();
     _exit(0);
   }
   stop();
   const int second = AwaitSignal(deadline);
   if (second != 0) {
     LogWarning("second signal: exiting at once", {{"signal", second}});
+    FlushLog();
     _exit(128 + second);
   }
   LogError("the process did not end in the time that it had; exiting", {});
+  FlushLog();
   _exit(kExitHung);
 }
 

@@ -53,13 +53,14 @@ struct WeightFacts {
   std::string dtype = "bfloat16";
 };
 
-absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags, const ModelConfig& model) {
+absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
+                                           const ModelDirectory& directory) {
   WeightFacts facts;
   if (flags.load_format == "dummy") {
-    facts.fingerprint = DummyWeights(model, flags.seed).fingerprint().ToHex();
+    facts.fingerprint = DummyWeights(directory.config, flags.seed).fingerprint().ToHex();
     return facts;
   }
-  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(flags.model);
+  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(flags.model, directory);
   if (absl::IsNotFound(checkpoint.status())) {
     // A coordinator needs config and tokenizer only; the first worker's checkpoint will count.
     LogWarning("the weights are not on this machine", {{"reason", checkpoint.status().message()}});
@@ -99,10 +100,10 @@ ModelFiles ReadModelFiles(const ServerFlags& flags, ErrorList* errors) {
   ModelFiles files;
   absl::StatusOr<ModelDirectory> directory = ReadModelDirectory(flags.model);
   if (!errors->Add(directory.status())) return files;
-  files.model = std::move(directory->config);
+  files.model = directory->config;
   absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = OpenTokenizer(flags, files.model);
   if (errors->Add(tokenizer.status())) files.tokenizer = *std::move(tokenizer);
-  absl::StatusOr<WeightFacts> weights = InspectWeights(flags, files.model);
+  absl::StatusOr<WeightFacts> weights = InspectWeights(flags, *directory);
   if (errors->Add(weights.status())) files.weights = *std::move(weights);
   return files;
 }

@@ -189,6 +189,10 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir) {
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
   ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(dir));
+  return Open(dir, std::move(directory));
+}
+
+absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir, ModelDirectory directory) {
   Checkpoint checkpoint;
   checkpoint.layout_ = directory.layout;
   checkpoint.config_ = std::move(directory.config);

@@ -63,6 +63,8 @@ class Checkpoint {
   // Index entries must be plain file names inside the directory; symbolic links are followed, since
   // the Hugging Face cache is made of them.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
+  // The same where the directory's config was read before.
+  static absl::StatusOr<Checkpoint> Open(const std::string& dir, ModelDirectory directory);
 
   CheckpointLayout layout() const { return layout_; }
   const ModelConfig& config() const { return config_; }

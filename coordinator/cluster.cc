@@ -72,7 +72,10 @@ absl::Status Cluster::CheckCollectives(const Hello& hello) const {
 
 void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, SteadyTime now) {
   if (const absl::Status status = CheckHello(hello); !status.ok()) {
-    LogWarning("worker refused", {{"host", hello.host}, {"reason", status.message()}});
+    if (const auto n_left_out = refusal_lines_.Take(); n_left_out.has_value()) {
+      LogWarning("worker refused",
+                 {{"host", hello.host}, {"reason", status.message()}, {"left_out", *n_left_out}});
+    }
     link->Close(status);
     return;
   }
@@ -140,6 +143,7 @@ void Cluster::Place(Worker* worker, SteadyTime now) {
   worker->load_progress = 0;
   worker->loaded_bytes = 0;
   worker->last_progress = now;
+  worker->load_bytes = LoadProgress();
   ranks_[rank] = worker;
   const LoadModel load = LoadForRank(rank);
   for (const Worker* other : ranks_) {
@@ -268,6 +272,7 @@ void Cluster::OnStepResult(Worker* worker, StepResult result, SteadyTime now) {
 
 void Cluster::OnLoadProgress(Worker* worker, const LoadProgress& progress, SteadyTime now) {
   if (worker->state != WorkerState::kLoading || progress.total_bytes <= 0) return;
+  worker->load_bytes = progress;
   if (progress.loaded_bytes > worker->loaded_bytes &&
       progress.loaded_bytes <= progress.total_bytes) {
     worker->loaded_bytes = progress.loaded_bytes;
@@ -405,6 +410,7 @@ void Cluster::MaybeBeginEpoch(SteadyTime now) {
   join.limits = limits_;
   join.timeout_ms = static_cast<int32_t>(absl::ToInt64Milliseconds(options_.join_timeout));
   for (const Worker* worker : ranks_) join.ranks.push_back(worker->hello.endpoint);
+  LogInfo("joining", {{"epoch", epoch_}, {"ranks", n_ranks()}});
   state_ = GroupState::kJoining;
   join_deadline_ = now + options_.join_timeout;
   for (Worker* worker : ranks_) {
@@ -429,7 +435,9 @@ void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime 
   fingerprint_is_settled_ = true;
   detail_.clear();
   n_plans_in_flight_ = 0;
+  const absl::Duration joining = now - (join_deadline_ - options_.join_timeout);
   LogInfo("group formed", {{"epoch", epoch_},
+                           {"join_ms", absl::ToDoubleMilliseconds(joining)},
                            {"tensor_parallel_size", options_.load.tensor_parallel_size},
                            {"pipeline_parallel_size", pp_size()},
                            {"kv_blocks", limits_.n_blocks},
@@ -563,6 +571,8 @@ void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
     out.device = worker->hello.device;
     out.state = worker->suspect ? WorkerState::kSuspect : worker->state;
     out.load_progress = worker->load_progress;
+    out.load_done_bytes = worker->load_bytes.loaded_bytes;
+    out.load_total_bytes = worker->load_bytes.total_bytes;
     out.last_heartbeat = worker->last_heard;
     if (worker->rank < 0) continue;
     const int32_t stage = worker->rank / options_.load.tensor_parallel_size;

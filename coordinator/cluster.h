@@ -9,6 +9,7 @@
 // the epoch goes on, but nothing new should be accepted until it is heard again.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/log_rate.h"
 #include "base/peer_silence.h"
 #include "coordinator/server_snapshot.h"
 #include "model/step.h"
@@ -116,6 +118,7 @@ class Cluster {
     double load_progress = 0;
     int64_t loaded_bytes = 0;  // the most that it has said while it loads
     SteadyTime last_progress;  // when it said so
+    LoadProgress load_bytes;  // that it follows from
     LoadedModel loaded;
   };
 
@@ -155,6 +158,7 @@ class Cluster {
   absl::StatusOr<int32_t> CountBlocks() const;
 
   ClusterOptions options_;
+  LogRate refusal_lines_{std::chrono::milliseconds(200)};
   ClusterObserver* observer_;
   std::function<std::string()> make_secret_;
   std::vector<std::unique_ptr<Worker>> workers_;

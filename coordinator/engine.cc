@@ -143,6 +143,7 @@ ApiError Engine::RefusalWhileNotServing() const {
 
 void Engine::Run() {
   while (!stopping_) {
+    n_loops_.fetch_add(1, std::memory_order_relaxed);
     const absl::Duration pause = std::min(next_tick_, next_plan_) - options_.clock();
     std::vector<Event> events = mailbox_.DrainUntil(SteadyNow() + pause);
     const SteadyTime last = std::exchange(now_, options_.clock());
@@ -301,6 +302,8 @@ void Engine::OnGroupFormed(int64_t epoch, const GroupLimits& limits) {
   } else if (options_.calibration_budget > absl::ZeroDuration()) {
     calibration_.emplace(limits, absl::ToDoubleMicroseconds(options_.calibration_budget));
     calibration_begin_ = now_;
+    LogInfo("calibrating",
+            {{"budget_ms", absl::ToDoubleMilliseconds(options_.calibration_budget)}});
     Calibrate();
   }
   UpdateServing();

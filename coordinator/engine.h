@@ -95,6 +95,9 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   // As old as a tick of the engine: 125 ms at most, 50 ms while there are requests.
   ServerSnapshot Snapshot() const override;
 
+  // Grows several times a second as long as the engine thread moves.
+  int64_t loop_count() const { return n_loops_.load(std::memory_order_relaxed); }
+
  private:
   struct Request;
   struct SubmitEvent {
@@ -187,6 +190,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   std::atomic<bool> stopping_{false};
   std::atomic<bool> accepting_{false};  // serving, not draining, and all workers are heard
   std::atomic<bool> drain_asked_{false};
+  std::atomic<int64_t> n_loops_{0};
   std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about when a place is free
 
   // Owned by the engine thread.

@@ -52,6 +52,16 @@ std::variant<ValidatedRequest, ApiError> ParseAndValidate(const grpc::ByteBuffer
   return validator.Validate(request, *call);
 }
 
+GenerationRecord RecordOf(const RequestSpec& spec) {
+  GenerationRecord record;
+  record.tenant = spec.tenant;
+  record.priority = spec.priority;
+  record.n_candidates = spec.n_candidates;
+  record.seed = spec.sampling.seed;
+  record.n_prompt_tokens = static_cast<int64_t>(spec.prompt_tokens.size());
+  return record;
+}
+
 }  // namespace
 
 GenerateReactor::GenerateReactor(Kind kind, const char* method,
@@ -96,7 +106,7 @@ void GenerateReactor::Admit(const grpc::ByteBuffer& request) {
     absl::MutexLock lock(&mutex_);
     record_.request_id = call.request_id;
     if (auto* valid = std::get_if<ValidatedRequest>(&result)) {
-      record_.n_prompt_tokens = static_cast<int64_t>(valid->spec.prompt_tokens.size());
+      record_.generation = RecordOf(valid->spec);
       buffer_.emplace(services_.validator->tokenizer(), valid->options, record_.request_id,
                       services_.validator->resource_name(), valid->spec.prompt_tokens.front(),
                       valid->spec.n_candidates);
@@ -139,10 +149,16 @@ void GenerateReactor::Fail(ApiError error) {
 bool GenerateReactor::OnDelta(OutputDelta delta) {
   absl::MutexLock lock(&mutex_);
   if (finished_ || cancelled_) return true;
-  if (record_.n_output_tokens == 0 && !delta.tokens.empty()) {
-    record_.first_token = SteadyNow() - record_.arrival;
+  GenerationRecord& generation = *record_.generation;
+  if (generation.n_output_tokens == 0 && !delta.tokens.empty()) {
+    generation.first_token = SteadyNow() - record_.arrival;
   }
-  record_.n_output_tokens += static_cast<int64_t>(delta.tokens.size());
+  generation.n_output_tokens += static_cast<int64_t>(delta.tokens.size());
+  if (delta.finish.has_value()) {
+    generation.finishes.push_back(delta.finish->kind);
+    generation.n_cached_prompt_tokens = delta.finish->n_cached_prompt_tokens;
+    generation.timing = delta.finish->timing;
+  }
   engine_ended_ = delta.last;
   buffer_->Add(std::move(delta));
   if (kind_ == Kind::kWhole) {
@@ -294,7 +310,7 @@ void GenerateReactor::HandleDone() {
   {
     absl::MutexLock lock(&mutex_);
     context_ = nullptr;
-    if (services_.access_log) LogRpc(record_);
+    services_.access_log->Record(record_, SteadyNow() - record_.arrival);
   }
   services_.pump->Remove(this);
   services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);

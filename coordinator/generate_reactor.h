@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/access_log.h"
 #include "coordinator/answer_buffer.h"
 #include "coordinator/reactor_pump.h"
 #include "coordinator/request.h"
@@ -38,7 +39,7 @@ struct CallServices {
   ReactorPump* pump = nullptr;
   TaskPool* tasks = nullptr;
   std::atomic<int64_t>* n_live_calls = nullptr;
-  bool access_log = true;
+  AccessLog* access_log = nullptr;
   absl::Duration slow_reader_timeout;
 };
 

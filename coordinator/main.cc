@@ -1,6 +1,5 @@
 // bora-coordinator: the process that clients and workers connect to. Wires flags, engine and
 // listeners together.
-#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "base/accept_guard.h"
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/credential.h"
@@ -20,11 +20,14 @@
 #include "base/listen_check.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/process_limits.h"
+#include "base/rpc_log.h"
 #include "base/status_macros.h"
 #include "base/steady_waits.h"
 #include "coordinator/coordinator_flags.h"
 #include "coordinator/engine.h"
 #include "coordinator/public_server.h"
+#include "coordinator/reporter.h"
 #include "coordinator/server_config.h"
 #include "coordinator/worker_server.h"
 
@@ -71,6 +74,18 @@ int Fail(const absl::Status& status) {
   return kExitCannotStart;
 }
 
+// Every request may come over a connection of its own, and every worker has one. 64: what the
+// process holds itself (10 when idle) and what is open for moments; 64: strangers on the worker
+// port.
+DescriptorNeeds NeedsOf(const ServerConfig& config) {
+  const ServerFacts& facts = config.server_facts;
+  DescriptorNeeds needs;
+  needs.to_start = 64 + int64_t{facts.tensor_parallel_size} * facts.pipeline_parallel_size +
+                   config.engine.cluster.max_spares;
+  needs.at_full_load = needs.to_start + 64 + facts.max_num_seqs + facts.max_num_queued_reqs;
+  return needs;
+}
+
 // Everything that keeps the process from starting, as far as it can be known together. `usage`:
 // errors of the command line itself. Fills in the credential, and returns the configuration if
 // there are no errors.
@@ -107,6 +122,9 @@ int Run(CoordinatorFlags flags, const std::vector<std::string>& command_line_err
     return usage.empty() ? kExitCannotStart : kExitUsage;
   }
 
+  const absl::Status descriptors = CheckDescriptors(RaiseDescriptorLimit(), NeedsOf(*config));
+  if (!descriptors.ok()) return Fail(descriptors);
+
   std::atomic<PublicServer*> public_server{nullptr};
   Engine engine(config->engine, *config->tokenizer, [&public_server](bool serving) {
     LogInfo(serving ? "serving" : "not serving");
@@ -128,6 +146,14 @@ int Run(CoordinatorFlags flags, const std::vector<std::string>& command_line_err
                         {"model", config->model_facts.name},
                         {"max_model_len", config->model_facts.context_length},
                         {"dtype", config->model_facts.dtype}});
+  ReporterSources sources;
+  sources.n_ranks =
+      config->server_facts.tensor_parallel_size * config->server_facts.pipeline_parallel_size;
+  sources.snapshot = [&engine] { return engine.Snapshot(); };
+  sources.engine_loop_count = [&engine] { return engine.loop_count(); };
+  sources.set_live = [&clients](bool live) { (*clients)->SetLive(live); };
+  sources.access_log = &(*clients)->access_log();
+  auto reporter = std::make_unique<Reporter>(std::move(sources));
 
   const SteadyTime deadline = WaitForStop(signals, flags.shutdown_timeout) + flags.shutdown_timeout;
   auto drained = std::make_shared<absl::Notification>();
@@ -135,6 +161,7 @@ int Run(CoordinatorFlags flags, const std::vector<std::string>& command_line_err
   drained->WaitForNotification();
   // The last messages of streams that have ended are still being written.
   (*clients)->Shutdown(SteadyNow() + absl::Seconds(2));
+  reporter.reset();
   engine.Stop();
   (*workers)->Shutdown(SteadyNow() + absl::Seconds(1));
   LogInfo("stopped");
@@ -153,18 +180,17 @@ int main(int argc, char** argv) {
   bora::BlockStopSignals();
   if (flags.exit_with_parent && !bora::EndWithParent(parent)) return 0;
   bora::StopSignals signals;
+  bora::StartLogWriter();
+  bora::TakeOverRpcLogs(bora::LogLevel::kWarning);
+  bora::GuardAccept();
   if (!bora::UseSteadyWaits()) {
     bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  // It would print a line that is not JSON for every string of a client that is not UTF-8.
-  google::protobuf::SetLogHandler(
-      [](google::protobuf::LogLevel, const char*, int, const std::string& message) {
-        bora::Log(bora::LogLevel::kDebug, message);
-      });
   const int exit_code = bora::Run(std::move(flags), parsed.errors, &signals);
-  std::fflush(nullptr);
+  bora::FlushLog();
+  std::fflush(stdout);
   // The signal thread still waits: leave without running destructors under it.
   _exit(exit_code);
 }

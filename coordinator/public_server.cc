@@ -103,6 +103,7 @@ PublicServer::PublicServer(const PublicServerOptions& options, const ModelFacts&
     : model_(model),
       facts_(facts),
       validator_(model_, tokenizer),
+      access_log_(options.access_log),
       pump_(options.slow_reader_timeout),
       tasks_(PromptThreads(), kMaxWaitingTasks),
       inference_service_(services_),
@@ -112,7 +113,7 @@ PublicServer::PublicServer(const PublicServerOptions& options, const ModelFacts&
   services_.pump = &pump_;
   services_.tasks = &tasks_;
   services_.n_live_calls = &n_live_calls_;
-  services_.access_log = options.access_log;
+  services_.access_log = &access_log_;
   services_.slow_reader_timeout = options.slow_reader_timeout;
 }
 
@@ -147,7 +148,7 @@ absl::Status PublicServer::Listen(const std::string& address) {
     return WhyNotListening(address);
   }
   SetServing(false);
-  server_->GetHealthCheckService()->SetServingStatus(kLivenessName, true);
+  SetLive(true);
   return absl::OkStatus();
 }
 
@@ -157,6 +158,10 @@ void PublicServer::SetServing(bool serving) {
   for (const char* name : kReadinessNames) {
     server_->GetHealthCheckService()->SetServingStatus(name, serving);
   }
+}
+
+void PublicServer::SetLive(bool live) {
+  server_->GetHealthCheckService()->SetServingStatus(kLivenessName, live);
 }
 
 void PublicServer::Shutdown(SteadyTime deadline) {

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/access_log.h"
 #include "coordinator/generate_reactor.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/model_facts.h"
@@ -28,7 +29,7 @@ struct PublicServerOptions {
   std::string listen_address = "127.0.0.1:50051";  // host:port, port 0 = any; or unix:PATH
   // There is no encryption yet: without this only loopback addresses and Unix sockets are allowed.
   bool insecure_listen = false;
-  bool access_log = true;
+  AccessLogOptions access_log;
   absl::Duration slow_reader_timeout = absl::Seconds(30);  // as GenerateStream's comment says
 };
 
@@ -51,13 +52,16 @@ class PublicServer {
 
   // The port that was bound; 0 for a Unix socket.
   int port() const { return port_; }
-  // What health checks of "", the services and "readiness" answer. "liveness" is SERVING as long as
-  // the server is there.
+  // What health checks of "", the services and "readiness" answer.
   void SetServing(bool serving);
+  // What health checks of "liveness" answer: SERVING until told otherwise.
+  void SetLive(bool live);
   // Waits until `deadline` for calls of our services that run, while the engine refuses new ones,
   // then cancels what is left; watchers of the health are not waited for. Blocks until the last is
   // gone. The engine must still be there. Later calls do nothing.
   void Shutdown(SteadyTime deadline);
+
+  AccessLog& access_log() { return access_log_; }
 
   // Calls whose reactor exists.
   int64_t n_live_calls() const { return n_live_calls_.load(std::memory_order_relaxed); }
@@ -71,6 +75,7 @@ class PublicServer {
   const ServerFacts facts_;
   const RequestValidator validator_;
   std::atomic<int64_t> n_live_calls_{0};
+  AccessLog access_log_;
   ReactorPump pump_;
   TaskPool tasks_;
   CallServices services_;

@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "coordinator/model_facts.h"
 #include "coordinator/request_validator.h"
 #include "coordinator/violations.h"
@@ -38,18 +37,6 @@ RpcRecord MakeRpcRecord(const char* method, const grpc::CallbackServerContext& c
   }
   if (record.request_id.empty()) record.request_id = absl::StrFormat("%016x", RandomSeed());
   return record;
-}
-
-void LogRpc(const RpcRecord& record) {
-  LogInfo("rpc", {{"method", record.method},
-                  {"request_id", record.request_id},
-                  {"peer", record.peer},
-                  {"code", absl::StatusCodeToString(record.code)},
-                  {"reason", record.reason},
-                  {"prompt_tokens", record.n_prompt_tokens},
-                  {"output_tokens", record.n_output_tokens},
-                  {"first_token_ms", absl::ToDoubleMilliseconds(record.first_token)},
-                  {"duration_ms", absl::ToDoubleMilliseconds(SteadyNow() - record.arrival)}});
 }
 
 void RecordCancelled(RpcRecord* record) {

@@ -28,6 +28,8 @@ struct WorkerSnapshot {
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   double load_progress = 0;  // 0 to 1
+  int64_t load_done_bytes = 0;
+  int64_t load_total_bytes = 0;
   SteadyTime last_heartbeat;
 };
 

@@ -12,6 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "coordinator/access_log.h"
 #include "coordinator/api_error_status.h"
 #include "coordinator/generate_reactor.h"
 #include "coordinator/model_facts.h"
@@ -54,7 +56,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override {}  // Run looks at the context, and Finish follows in any case
   void OnDone() override {
-    if (services_.access_log) LogRpc(record_);
+    services_.access_log->Record(record_, SteadyNow() - record_.arrival);
     services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);
     delete this;
   }

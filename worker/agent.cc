@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "worker/collectives.h"
 #include "worker/host_memory.h"
+#include "worker/load_progress_log.h"
 
 namespace bora {
 namespace {
@@ -194,9 +195,11 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
   rank_.reset();
   LoadOptions load_options;
   SteadyTime next_progress = SteadyTime::InfinitePast();
+  LoadProgressLog progress_log(SteadyNow().since_beginning());
   load_options.cancelled = &stopping_;
   load_options.progress = [&](int64_t done_bytes, int64_t total_bytes) {
     const SteadyTime now = SteadyNow();
+    progress_log.Update(now.since_beginning(), done_bytes, total_bytes);
     if (now < next_progress && done_bytes < total_bytes) return;
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
@@ -211,12 +214,15 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
 
 void WorkerAgent::HandleJoin(int64_t connection_id, const JoinGroup& join) {
   Leave();
+  const SteadyTime begin = SteadyNow();
   const absl::Status status = WithoutExceptions([&] { return Join(join); });
   if (!status.ok()) {
     Leave();
     LogWarning("cannot join", {{"epoch", join.epoch}, {"reason", status.message()}});
   } else {
-    LogInfo("joined", {{"epoch", join.epoch}, {"ranks", static_cast<int64_t>(join.ranks.size())}});
+    LogInfo("joined", {{"epoch", join.epoch},
+                       {"ranks", static_cast<int64_t>(join.ranks.size())},
+                       {"ms", absl::ToDoubleMilliseconds(SteadyNow() - begin)}});
   }
   leave_asked_us_ = 0;
   send_(connection_id, JoinResult{join.epoch, status});

@@ -51,6 +51,9 @@ TEST(PublicServerTest, HealthFollowsSetServingAndLivenessDoesNot) {
           << service;
     }
     EXPECT_EQ(Health(&server, "liveness"), HealthCheckResponse::SERVING);
+    server.server->SetLive(false);
+    EXPECT_EQ(Health(&server, "liveness"), HealthCheckResponse::NOT_SERVING);
+    server.server->SetLive(true);
   }
 }
 

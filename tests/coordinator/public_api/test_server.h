@@ -82,7 +82,7 @@ class TestServer {
       : tokenizer(MakeTestTokenizer()), engine(mode, tokenizer) {
     PublicServerOptions options;
     options.listen_address = "127.0.0.1:0";
-    options.access_log = false;
+    options.access_log.mode = AccessLogMode::kOff;
     options.slow_reader_timeout = slow_reader_timeout;
     auto started = PublicServer::Start(options, TestModel(), ServerFacts(), &engine, tokenizer);
     CHECK_OK(started.status());

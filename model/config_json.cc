@@ -155,8 +155,7 @@ void RefuseUnsupportedHf(FieldReader& reader) {
         absl::StrCat("hidden_act is ", Shown(*act), ", which is not supported: must be silu"));
   }
   reader.RefuseUnlessNeutral("partial_rotary_factor", 1.0);
-  for (const char* field : {"rope_scaling",
-                            "quantization_config",
+  for (const char* field : {"quantization_config",
                             "compression_config",
                             "attention_bias",
                             "mlp_bias",
@@ -191,28 +190,48 @@ void RefuseUnsupportedHf(FieldReader& reader) {
   }
 }
 
-// rope_theta at the top level, or inside rope_parameters as newer files write it.
+// Whether `rope` describes the plain rotary embedding over the whole head: a type that is default
+// or absent, and no other key that changes a frequency. rope_theta is for the caller.
+bool IsDefaultRope(const Json& rope) {
+  if (!rope.is_object()) return false;
+  for (const auto& [key, value] : rope.items()) {
+    // The context of training is of use to scaled embeddings only.
+    const bool is_neutral = value.is_null() || key == "rope_theta" ||
+                            key == "original_max_position_embeddings" ||
+                            ((key == "rope_type" || key == "type") && value == "default") ||
+                            ((key == "partial_rotary_factor" || key == "factor") && value == 1.0);
+    if (!is_neutral) return false;
+  }
+  return true;
+}
+
+// rope_theta at the top level, inside rope_parameters as newer files write it, or inside
+// rope_scaling; where it stands more than once the values must agree.
 double ReadHfRopeTheta(FieldReader& reader, ModelConfig& config) {
-  if (const Json* parameters = reader.Find("rope_parameters")) {
-    const bool is_default = parameters->is_object() &&
-                            parameters->value("rope_type", Json("default")) == "default" &&
-                            parameters->value("partial_rotary_factor", Json(1.0)) == 1.0;
-    if (!is_default) {
-      reader.Fail(absl::StrCat("rope_parameters is ", Shown(*parameters),
+  std::optional<double> theta;
+  std::string theta_field = "rope_theta";
+  if (reader.Find("rope_theta") != nullptr) theta = reader.Double("rope_theta");
+  for (const char* field : {"rope_parameters", "rope_scaling"}) {
+    const Json* rope = reader.Find(field);
+    if (rope == nullptr || *rope == Json(false)) continue;
+    if (!IsDefaultRope(*rope)) {
+      reader.Fail(absl::StrCat(field, " is ", Shown(*rope),
                                ", supported is rope_type default over all of the head"));
       return 0;
     }
-    if (parameters->contains("rope_theta")) {
-      const double inner =
-          reader.ToDouble("rope_parameters.rope_theta", parameters->at("rope_theta"));
-      if (reader.Find("rope_theta") != nullptr && reader.Double("rope_theta") != inner) {
-        reader.Fail(absl::StrCat("rope_theta is ", reader.Double("rope_theta"),
-                                 " but rope_parameters.rope_theta is ", inner));
-      }
-      return inner;
+    const auto inner = rope->find("rope_theta");
+    if (inner == rope->end() || inner->is_null()) continue;
+    const std::string inner_field = absl::StrCat(field, ".rope_theta");
+    const double inner_theta = reader.ToDouble(inner_field.c_str(), *inner);
+    if (theta.has_value() && *theta != inner_theta) {
+      reader.Fail(
+          absl::StrCat(theta_field, " is ", *theta, " but ", inner_field, " is ", inner_theta));
     }
+    theta = inner_theta;
+    theta_field = inner_field;
   }
-  if (reader.Find("rope_theta") == nullptr && config.architecture == "llama") {
+  if (theta.has_value()) return *theta;
+  if (config.architecture == "llama") {
     config.notes.push_back(
         "config.json has no rope_theta: 10000, as for every Llama published before that field");
     return 1e4;

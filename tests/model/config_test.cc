@@ -257,6 +257,14 @@ INSTANTIATE_TEST_SUITE_P(
         ChangedField{"rope_parameters", R"({"rope_type":"yarn","rope_theta":1e6})",
                      "rope_parameters is"},
         ChangedField{"rope_parameters", R"({"partial_rotary_factor":0.5})", "rope_parameters is"},
+        ChangedField{"rope_parameters", R"({"type":"yarn","rope_theta":1e6})",
+                     "rope_parameters is"},
+        ChangedField{"rope_parameters", R"({"full_attention":{"rope_theta":1e6}})",
+                     "rope_parameters is"},
+        ChangedField{"rope_parameters", R"({"rope_type":"default","type":"linear"})",
+                     "rope_parameters is"},
+        ChangedField{"rope_scaling", R"({"rope_type":"default","factor":8.0})", "rope_scaling is"},
+        ChangedField{"rope_scaling", R"({"type":7})", "rope_scaling is"},
         ChangedField{"rope_parameters", "[]", "rope_parameters is []"},
         ChangedField{"hidden_act", "\"gelu\"", "hidden_act is \"gelu\""},
         ChangedField{"attention_bias", "true", "attention_bias is true"},
@@ -326,6 +334,38 @@ TEST(HfConfigTest, NeutralValuesOfUnsupportedFieldsAreAccepted) {
   EXPECT_EQ(ParseOk(json).rope_theta, 2e4);
   json["rope_theta"] = 3e4;
   EXPECT_THAT(ErrorOf(ParseHfConfig(json.dump())), HasSubstr("rope_parameters.rope_theta is"));
+}
+
+// A file may say in several ways, and more than once, that nothing is scaled.
+TEST(HfConfigTest, RopeThatIsNotScaledIsAcceptedUnderEitherName) {
+  for (const char* field : {"rope_scaling", "rope_parameters"}) {
+    for (const char* value :
+         {"{}", "null", R"({"type":"default"})", R"({"rope_type":"default"})",
+          R"({"rope_type":"default","type":"default"})", R"({"rope_type":null,"factor":1.0})",
+          R"({"rope_type":"default","rope_theta":10000.0})"}) {
+      Json json = Llama2Hf();
+      json["rope_theta"] = 1e4;
+      json[field] = Json::parse(value);
+      EXPECT_EQ(ParseOk(json).rope_theta, 1e4) << field << " " << value;
+    }
+    Json json = Llama2Hf();
+    json.erase("rope_theta");
+    json[field] = {{"type", "default"}, {"rope_theta", 5e5}};
+    EXPECT_EQ(ParseOk(json).rope_theta, 5e5) << field;
+  }
+}
+
+TEST(HfConfigTest, RopeThetasThatDisagreeAreNamed) {
+  Json json = Llama2Hf();
+  json["rope_theta"] = 1e4;
+  json["rope_scaling"] = {{"rope_type", "default"}, {"rope_theta", 5e5}};
+  EXPECT_THAT(ErrorOf(ParseHfConfig(json.dump())),
+              HasSubstr("rope_theta is 10000 but rope_scaling.rope_theta is 500000"));
+  json.erase("rope_theta");
+  json["rope_parameters"] = {{"rope_theta", 1e6}};
+  EXPECT_THAT(
+      ErrorOf(ParseHfConfig(json.dump())),
+      HasSubstr("rope_parameters.rope_theta is 1e+06 but rope_scaling.rope_theta is 500000"));
 }
 
 TEST(HfConfigTest, ReadsEosListTiedEmbeddingsAndHeadDim) {

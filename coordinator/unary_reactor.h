@@ -12,7 +12,7 @@
 #include <optional>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "coordinator/access_log.h"
 #include "coordinator/api_error_status.h"
 #include "coordinator/generate_reactor.h"

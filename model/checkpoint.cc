@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <map>
-#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -16,38 +14,52 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "model/json.h"
+#include "model/weight_files.h"
 
 namespace bora {
 namespace {
 
-// The largest model published in this form has fewer than 200 shards.
-constexpr size_t kMaxShards = 1000;
 // tokenizer.model files are about 500 KB; Llama 3's largest is 9 MB.
 constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 // Names listed in a message about missing or unexpected tensors.
 constexpr size_t kMaxNamesShown = 5;
 constexpr size_t kSampleBytes = 4096;
+// Of two tensors that are compared, at a time.
+constexpr int64_t kCompareBytes = int64_t{1} << 20;
 
 bool Exists(const std::string& path) {
   std::error_code error;
   return std::filesystem::exists(path, error);
 }
 
-bool HasWeights(const std::string& dir, CheckpointLayout layout) {
-  return Exists(absl::StrCat(dir, "/", IndexName(layout))) ||
-         Exists(absl::StrCat(dir, "/", SafetensorsName(layout, 0, 1)));
+absl::StatusOr<WeightFiles> FindWeights(const std::string& dir, CheckpointLayout layout) {
+  return FindWeightFiles(dir, IndexName(layout), SafetensorsName(layout, 0, 1));
+}
+
+// A folder that is not there, or none at all; a hint where it looks like a name on a model hub.
+absl::Status NoFolderError(const std::string& dir) {
+  const bool is_hub_name = std::count(dir.begin(), dir.end(), '/') == 1 && dir.front() != '/' &&
+                           dir.front() != '.' && dir.back() != '/';
+  return absl::NotFoundError(absl::StrCat(
+      dir, Exists(dir) ? ": not a folder; a model is a folder" : ": no such folder",
+      is_hub_name && !Exists(dir) ? "; a model of a hub has to be downloaded first, then --model "
+                                    "takes the folder that it is in"
+                                  : ""));
 }
 
 // Hugging Face's layout wherever it is complete; Mistral's otherwise; without any weights,
 // whichever config is there.
 absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(dir, error)) return NoFolderError(dir);
   constexpr CheckpointLayout kLayouts[] = {CheckpointLayout::kHuggingFace,
                                            CheckpointLayout::kMistral};
   const auto has_config = [&dir](CheckpointLayout layout) {
     return Exists(absl::StrCat(dir, "/", ConfigName(layout)));
   };
   for (const CheckpointLayout layout : kLayouts) {
-    if (has_config(layout) && HasWeights(dir, layout)) return layout;
+    // A malformed index is a matter of the layout that it belongs to.
+    if (has_config(layout) && !absl::IsNotFound(FindWeights(dir, layout).status())) return layout;
   }
   for (const CheckpointLayout layout : kLayouts) {
     if (has_config(layout)) return layout;
@@ -76,36 +88,6 @@ constexpr StoredPart kStoredParts[] = {
     {TensorKind::kW3, "mlp.up_proj.weight", "feed_forward.w3.weight"},
     {TensorKind::kNorm, "model.norm.weight", "norm.weight"},
     {TensorKind::kOutput, "lm_head.weight", "output.weight"}};
-
-// An index may only name files of its own directory.
-absl::Status CheckShardName(const std::string& name) {
-  const bool plain = absl::EndsWith(name, ".safetensors") && name.front() != '.' &&
-                     name.find_first_of("/\\\0", 0, 3) == std::string::npos;
-  if (plain) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("weight_map names the file ", JsonQuote(name),
-                   ", must be a plain *.safetensors name in the same directory"));
-}
-
-// Stored tensor name -> shard file name.
-absl::StatusOr<std::map<std::string, std::string>> ParseIndex(absl::string_view text) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text));
-  const auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
-  if (weight_map == json.end() || !weight_map->is_object() || weight_map->empty()) {
-    return absl::InvalidArgumentError("weight_map is missing, empty or not an object");
-  }
-  std::map<std::string, std::string> shard_of;
-  for (const auto& [tensor, file] : weight_map->items()) {
-    if (!file.is_string()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("weight_map entry ", JsonQuote(tensor), " is not a string"));
-    }
-    const std::string& name = file.get_ref<const std::string&>();
-    RETURN_IF_ERROR(CheckShardName(name));
-    shard_of.emplace(tensor, name);
-  }
-  return shard_of;
-}
 
 // "3 tensors missing: a, b, c" with at most kMaxNamesShown names.
 std::string ListNames(std::vector<std::string> names, absl::string_view what) {
@@ -188,14 +170,15 @@ absl::StatusOr<ModelDirectory> ReadModelDirectory(const std::string& dir) {
 }
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
-  ASSIGN_OR_RETURN(ModelDirectory directory, ReadModelDirectory(dir));
-  return Open(dir, std::move(directory));
+  ASSIGN_OR_RETURN(const ModelDirectory directory, ReadModelDirectory(dir));
+  return Open(dir, directory);
 }
 
-absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir, ModelDirectory directory) {
+absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir,
+                                            const ModelDirectory& directory) {
   Checkpoint checkpoint;
   checkpoint.layout_ = directory.layout;
-  checkpoint.config_ = std::move(directory.config);
+  checkpoint.config_ = directory.config;
   ASSIGN_OR_RETURN(Locations stored, checkpoint.MapFiles(dir));
   RETURN_IF_ERROR(checkpoint.ResolveTensors(dir, std::move(stored)));
   RETURN_IF_ERROR(checkpoint.ComputeFingerprint(dir));
@@ -210,53 +193,29 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
 }
 
 absl::StatusOr<Checkpoint::Locations> Checkpoint::MapFiles(const std::string& dir) {
+  ASSIGN_OR_RETURN(const WeightFiles files, FindWeights(dir, layout_));
+  if (!files.note.empty())
+    LogWarning("weights: files that contradict each other", {{"reason", files.note}});
   const std::string index_name = IndexName(layout_);
-  const std::string file_name = SafetensorsName(layout_, 0, 1);
-  if (Exists(absl::StrCat(dir, "/", index_name))) return MapIndexedFiles(dir, index_name);
-  if (!Exists(absl::StrCat(dir, "/", file_name))) {
-    return absl::NotFoundError(
-        absl::StrCat(dir, ": no weights: neither ", index_name, " nor ", file_name));
-  }
-  RETURN_IF_ERROR(AddFile(absl::StrCat(dir, "/", file_name)));
   Locations stored;
-  for (size_t i = 0; i < files_[0].tensors().size(); ++i) {
-    stored[files_[0].tensors()[i].name] = {0, i};
-  }
-  return stored;
-}
-
-absl::StatusOr<Checkpoint::Locations> Checkpoint::MapIndexedFiles(const std::string& dir,
-                                                                  const std::string& index_name) {
-  const std::string index_path = absl::StrCat(dir, "/", index_name);
-  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(index_path, kMaxJsonBytes));
-  auto parsed = ParseIndex(text);
-  if (!parsed.ok()) return Annotate(parsed.status(), index_path);
-  const std::map<std::string, std::string>& shard_of = *parsed;
-  std::set<std::string> shards;
-  for (const auto& [tensor, shard] : shard_of) shards.insert(shard);
-  if (shards.size() > kMaxShards) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(index_path, ": names ", shards.size(), " files, the limit is ", kMaxShards));
-  }
-  Locations stored;
-  for (const std::string& shard : shards) {
-    RETURN_IF_ERROR(AddFile(absl::StrCat(dir, "/", shard)));
+  for (const std::string& name : files.names) {
+    RETURN_IF_ERROR(AddFile(absl::StrCat(dir, "/", name)));
     const std::vector<TensorInfo>& tensors = files_.back().tensors();
     for (size_t i = 0; i < tensors.size(); ++i) {
-      const auto it = shard_of.find(tensors[i].name);
-      if (it == shard_of.end() || it->second != shard) {
+      const auto it = files.shard_of.find(tensors[i].name);
+      const bool is_listed = it != files.shard_of.end();
+      if (!files.shard_of.empty() && (!is_listed || it->second != name)) {
         return absl::InvalidArgumentError(absl::StrCat(
             files_.back().path(), ": holds tensor ", JsonQuote(tensors[i].name), ", which ",
-            index_name, it == shard_of.end() ? " does not list" : " places in ",
-            it == shard_of.end() ? "" : it->second));
+            index_name, is_listed ? absl::StrCat(" places in ", it->second) : " does not list"));
       }
       stored[tensors[i].name] = {files_.size() - 1, i};
     }
   }
-  for (const auto& [tensor, shard] : shard_of) {
+  for (const auto& [tensor, name] : files.shard_of) {
     if (stored.contains(tensor)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": places tensor ",
-                                                   JsonQuote(tensor), " in ", shard,
+    return absl::InvalidArgumentError(absl::StrCat(dir, "/", index_name, ": places tensor ",
+                                                   JsonQuote(tensor), " in ", name,
                                                    ", which does not hold it"));
   }
   return stored;
@@ -304,9 +263,41 @@ absl::Status Checkpoint::ResolveTensors(const std::string& dir, Locations stored
   if (!unexpected.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(dir, ": ", ListNames(unexpected, "unexpected")));
   }
-  if (!stored.empty()) {
-    LogInfo("checkpoint: redundant tensors ignored",
-            {{"n_tensors", static_cast<int64_t>(stored.size())}});
+  if (stored.empty()) return absl::OkStatus();
+  const auto head = stored.find(StoredName(layout_, {TensorKind::kOutput}));
+  if (head != stored.end()) RETURN_IF_ERROR(CheckTiedHead(dir, head->second));
+  std::vector<std::string> ignored;
+  for (const auto& [name, location] : stored) ignored.push_back(name);
+  LogInfo("checkpoint: tensors that say nothing new are ignored",
+          {{"tensors", ListNames(ignored, "ignored")}});
+  return absl::OkStatus();
+}
+
+// The head of a model that says it has none of its own: a copy of the embeddings, or the config is
+// wrong about one of them.
+absl::Status Checkpoint::CheckTiedHead(const std::string& dir, const Location& head) const {
+  const Location& table = by_name_.at(TensorName({TensorKind::kTokEmbeddings}));
+  const auto differs = [&](const auto&... how) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        dir, ": tensor ", InfoAt(head).name, how..., " ", InfoAt(table).name, ", but ",
+        ConfigName(layout_), " says that the head is tied to the embeddings (",
+        layout_ == CheckpointLayout::kHuggingFace ? "tie_word_embeddings" : "tied_embeddings",
+        "): one of the two is wrong"));
+  };
+  RETURN_IF_ERROR(CheckStored({TensorKind::kOutput}, head));
+  if (InfoAt(head).dtype != InfoAt(table).dtype) {
+    return differs(" is ", FileDTypeName(InfoAt(head).dtype), " and ",
+                   FileDTypeName(InfoAt(table).dtype), " is");
+  }
+  const int64_t n_bytes = static_cast<int64_t>(InfoAt(head).end - InfoAt(head).begin);
+  std::vector<uint8_t> a(std::min(n_bytes, kCompareBytes));
+  std::vector<uint8_t> b(a.size());
+  for (int64_t at = 0; at < n_bytes; at += kCompareBytes) {
+    const auto n = static_cast<size_t>(std::min(kCompareBytes, n_bytes - at));
+    RETURN_IF_ERROR(files_[head.file].ReadAt(InfoAt(head), at, absl::MakeSpan(a).first(n)));
+    RETURN_IF_ERROR(files_[table.file].ReadAt(InfoAt(table), at, absl::MakeSpan(b).first(n)));
+    if (std::equal(a.begin(), a.begin() + n, b.begin())) continue;
+    return differs(" has other values than");
   }
   return absl::OkStatus();
 }
@@ -337,6 +328,11 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
   }
   fingerprint_ = hash.Get();
   return absl::OkStatus();
+}
+
+int64_t Checkpoint::CountStored(FileDType dtype) const {
+  return std::count_if(by_name_.begin(), by_name_.end(),
+                       [&](const auto& entry) { return InfoAt(entry.second).dtype == dtype; });
 }
 
 StoredTensor Checkpoint::Find(TensorId id) const {

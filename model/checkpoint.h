@@ -5,7 +5,7 @@
 // consolidated.safetensors, or with consolidated.safetensors.index.json and its shards. When a
 // directory holds both (published Mistral repositories do), Hugging Face's files are read and the
 // others are ignored. Files are always found by name or through the index, never by a glob over
-// *.safetensors; where there is an index it is believed.
+// *.safetensors (model/weight_files.h).
 #pragma once
 
 #include <cstdint>
@@ -63,14 +63,17 @@ class Checkpoint {
   // Index entries must be plain file names inside the directory; symbolic links are followed, since
   // the Hugging Face cache is made of them.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
-  // The same where the directory's config was read before.
-  static absl::StatusOr<Checkpoint> Open(const std::string& dir, ModelDirectory directory);
+  // With what ReadModelDirectory has said of the directory.
+  static absl::StatusOr<Checkpoint> Open(const std::string& dir, const ModelDirectory& directory);
 
   CheckpointLayout layout() const { return layout_; }
   const ModelConfig& config() const { return config_; }
 
   // The stored form of a weight of this config; kOutput of a tied model gives kTokEmbeddings.
   StoredTensor Find(TensorId id) const;
+
+  // How many of the model's tensors are stored as `dtype`.
+  int64_t CountStored(FileDType dtype) const;
 
   // A hash over the config, every tensor's name, dtype, shape and its first, middle and last 4 KiB,
   // and tokenizer.model where there is one. Cheap (12 KiB a tensor), equal on every host that has a
@@ -89,11 +92,11 @@ class Checkpoint {
 
   // Maps the files of `layout_` in `dir` and lists every tensor in them by stored name.
   absl::StatusOr<Locations> MapFiles(const std::string& dir);
-  absl::StatusOr<Locations> MapIndexedFiles(const std::string& dir, const std::string& index_name);
   absl::Status AddFile(const std::string& path);
   // Fills by_name_ from what is stored; every stored tensor must be used or known to be redundant.
   absl::Status ResolveTensors(const std::string& dir, Locations stored);
   absl::Status CheckStored(TensorId id, const Location& location) const;
+  absl::Status CheckTiedHead(const std::string& dir, const Location& head) const;
   const TensorInfo& InfoAt(const Location& location) const {
     return files_[location.file].tensors()[location.tensor];
   }

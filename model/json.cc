@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -15,7 +17,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "model/git_lfs.h"
 
 namespace bora {
 namespace {
@@ -107,7 +111,19 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
     n_read += static_cast<size_t>(n);
   }
   text.resize(n_read);
+  if (IsGitLfsPointer(text)) return Annotate(GitLfsPointerError(), path);
   return text;
+}
+
+std::vector<std::string> ListFileNames(const std::string& dir) {
+  std::vector<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(dir, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace bora

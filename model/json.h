@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -19,7 +20,10 @@ inline constexpr int kMaxJsonDepth = 64;
 absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text);
 
 // Reads a whole regular file of at most max_bytes. Errors start with the path; NOT_FOUND when there
-// is no such file.
+// is no such file, INVALID_ARGUMENT when it is a Git LFS pointer to one.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
+
+// Names of what the directory holds, ascending; none when it cannot be read.
+std::vector<std::string> ListFileNames(const std::string& dir);
 
 }  // namespace bora

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "model/git_lfs.h"
 
 namespace bora {
 namespace {
@@ -285,6 +286,9 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_
   if (file_bytes.size() < kLengthBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("file of ", file_bytes.size(), " bytes has no room for the header length"));
+  }
+  if (IsGitLfsPointer({reinterpret_cast<const char*>(file_bytes.data()), file_bytes.size()})) {
+    return GitLfsPointerError();
   }
   uint64_t header_bytes = 0;  // stored little-endian
   for (int i = 0; i < 8; ++i) header_bytes |= static_cast<uint64_t>(file_bytes[i]) << 8 * i;

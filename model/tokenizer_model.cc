@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "model/git_lfs.h"
 
 namespace bora {
 namespace {
@@ -316,6 +317,7 @@ absl::StatusOr<Vocabulary> LoadSentencePieceModel(const std::string& path) {
     return absl::FailedPreconditionError(
         absl::StrFormat("%s: cannot read its %d bytes", path, bytes.size()));
   }
+  if (IsGitLfsPointer(bytes)) return Annotate(GitLfsPointerError(), path);
   absl::StatusOr<Vocabulary> vocabulary = ParseSentencePieceModel(bytes);
   RETURN_IF_ERROR(Annotate(vocabulary.status(), path));
   return vocabulary;

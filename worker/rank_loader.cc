@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "model/checkpoint.h"
 #include "model/dummy_weights.h"
@@ -19,6 +20,18 @@ absl::StatusOr<DType> ParseDType(const std::string& name) {
       absl::StrCat("dtype is '", name, "', supported are float32 and bfloat16"));
 }
 
+// Says what loses bits on its way from the files.
+void LogRounding(const Checkpoint& checkpoint, const LoadModel& load) {
+  if (load.dtype != "bfloat16") return;
+  for (const auto& [dtype, name] :
+       {std::pair(FileDType::kF16, "float16"), std::pair(FileDType::kF32, "float32")}) {
+    const int64_t n_tensors = checkpoint.CountStored(dtype);
+    if (n_tensors == 0) continue;
+    LogWarning(absl::StrCat(name, " weights are rounded to bfloat16 because --dtype=bfloat16"),
+               {{"tensors", n_tensors}, {"exact", "--dtype=float32"}});
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load) {
@@ -27,6 +40,7 @@ absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load) 
     return std::make_unique<DummyWeights>(directory.config, load.dummy_seed);
   }
   ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(load.model_path));
+  LogRounding(checkpoint, load);
   return std::make_unique<CheckpointWeights>(std::move(checkpoint));
 }
 

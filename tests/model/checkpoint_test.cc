@@ -143,13 +143,73 @@ TEST(CheckpointTest, AMissingShardIsNamed) {
   Make(dir.File("m"), {.n_shards = 2});
   std::filesystem::remove(dir.File("m/model-00002-of-00002.safetensors"));
   EXPECT_EQ(Checkpoint::Open(dir.File("m")).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(ErrorOf(dir.File("m")), HasSubstr("model-00002-of-00002.safetensors: cannot open"));
+  EXPECT_THAT(ErrorOf(dir.File("m")),
+              HasSubstr("model.safetensors.index.json: names 2 files, of which 1 is not here: "
+                        "model-00002-of-00002.safetensors"));
+}
+
+// Left over from a download of shards, or copied with the other JSON files.
+TEST(CheckpointTest, AnIndexWithoutItsShardsIsPassedOverForAWholeFile) {
+  const TempDir dir;
+  Make(dir.File("m"), {.n_shards = 3});
+  Make(dir.File("whole"), {.seed = 1});
+  for (const char* left :
+       {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"}) {
+    std::filesystem::remove(dir.File(absl::StrCat("m/", left)));
+    std::filesystem::copy_file(dir.File("whole/model.safetensors"), dir.File("m/model.safetensors"),
+                               std::filesystem::copy_options::overwrite_existing);
+    const auto checkpoint = Checkpoint::Open(dir.File("m"));
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ(checkpoint->Find({TensorKind::kNorm}).file->path(), dir.File("m/model.safetensors"));
+  }
+}
+
+// A Mistral repository without its Hugging Face shards has their index all the same.
+TEST(CheckpointTest, AnIndexWithoutItsShardsDoesNotHideTheOtherLayout) {
+  const TempDir dir;
+  Make(dir.File("m"), {.layout = CheckpointLayout::kMistral});
+  Make(dir.File("hf"), {.n_shards = 2});
+  for (const char* name : {"config.json", "model.safetensors.index.json"}) {
+    std::filesystem::copy_file(dir.File(absl::StrCat("hf/", name)),
+                               dir.File(absl::StrCat("m/", name)));
+  }
+  const auto checkpoint = Checkpoint::Open(dir.File("m"));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->layout(), CheckpointLayout::kMistral);
+}
+
+TEST(CheckpointTest, WeightsOfOtherFormatsAreNamed) {
+  const TempDir dir;
+  WriteFile(dir.File("config.json"), ToHfConfigJson(TinyConfig(), "float32"));
+  WriteFile(dir.File("pytorch_model-00001-of-00002.bin"), "x");
+  WriteFile(dir.File("model.Q4.gguf"), "x");
+  EXPECT_THAT(ErrorOf(dir.path()),
+              HasSubstr("(*.bin, *.gguf files are here, but only safetensors are read)"));
+}
+
+TEST(CheckpointTest, AGitLfsPointerIsCalledOne) {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 948524\n";
+  for (const char* name : {"model.safetensors", "config.json"}) {
+    const TempDir dir;
+    Make(dir.File("m"), {});
+    WriteFile(dir.File(absl::StrCat("m/", name)), pointer);
+    EXPECT_THAT(ErrorOf(dir.File("m")), HasSubstr(absl::StrCat(name, ": a Git LFS pointer")));
+  }
+}
+
+TEST(CheckpointTest, ANameOnAHubIsToldFromAFolder) {
+  EXPECT_THAT(ErrorOf("mistralai/Mistral-7B-v0.1"),
+              HasSubstr("mistralai/Mistral-7B-v0.1: no such folder; a model of a hub has to be"));
+  const TempDir dir;
+  EXPECT_THAT(ErrorOf(dir.File("none")), ::testing::EndsWith("none: no such folder"));
+  WriteFile(dir.File("file"), "x");
+  EXPECT_THAT(ErrorOf(dir.File("file")), HasSubstr("file: not a folder"));
 }
 
 TEST(CheckpointTest, NoModelAndNoWeightsAreNotFound) {
   const TempDir dir;
   EXPECT_THAT(ErrorOf(dir.path()), HasSubstr("neither config.json nor params.json"));
-  EXPECT_THAT(ErrorOf(dir.File("none")), HasSubstr("neither config.json nor params.json"));
   WriteFile(dir.File("config.json"), ToHfConfigJson(TinyConfig(), "float32"));
   EXPECT_THAT(ErrorOf(dir.path()),
               HasSubstr("neither model.safetensors.index.json nor model.safetensors"));
@@ -275,12 +335,35 @@ TEST(CheckpointTest, ATiedHeadIsTheEmbedding) {
   }
 }
 
-TEST(CheckpointTest, ACopyOfATiedHeadIsIgnored) {
-  const ChangedCheckpoint changed([](auto&) {});
+// A head that the config says is not there: a copy of the embeddings may be left out, anything else
+// is a contradiction, and dropping it would serve nonsense.
+TEST(CheckpointTest, AHeadBesideTiedEmbeddingsMustBeTheirCopy) {
   ModelConfig tied = TinyConfig();
   tied.tie_word_embeddings = true;
-  WriteFile(changed.dir() + "/config.json", ToHfConfigJson(tied, "float32"));
-  EXPECT_TRUE(Checkpoint::Open(changed.dir()).ok()) << Checkpoint::Open(changed.dir()).status();
+  const std::string tied_json = ToHfConfigJson(tied, "float32");
+  const std::string table = "model.embed_tokens.weight";
+  const std::string head = "lm_head.weight";
+
+  const ChangedCheckpoint copy([&](auto& tensors) { tensors[head] = tensors[table]; });
+  WriteFile(copy.dir() + "/config.json", tied_json);
+  EXPECT_TRUE(Checkpoint::Open(copy.dir()).ok()) << Checkpoint::Open(copy.dir()).status();
+
+  const ChangedCheckpoint other([&](auto& tensors) {
+    tensors[head] = tensors[table];
+    tensors[head].bytes.back() ^= 1;
+  });
+  WriteFile(other.dir() + "/config.json", tied_json);
+  EXPECT_THAT(ErrorOf(other.dir()),
+              HasSubstr("tensor lm_head.weight has other values than model.embed_tokens.weight, "
+                        "but config.json says that the head is tied"));
+
+  const ChangedCheckpoint other_type([&](auto& tensors) {
+    tensors[head].dtype = FileDType::kBf16;
+    tensors[head].bytes.resize(tensors[head].bytes.size() / 2);
+  });
+  WriteFile(other_type.dir() + "/config.json", tied_json);
+  EXPECT_THAT(ErrorOf(other_type.dir()),
+              HasSubstr("lm_head.weight is BF16 and F32 is model.embed_tokens.weight"));
 }
 
 std::string FingerprintOf(const std::string& dir) {

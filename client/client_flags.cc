@@ -45,12 +45,14 @@ void AddGlobal(CommandFlags* table, GlobalOptions* options) {
 
 void AddSampling(CommandFlags* table, GenerateOptions* options) {
   table->Heading("Sampling");
-  table->Flag("temperature", NumberFlag(&options->temperature).Default("1"),
+  table->Flag("temperature", NumberFlag(&options->temperature).Default("the model's, or 1"),
               "0 = greedy, up to 100.");
-  table->Flag("top-p", NumberFlag(&options->top_p).Default("1"), "Nucleus, (0, 1].");
-  table->Flag("top-k", IntegerFlag(&options->top_k).Default("0"), "0 = no limit.");
-  table->Flag("min-p", NumberFlag(&options->min_p).Default("0"), "[0, 1].");
-  table->Flag("repetition-penalty", NumberFlag(&options->repetition_penalty).Default("1"),
+  table->Flag("top-p", NumberFlag(&options->top_p).Default("the model's, or 1"),
+              "Nucleus, (0, 1].");
+  table->Flag("top-k", IntegerFlag(&options->top_k).Default("the model's, or 0"), "0 = no limit.");
+  table->Flag("min-p", NumberFlag(&options->min_p).Default("the model's, or 0"), "[0, 1].");
+  table->Flag("repetition-penalty",
+              NumberFlag(&options->repetition_penalty).Default("the model's, or 1"),
               "[0.01, 100], on prompt and generated tokens.");
   table->Flag("frequency-penalty", NumberFlag(&options->frequency_penalty).Default("0"),
               "[-2, 2] for each time a token was generated.");

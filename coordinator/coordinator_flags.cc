@@ -38,6 +38,10 @@ void AddModelFlags(CommandFlags* table, ServerFlags* flags) {
   table->Flag("tokenizer",
               TextFlag(&flags->tokenizer, "FILE").Default("tokenizer.model in the directory"),
               "Tokenizer of the model.");
+  table->Flag("generation-config", TextFlag(&flags->generation_config, "auto|none|DIR"),
+              "Where sampling defaults come from, for what a request leaves unset: the model's "
+              "generation_config.json (auto), nowhere (none, also vllm), or a folder with such a "
+              "file. Its end-of-sequence ids count in any case.");
   table->Flag("load-format", ChoiceFlag(&flags->load_format, {"auto", "dummy"}),
               "auto: the checkpoint's weights. dummy: random weights of the config's shape.");
   table->Flag("dtype", ChoiceFlag(&flags->dtype, {"auto", "float32", "bfloat16"}),

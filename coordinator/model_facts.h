@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "model/generation_config.h"
 #include "model/sampling_params.h"
 
 namespace bora {
@@ -18,6 +19,8 @@ inline constexpr int32_t kMaxRequestIdBytes = 64;
 inline constexpr int32_t kMaxCacheSaltBytes = 64;
 inline constexpr int32_t kMaxTenantBytes = 64;
 inline constexpr int32_t kMaxCandidates = 16;
+// StopOptions.max_tokens of a request that says nothing, for a model that says nothing either.
+inline constexpr int32_t kDefaultMaxTokens = 256;
 // gRPC's default for what a client receives; requests are held to the same.
 inline constexpr int32_t kMaxMessageBytes = 4 << 20;
 // Of a call's metadata, as HTTP/2 counts it: names, values and 32 bytes each. Room for a large
@@ -39,9 +42,10 @@ inline constexpr int32_t kMaxPromptBytes = 1 << 20;
 inline constexpr int32_t kMaxStreamMessageBytes = 64 << 10;
 
 struct ModelFacts {
-  std::string name;            // without "models/"
-  int32_t context_length = 0;  // > 1
-  std::vector<int32_t> eos_token_ids;
+  std::string name;                    // without "models/"
+  int32_t context_length = 0;          // > 1
+  std::vector<int32_t> eos_token_ids;  // ascending
+  SamplingDefaults sampling_defaults;  // for what a request leaves unset
   std::string dtype;
   std::string quantization;  // empty: none
   int32_t n_layers = 0;
@@ -59,6 +63,7 @@ struct ServerFacts {
   int32_t max_num_seqs = 0;
   int32_t max_num_batched_tokens = 0;
   int32_t max_num_queued_reqs = 0;
+  std::string generation_config;  // ServerFlags::generation_config
 };
 
 }  // namespace bora

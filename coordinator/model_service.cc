@@ -110,6 +110,17 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   FillHistogram(load.token_gap, out->mutable_token_gap());
 }
 
+// The values in force: the model's, or else the API's.
+void FillSamplingDefaults(const SamplingDefaults& defaults, v1::SamplingDefaults* out) {
+  const SamplingParams api;
+  out->set_temperature(defaults.temperature.value_or(api.temperature));
+  out->set_top_p(defaults.top_p.value_or(api.top_p));
+  out->set_top_k(defaults.top_k.value_or(api.top_k));
+  out->set_min_p(defaults.min_p.value_or(api.min_p));
+  out->set_repetition_penalty(defaults.repetition_penalty.value_or(api.repetition_penalty));
+  out->set_max_tokens(defaults.max_tokens.value_or(kDefaultMaxTokens));
+}
+
 }  // namespace
 
 v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
@@ -127,6 +138,7 @@ v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
   out.set_head_count(model.n_heads);
   out.set_kv_head_count(model.n_kv_heads);
   out.set_weights_digest(weights_digest);
+  FillSamplingDefaults(model.sampling_defaults, out.mutable_sampling_defaults());
   v1::Limits* limits = out.mutable_limits();
   limits->set_max_prompt_bytes(kMaxPromptBytes);
   limits->set_max_logprobs(kMaxLogprobs);
@@ -155,6 +167,7 @@ v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& sn
   out.set_max_num_batched_tokens(facts.max_num_batched_tokens);
   out.set_max_num_queued_reqs(facts.max_num_queued_reqs);
   FillConnectionLimits(out.mutable_connection_limits());
+  out.set_generation_config(facts.generation_config);
   return out;
 }
 

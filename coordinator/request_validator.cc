@@ -1,6 +1,7 @@
 #include "coordinator/request_validator.h"
 
 #include <algorithm>
+#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
@@ -19,7 +20,6 @@ namespace {
 
 namespace v1 = inference::v1;
 
-constexpr int32_t kDefaultMaxTokens = 256;
 constexpr float kMaxTemperature = 100;
 constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
 
@@ -193,14 +193,23 @@ std::vector<int32_t> StopTokenIds(const v1::StopOptions& stopping, const ModelFa
   return ids;
 }
 
-SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const v1::OutputOptions& output,
-                            int32_t min_tokens, std::vector<int32_t> stop_token_ids) {
+// The request's value, or else the model's default, or else the API's, which `value` has.
+template <typename T>
+void Choose(bool is_set, T from_request, const std::optional<T>& from_model, T* value) {
+  *value = is_set ? from_request : from_model.value_or(*value);
+}
+
+SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingDefaults& defaults,
+                            const v1::OutputOptions& output, int32_t min_tokens,
+                            std::vector<int32_t> stop_token_ids) {
   SamplingParams params;
-  if (sampling.has_temperature()) params.temperature = sampling.temperature();
-  if (sampling.has_top_p()) params.top_p = sampling.top_p();
-  if (sampling.has_top_k()) params.top_k = sampling.top_k();
-  if (sampling.has_min_p()) params.min_p = sampling.min_p();
-  if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
+  Choose(sampling.has_temperature(), sampling.temperature(), defaults.temperature,
+         &params.temperature);
+  Choose(sampling.has_top_p(), sampling.top_p(), defaults.top_p, &params.top_p);
+  Choose(sampling.has_top_k(), sampling.top_k(), defaults.top_k, &params.top_k);
+  Choose(sampling.has_min_p(), sampling.min_p(), defaults.min_p, &params.min_p);
+  Choose(sampling.has_repetition_penalty(), sampling.repetition_penalty(),
+         defaults.repetition_penalty, &params.repetition_penalty);
   if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
   if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
   // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
@@ -378,8 +387,8 @@ std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const
   spec.tenant = request.tenant();
   if (request.has_n()) spec.n_candidates = request.n();
   spec.include_stop_in_output = stopping.include_stop_str_in_output();
-  spec.sampling = MakeSampling(request.sampling(), request.output(), stopping.min_tokens(),
-                               std::move(stop_token_ids));
+  spec.sampling = MakeSampling(request.sampling(), model_.sampling_defaults, request.output(),
+                               stopping.min_tokens(), std::move(stop_token_ids));
   const v1::Prompt& prompt = request.prompt();
   if (std::optional<ApiError> error = TokenizePrompt(prompt, &spec)) return *std::move(error);
   if (std::optional<ApiError> error = ChooseMaxTokens(stopping, &spec)) return *std::move(error);
@@ -447,8 +456,9 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
     spec->max_tokens = stopping.max_tokens();
     return std::nullopt;
   }
-  spec->context_limited = n_left < kDefaultMaxTokens;
-  spec->max_tokens = static_cast<int32_t>(std::min<int64_t>(n_left, kDefaultMaxTokens));
+  const int32_t n_default = model_.sampling_defaults.max_tokens.value_or(kDefaultMaxTokens);
+  spec->context_limited = n_left < n_default;
+  spec->max_tokens = static_cast<int32_t>(std::min<int64_t>(n_left, n_default));
   Violations violations;
   violations.CheckRange("stopping.min_tokens", int64_t{stopping.min_tokens()}, 0, spec->max_tokens);
   if (violations.empty()) return std::nullopt;

@@ -4,16 +4,21 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/build_info.h"
 #include "base/error_list.h"
 #include "base/int_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "model/added_tokens.h"
 #include "model/checkpoint.h"
 #include "model/dummy_weights.h"
+#include "model/generation_config.h"
+#include "model/json.h"
 #include "model/partition.h"
 #include "model/tensor_id.h"
 #include "model/tokenizer_model.h"
@@ -73,25 +78,117 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   return facts;
 }
 
+// Refuses a generation_config.json that names ids which the model does not have.
+absl::StatusOr<GenerationConfig> OpenGenerationConfig(const ServerFlags& flags,
+                                                      const ModelConfig& model) {
+  const bool is_other_dir = flags.generation_config != "auto" &&
+                            flags.generation_config != "none" && flags.generation_config != "vllm";
+  const std::string& dir = is_other_dir ? flags.generation_config : flags.model;
+  const std::filesystem::path path = std::filesystem::path(dir) / "generation_config.json";
+  std::error_code error;
+  if (is_other_dir && !std::filesystem::exists(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat("--generation-config=", dir,
+                                                   " is not auto, none, vllm or a folder with a ",
+                                                   "generation_config.json"));
+  }
+  ASSIGN_OR_RETURN(GenerationConfig generation, ReadGenerationConfig(dir));
+  for (const int32_t id : generation.eos_ids) {
+    if (id < model.vocab_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": eos_token_id is ", id,
+                                                   ", must be in [0, vocab_size ", model.vocab_size,
+                                                   ")"));
+  }
+  if (flags.generation_config == "none" || flags.generation_config == "vllm") {
+    generation.sampling = SamplingDefaults();
+  } else if (generation.asks_for_greedy) {
+    LogInfo("generation_config.json: do_sample is false, which does not count here",
+            {{"greedy", "a request asks for it by temperature 0"}});
+  }
+  return generation;
+}
+
+// No tokenizer.model at `path`: what is there instead, and what to do.
+absl::Status NoTokenizerError(const std::string& path) {
+  const std::filesystem::path dir = std::filesystem::path(path).parent_path();
+  std::vector<std::string> unread;          // formats of other tokenizers
+  std::vector<std::string> sentence_piece;  // under another name
+  for (const std::string& name : ListFileNames(dir.string())) {
+    if (name == "tokenizer.json" || name == "tekken.json") unread.push_back(name);
+    if (absl::StartsWith(name, "tokenizer.model.")) sentence_piece.push_back(name);
+  }
+  std::string text = absl::StrCat(path, ": no such file");
+  if (!sentence_piece.empty()) {
+    absl::StrAppend(&text, "; ", sentence_piece.front(), " is here: --tokenizer ",
+                    (dir / sentence_piece.front()).string(), " takes it");
+  } else if (!unread.empty()) {
+    absl::StrAppend(&text, "; ", absl::StrJoin(unread, " and "),
+                    unread.size() == 1 ? " is here, which is" : " are here, which are",
+                    " not read, only SentencePiece files: --tokenizer FILE takes one");
+  } else {
+    absl::StrAppend(&text, "; --tokenizer FILE takes one from elsewhere");
+  }
+  return absl::NotFoundError(text);
+}
+
+// The vocabulary of tokenizer.model and behind it the tokens that a fine-tune has added. Ids of the
+// model beyond both, rows that only pad its matrices, are never drawn.
 absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const ServerFlags& flags,
-                                                               const ModelConfig& model) {
+                                                               const ModelConfig& model,
+                                                               const GenerationConfig& generation) {
   const std::string path = flags.tokenizer.empty()
                                ? (std::filesystem::path(flags.model) / "tokenizer.model").string()
                                : flags.tokenizer;
-  ASSIGN_OR_RETURN(Vocabulary vocabulary, LoadSentencePieceModel(path));
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(std::move(vocabulary));
-  RETURN_IF_ERROR(Annotate(tokenizer.status(), path));
-  if (tokenizer->vocab_size() != model.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", tokenizer->vocab_size(),
-                                                   " pieces, the model's config says vocab_size ",
-                                                   model.vocab_size));
+  absl::StatusOr<Vocabulary> vocabulary = LoadSentencePieceModel(path);
+  if (absl::IsNotFound(vocabulary.status())) return NoTokenizerError(path);
+  RETURN_IF_ERROR(vocabulary.status());
+  const auto n_pieces = static_cast<int64_t>(vocabulary->pieces.size());
+  if (n_pieces > model.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": ", n_pieces, " pieces, the model's config says vocab_size ", model.vocab_size));
   }
+  if (n_pieces < model.vocab_size) {
+    ASSIGN_OR_RETURN(const AddedTokens added, ReadAddedTokens(flags.model));
+    std::vector<int32_t> eos_ids = model.eos_ids;
+    eos_ids.insert(eos_ids.end(), generation.eos_ids.begin(), generation.eos_ids.end());
+    AppendAddedTokens(added, eos_ids, model.vocab_size, &*vocabulary);
+    LogInfo("the model has more token ids than tokenizer.model",
+            {{"pieces", n_pieces},
+             {"added_tokens", static_cast<int64_t>(vocabulary->pieces.size()) - n_pieces},
+             {"never_drawn", model.vocab_size - static_cast<int64_t>(vocabulary->pieces.size())}});
+  }
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(*std::move(vocabulary));
+  RETURN_IF_ERROR(Annotate(tokenizer.status(), path));
   return std::make_unique<const Tokenizer>(*std::move(tokenizer));
+}
+
+// The ids that end a completion: those of config.json, of generation_config.json and the
+// tokenizer's. Says where they contradict each other.
+std::vector<int32_t> EosIds(const ModelConfig& model, const GenerationConfig& generation,
+                            const Tokenizer& tokenizer) {
+  if (tokenizer.bos_id() != model.bos_id) {
+    LogWarning("tokenizer and model config name different beginnings of a sequence",
+               {{"tokenizer_bos_token_id", tokenizer.bos_id()},
+                {"config_bos_token_id", model.bos_id},
+                {"prompts_begin_with", tokenizer.bos_id() < 0 ? "none" : "the tokenizer's"}});
+  }
+  std::vector<int32_t> ids = model.eos_ids;
+  ids.insert(ids.end(), generation.eos_ids.begin(), generation.eos_ids.end());
+  const bool is_known = std::find(ids.begin(), ids.end(), tokenizer.eos_id()) != ids.end();
+  if (tokenizer.eos_id() >= 0 && !is_known) {
+    LogWarning("tokenizer and model config name different ends of a sequence: each counts",
+               {{"tokenizer_eos_token_id", tokenizer.eos_id()},
+                {"config_eos_token_ids", absl::StrJoin(ids, ",")}});
+    ids.push_back(tokenizer.eos_id());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
 }
 
 // What the model's files say. Members are there unless reading them failed.
 struct ModelFiles {
   ModelConfig model;
+  GenerationConfig generation;
   std::unique_ptr<const Tokenizer> tokenizer;
   WeightFacts weights;
 };
@@ -101,7 +198,10 @@ ModelFiles ReadModelFiles(const ServerFlags& flags, ErrorList* errors) {
   absl::StatusOr<ModelDirectory> directory = ReadModelDirectory(flags.model);
   if (!errors->Add(directory.status())) return files;
   files.model = directory->config;
-  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer = OpenTokenizer(flags, files.model);
+  absl::StatusOr<GenerationConfig> generation = OpenGenerationConfig(flags, files.model);
+  if (errors->Add(generation.status())) files.generation = *std::move(generation);
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> tokenizer =
+      OpenTokenizer(flags, files.model, files.generation);
   if (errors->Add(tokenizer.status())) files.tokenizer = *std::move(tokenizer);
   absl::StatusOr<WeightFacts> weights = InspectWeights(flags, *directory);
   if (errors->Add(weights.status())) files.weights = *std::move(weights);
@@ -134,8 +234,18 @@ absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig
       " tokens takes on a worker"));
 }
 
-ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model,
-                          const LoadModel& load) {
+// The model's context length, or its sliding window where that is shorter.
+int64_t DefaultContextLength(const ModelConfig& model) {
+  const int64_t window = model.sliding_window.value_or(model.max_position);
+  if (window < model.max_position) {
+    LogWarning("the context is limited to the sliding window: beyond it the model is not served",
+               {{"context_length", model.max_position}, {"sliding_window", window}});
+  }
+  return std::min(model.max_position, window);
+}
+
+ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model, const LoadModel& load,
+                          const GenerationConfig& generation, const Tokenizer& tokenizer) {
   ModelFacts facts;
   facts.name = flags.served_model_name;
   if (facts.name.empty()) {
@@ -145,7 +255,8 @@ ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model,
     facts.name = path.filename().string();
   }
   facts.context_length = load.max_model_len;
-  facts.eos_token_ids = model.eos_ids;
+  facts.eos_token_ids = EosIds(model, generation, tokenizer);
+  facts.sampling_defaults = generation.sampling;
   facts.dtype = load.dtype;
   facts.quantization = load.quantization;
   facts.n_layers = static_cast<int32_t>(model.n_layers);
@@ -165,6 +276,7 @@ ServerFacts MakeServerFacts(const ServerFlags& flags, const GroupLimits& limits)
   facts.max_num_seqs = limits.max_num_seqs;
   facts.max_num_batched_tokens = limits.max_num_batched_tokens;
   facts.max_num_queued_reqs = flags.max_num_queued_reqs;
+  facts.generation_config = flags.generation_config;
   return facts;
 }
 
@@ -187,6 +299,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   config.engine.tenant_weights = *std::move(tenant_weights);
   config.model = std::move(files.model);
   config.tokenizer = std::move(files.tokenizer);
+  const GenerationConfig generation = std::move(files.generation);
   const WeightFacts weights = std::move(files.weights);
 
   const absl::StatusOr<Partition> partition =
@@ -195,8 +308,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   errors.Add(partition.status());
   int64_t max_model_len = flags.max_model_len;
   if (max_model_len == 0) {
-    max_model_len = std::min(config.model.max_position,
-                             config.model.sliding_window.value_or(config.model.max_position));
+    max_model_len = DefaultContextLength(config.model);
   }
   errors.Add(CheckMaxModelLen(config.model, max_model_len));
   RETURN_IF_ERROR(errors.ToStatus());
@@ -220,7 +332,8 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_num_seqs = flags.max_num_seqs;
   cluster.limits.max_num_batched_tokens = flags.max_num_batched_tokens;
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
-  cluster.limits.vocab_size = static_cast<int32_t>(config.model.vocab_size);
+  // What has no piece is never drawn.
+  cluster.limits.vocab_size = config.tokenizer->vocab_size();
   ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
                    KvCacheBytes(flags, config.model, *partition, cluster));
   cluster.heartbeat_timeout = flags.heartbeat_timeout;
@@ -230,8 +343,15 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   config.engine.calibration_budget = kCalibrationBudget;
   config.engine.run_ahead = flags.async_scheduling;
   config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
-  config.model_facts = MakeModelFacts(flags, config.model, cluster.load);
+  config.model_facts =
+      MakeModelFacts(flags, config.model, cluster.load, generation, *config.tokenizer);
   config.server_facts = MakeServerFacts(flags, cluster.limits);
+  // A request's own stop ids are added to them.
+  const size_t n_eos_ids = config.model_facts.eos_token_ids.size();
+  if (n_eos_ids < 1 || n_eos_ids > kMaxStopTokenIds) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(n_eos_ids, " ids end a completion, not in [1, ", kMaxStopTokenIds, "]"));
+  }
   return config;
 }
 

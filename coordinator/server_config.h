@@ -22,6 +22,10 @@ struct ServerFlags {
   std::string model;
   std::string served_model_name;  // empty: the directory's name
   std::string tokenizer;          // empty: tokenizer.model in the model's directory
+  // Where a request's unset sampling fields come from: auto, the model directory's
+  // generation_config.json; none (or vllm, as it is called there), the API's own defaults; or
+  // another directory with such a file.
+  std::string generation_config = "auto";
   std::string load_format = "auto";
   std::string dtype = "auto";
   std::string quantization = "none";

@@ -356,8 +356,9 @@ __global__ void __launch_bounds__(kMaxThreads)
   if (row.slot < 0) return;
   const Workspace work = TakeWorkspace();
   const int n_tokens = static_cast<int>(call.vocab_size);
-  const int64_t row_begin = int64_t{blockIdx.x} * n_tokens;
-  const Candidates all = {.logits = call.logits + row_begin, .n_tokens = n_tokens};
+  const int64_t row_begin = int64_t{blockIdx.x} * n_tokens;  // of working memory
+  const Candidates all = {.logits = call.logits + int64_t{blockIdx.x} * call.row_stride,
+                          .n_tokens = n_tokens};
   const CudaSampling& sampling = call.sampling[row.slot];
   CudaSampledToken* const out = &call.sampled[blockIdx.x];
   const bool is_target = row.target_token_id >= 0;
@@ -371,7 +372,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   } else if (is_finite) {
     Candidates tokens = WithoutBanned(all, sampling, row.n_generated_tokens);
     uint32_t* const counts =
-        HasPenalties(sampling) ? call.token_counts + int64_t{row.slot} * n_tokens : nullptr;
+        HasPenalties(sampling) ? call.token_counts + row.slot * call.row_stride : nullptr;
     if (counts != nullptr) {
       float* const penalized = scratch.penalized + row_begin;
       Penalize(work.block, all, sampling, counts, penalized);
@@ -407,6 +408,9 @@ int64_t SampleScratchBytes(int64_t max_rows, int64_t vocab_size) {
 void Sample(CudaDevice& device, const CudaSampleCall& call) {
   CHECK_GT(call.vocab_size, 0);
   CHECK_LE(call.vocab_size, kMaxVocabSize);
+  CudaSampleCall with_stride = call;
+  if (call.row_stride == 0) with_stride.row_stride = call.vocab_size;
+  CHECK_GE(with_stride.row_stride, call.vocab_size);
   auto* weights =
       reinterpret_cast<uint64_t*>(device.Scratch(SampleScratchBytes(call.n_rows, call.vocab_size)));
   const RowScratch scratch = {weights,
@@ -416,7 +420,7 @@ void Sample(CudaDevice& device, const CudaSampleCall& call) {
       std::clamp<int64_t>(RoundUp(call.vocab_size, kWarpSize), kMinThreads, kMaxThreads);
   LaunchKernel(
       device, {.n_blocks_x = call.n_rows, .n_threads = n_threads, .shared_bytes = WorkspaceBytes()},
-      SampleKernel, call, scratch);
+      SampleKernel, with_stride, scratch);
 }
 
 }  // namespace bora

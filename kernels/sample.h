@@ -77,14 +77,17 @@ SampledToken ToSampledToken(const CudaSampledToken& token, const CudaSampleRow& 
 struct CudaSampleCall {
   int64_t n_rows = 0;
   int64_t vocab_size = 0;
-  const float* logits = nullptr;           // [n_rows, vocab_size]
+  // Elements from one row of logits, and from one slot's token counts, to the next; 0: vocab_size.
+  // What lies beyond vocab_size is not looked at.
+  int64_t row_stride = 0;
+  const float* logits = nullptr;           // [n_rows, row_stride]
   const CudaSampleRow* rows = nullptr;     // [n_rows]
   const CudaSampling* sampling = nullptr;  // by slot
   CudaSampledToken* sampled = nullptr;     // [n_rows]
   // By slot: the token that it drew last, 0 for one that could not be drawn. Rows with a target
   // leave it alone. May be null.
   int32_t* last_tokens = nullptr;
-  // [.., vocab_size] by slot, as CountTokens says: the drawn token is counted. Of slots with
+  // [.., row_stride] by slot, as CountTokens says: the drawn token is counted. Of slots with
   // penalties only; may be null when no row's slot has any.
   uint32_t* token_counts = nullptr;
 };

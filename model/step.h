@@ -20,6 +20,8 @@ struct GroupLimits {
   int32_t max_model_len = 0;           // tokens of one sequence: positions [0, max_model_len)
   int32_t block_size = 16;             // tokens in one KV block
   int32_t n_blocks = 0;                // KV blocks: ids [0, n_blocks)
+  // Token ids that exist: [0, vocab_size). The model's matrices may have more rows, as padding: the
+  // sampler looks at no logit beyond.
   int32_t vocab_size = 0;
 
   bool operator==(const GroupLimits&) const = default;

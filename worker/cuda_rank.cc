@@ -406,7 +406,8 @@ absl::Status CudaRank::QueueHead(const CudaStepView& step) {
     ASSIGN_OR_RETURN(const auto logits, stage_.Logits(tile, epoch_->collectives));
     if (!IsSampler(shape())) continue;
     Sample(*device_, {.n_rows = static_cast<int64_t>(tile.size()),
-                      .vocab_size = config().vocab_size,
+                      .vocab_size = limits_.vocab_size,
+                      .row_stride = config().vocab_size,
                       .logits = logits.data(),
                       .rows = step.sample_rows + begin,
                       .sampling = reinterpret_cast<const CudaSampling*>(sampling_memory_.data()),

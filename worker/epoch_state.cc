@@ -17,7 +17,7 @@ absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape
   RETURN_IF_ERROR(ValidateLimits(options.limits));
   RETURN_IF_ERROR(CheckStepInputsLimits(options.limits));
   RETURN_IF_ERROR(CheckContextLength(config, options.limits.max_model_len));
-  if (options.limits.vocab_size != config.vocab_size) {
+  if (options.limits.vocab_size > config.vocab_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("group limit vocab_size: ", options.limits.vocab_size, ", the model has ",
                      config.vocab_size));

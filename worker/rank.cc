@@ -26,10 +26,11 @@ RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
 
 // Everything that ends with the epoch.
 struct Rank::Epoch {
-  Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh, int32_t max_num_seqs)
+  Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh, const GroupLimits& limits)
       : state(std::move(epoch_state)),
         collectives(state->place(), mesh),
-        token_counts(max_num_seqs) {
+        n_token_ids(limits.vocab_size),
+        token_counts(limits.max_num_seqs) {
     head_token_idx.reserve(kHeadTileRows);
     sample_rows.reserve(kHeadTileRows);
     sampled.reserve(kHeadTileRows);
@@ -37,13 +38,14 @@ struct Rank::Epoch {
 
   const std::unique_ptr<EpochState> state;
   Collectives collectives;
+  const int64_t n_token_ids;  // GroupLimits::vocab_size; at most as many as a row of logits has
 
   // Scratch of RunHead, one tile.
   std::vector<int32_t> head_token_idx;
   std::vector<SampleRow> sample_rows;
   std::vector<SampledToken> sampled;
 
-  // [max_num_seqs][vocab_size] of open slots with penalties, of others empty. The sampler's only.
+  // [max_num_seqs][n_token_ids] of open slots with penalties, of others empty. The sampler's only.
   std::vector<std::vector<uint32_t>> token_counts;
 };
 
@@ -63,7 +65,7 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
   if (!rope_.has_value() || options.limits.max_model_len > rope_->n_positions()) {
     rope_.emplace(config().head_dim, options.limits.max_model_len, config().rope_theta);
   }
-  epoch_ = std::make_unique<Epoch>(std::move(state), options.mesh, options.limits.max_num_seqs);
+  epoch_ = std::make_unique<Epoch>(std::move(state), options.mesh, options.limits);
   return absl::OkStatus();
 }
 
@@ -81,7 +83,7 @@ absl::Status Rank::Begin(const StepPlan& plan) {
 void Rank::CountTokensOf(absl::Span<const SlotOpen> opened) {
   for (const SlotOpen& open : opened) {
     std::vector<uint32_t>& counts = epoch_->token_counts[open.slot];
-    counts.resize(open.sampling.has_penalties() ? weights_->config().vocab_size : 0);
+    counts.resize(open.sampling.has_penalties() ? epoch_->n_token_ids : 0);
     if (counts.empty()) continue;
     CountTokens(open.known_tokens, open.n_prompt_tokens, absl::MakeSpan(counts));
   }
@@ -131,7 +133,7 @@ void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> lo
                                  .token_counts = epoch.token_counts[row.slot].data()});
   }
   epoch.sampled.clear();
-  Sample(*device_, vocab_size, epoch.sample_rows, &epoch.sampled);
+  Sample(*device_, epoch.n_token_ids, epoch.sample_rows, &epoch.sampled);
   CHECK_EQ(epoch.sampled.size(), tile.size());
   for (size_t i = 0; i < tile.size(); ++i) {
     SampledToken& token = epoch.sampled[i];

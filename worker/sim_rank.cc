@@ -70,6 +70,7 @@ absl::Status SimRank::BeginEpoch(const EpochOptions& options) {
   // Timers of this thread are 50 us late otherwise.
   prctl(PR_SET_TIMERSLACK, 1);
   epoch_ = std::move(epoch);
+  n_token_ids_ = options.limits.vocab_size;
   return absl::OkStatus();
 }
 
@@ -90,7 +91,7 @@ absl::Status SimRank::RunStage(const StepPlan& plan, StepResult* result) {
     for (const HeadRow& row : epoch_->inputs().head_rows()) {
       const bool is_draw = row.target_token_id < 0;
       (is_draw ? result->sampled : result->prompt_logprobs)
-          .push_back(Sample(row, epoch_->sampling(row.slot), config_.vocab_size));
+          .push_back(Sample(row, epoch_->sampling(row.slot), n_token_ids_));
     }
   }
   return epoch_->boundary().Leave(activations);

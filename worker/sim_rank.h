@@ -41,6 +41,7 @@ class SimRank final : public StepExecutor {
   const ModelConfig config_;
   const RankShape shape_;
   const SimCost cost_;
+  int64_t n_token_ids_ = 0;    // of the epoch
   AlignedBuffer activations_;  // [max_num_batched_tokens, dim]
   std::unique_ptr<EpochState> epoch_;
   std::optional<StepResult> result_;  // of the unfinished plan

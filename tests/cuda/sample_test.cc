@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -121,17 +122,19 @@ class CudaSampleTest : public CudaTest {
     std::vector<float> logits;
     std::vector<CudaSampleRow> rows;
     std::vector<CudaSampling> sampling;
-    std::vector<uint32_t> counts(n * vocab_size, kUntouchedCount);
+    const int64_t stride = vocab_size + n_padding_;
+    std::vector<uint32_t> counts(n * stride, kUntouchedCount);
     for (const Request& request : requests) {
       CHECK_EQ(static_cast<int64_t>(request.logits.size()), vocab_size);
       logits.insert(logits.end(), request.logits.begin(), request.logits.end());
+      logits.resize(logits.size() + n_padding_, std::numeric_limits<float>::quiet_NaN());
       const auto slot = static_cast<int32_t>(rows.size());
       rows.push_back({request.skipped ? -1 : slot, request.position, request.n_generated_tokens,
                       request.target_token_id});
       sampling.push_back(ToCudaSampling(request.sampling));
       if (!request.sampling.has_penalties()) continue;
       CountTokens(request.known_tokens, request.n_prompt_tokens,
-                  absl::MakeSpan(counts).subspan(slot * vocab_size, vocab_size));
+                  absl::MakeSpan(counts).subspan(slot * stride, vocab_size));
     }
     const DeviceArray<float> device_logits(logits);
     const DeviceArray<CudaSampleRow> device_rows(rows);
@@ -141,6 +144,7 @@ class CudaSampleTest : public CudaTest {
     DeviceArray<uint32_t> device_counts(counts);
     Sample(Device(SampleScratchBytes(n, vocab_size)), {.n_rows = n,
                                                        .vocab_size = vocab_size,
+                                                       .row_stride = n_padding_ > 0 ? stride : 0,
                                                        .logits = device_logits.data(),
                                                        .rows = device_rows.data(),
                                                        .sampling = device_sampling.data(),
@@ -156,7 +160,7 @@ class CudaSampleTest : public CudaTest {
       const bool is_draw =
           rows[i].slot >= 0 && rows[i].target_token_id < 0 && raw_[i].token_id >= 0;
       if (is_draw && requests[i].sampling.has_penalties()) {
-        ++counts[i * vocab_size + raw_[i].token_id];
+        ++counts[i * stride + raw_[i].token_id];
       }
     }
     EXPECT_EQ(device_counts.ToHost(), counts);
@@ -177,6 +181,8 @@ class CudaSampleTest : public CudaTest {
 
   static constexpr int32_t kUntouched = -7;
   static constexpr uint32_t kUntouchedCount = 0xdead;
+  // Columns of each row behind the vocabulary, of NaN, as of a model whose matrices are padded.
+  int64_t n_padding_ = 0;
   std::vector<CudaSampledToken> raw_;  // of the last run
   std::vector<int32_t> last_tokens_;
 };
@@ -253,6 +259,17 @@ TEST_P(CudaSampleTest, DrawsWhatTheModelDraws) {
       EXPECT_EQ(last_tokens_[i], got[i].token_id);
     }
   }
+}
+
+TEST_P(CudaSampleTest, LooksAtNoColumnBehindTheVocabulary) {
+  std::vector<Request> requests;
+  for (int i = 0; i < 20; ++i) {
+    requests.push_back(RandomRequest(1000, 5000 + i));
+    requests.back().sampling.n_logprobs = i % 4 - 1;
+  }
+  const std::vector<SampledToken> want = Run(requests);
+  n_padding_ = 37;
+  EXPECT_EQ(Run(requests), want);
 }
 
 TEST_P(CudaSampleTest, DrawsFromAWholeVocabulary) {

@@ -269,6 +269,40 @@ class BadModelTest(unittest.TestCase):
             for process in (cluster.coordinator, cluster.workers[0]):
                 self.assertEqual(process.log_field("model config", "layout"), "hugging-face")
 
+    def test_generation_config_that_is_wrong(self):
+        for content, parts in (('{"temperature": -1}', ["temperature is -1", "[0, 100]"]),
+                               ('{"top_p": 0}', ["top_p is 0", "(0, 1]"]), ('{"top_k": 1.5}', ["top_k is 1.5"]),
+                               ('{"eos_token_id": 1024}', ["eos_token_id is 1024", "vocab_size 1024"]),
+                               ('{"max_new_tokens": 0}', ["max_new_tokens is 0"]), ("[]", ["must be a JSON object"]),
+                               ("{", ["not valid JSON"])):
+            with self.subTest(content=content):
+                with open(self.path("generation_config.json"), "w") as file:
+                    file.write(content)
+                self.check_refused("generation_config.json", *parts)
+        self.check_refused("--generation-config=/nowhere", flags=["--generation-config=/nowhere"])
+
+    def test_files_that_are_not_what_their_names_say(self):
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        for name in ("model.safetensors", "tokenizer.model", "config.json"):
+            with self.subTest(name=name):
+                with open(self.path(name), "wb") as file:
+                    file.write(pointer)
+                self.check_refused(name, "Git LFS pointer", "git lfs pull")
+
+    def test_tokenizers_that_are_not_read(self):
+        os.rename(self.path("tokenizer.model"), self.path("tokenizer.json"))
+        self.check_refused("tokenizer.model", "tokenizer.json", "--tokenizer FILE")
+        os.rename(self.path("tokenizer.json"), self.path("tokenizer.model.v3"))
+        self.check_refused("tokenizer.model", "--tokenizer " + self.path("tokenizer.model.v3"))
+
+    def test_a_name_on_a_hub(self):
+        self.model = "mistralai/Mistral-7B-v0.1"
+        self.check_refused("mistralai/Mistral-7B-v0.1: no such folder", "downloaded")
+
+    def test_a_tied_head_with_values_of_its_own(self):
+        self.edit_config(tie_word_embeddings=True)
+        self.check_refused("lm_head.weight", "model.embed_tokens.weight", "tie_word_embeddings")
+
     # Flags.
 
     def test_limits_that_the_model_does_not_have(self):

@@ -185,10 +185,17 @@ TEST_F(TokenizerModelFileTest, LoadsAFile) {
 }
 
 TEST_F(TokenizerModelFileTest, NamesAFileThatIsNoModel) {
-  std::ofstream(path_, std::ios::binary) << "version https://git-lfs.github.com/spec/v1\n";
+  std::ofstream(path_, std::ios::binary) << "not a model";
   const absl::Status status = LoadSentencePieceModel(path_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr(path_ + ": tokenizer model: "));
+}
+
+TEST_F(TokenizerModelFileTest, CallsAGitLfsPointerOne) {
+  std::ofstream(path_, std::ios::binary) << "version https://git-lfs.github.com/spec/v1\n";
+  const absl::Status status = LoadSentencePieceModel(path_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(path_ + ": a Git LFS pointer"));
 }
 
 TEST_F(TokenizerModelFileTest, RefusesALargeFileUnread) {

@@ -126,6 +126,42 @@ TEST_F(RankEpochTest, AnInvalidPlanEndsTheEpochAndNotTheRank) {
   EXPECT_TRUE(rank_->Execute(FirstPlan(6)).ok());
 }
 
+// With fewer token ids than the model has rows of logits, the rows beyond are as if they were not
+// there: the same draws and probabilities as if their logits were never computed.
+TEST_F(RankEpochTest, RowsBeyondTheTokenIdsAreNeverDrawn) {
+  constexpr int32_t kNIds = 40;  // of 257 rows
+  double likely = 0;             // of the alternatives of one row, which are half of the ids
+  const auto draw = [&](int64_t epoch, int32_t n_ids, const SamplingParams& sampling) {
+    options_.epoch = epoch;
+    options_.limits.vocab_size = n_ids;
+    CHECK_OK(rank_->BeginEpoch(options_));
+    PlanBuilder builder(options_.limits, epoch);
+    builder.Open(0, {1, 2, 3}, 3, sampling);
+    builder.AddRow(0, {1, 2, 3}, {.sample = true});
+    const auto result = rank_->Execute(builder.Take());
+    CHECK_OK(result.status());
+    rank_->EndEpoch();
+    return (*result)->sampled.at(0);
+  };
+  int n_beyond = 0;  // what is drawn without the limit
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    const SamplingParams sampling = {
+        .temperature = 100, .seed = seed, .n_logprobs = kMaxLogprobs, .repetition_penalty = 1.5f};
+    n_beyond += draw(100 + seed, 257, sampling).token_id >= kNIds ? 1 : 0;
+    const SampledToken token = draw(200 + seed, kNIds, sampling);
+    EXPECT_LT(token.token_id, kNIds);
+    EXPECT_LE(token.rank, kNIds);
+    likely = 0;
+    for (const TokenLogprob& top : token.top) {
+      EXPECT_LT(top.token_id, kNIds);
+      likely += std::exp(top.logprob);
+    }
+  }
+  EXPECT_GT(n_beyond, 20);
+  EXPECT_GT(likely, 0.5);
+  EXPECT_LT(likely, 1.0);
+}
+
 TEST_F(RankEpochTest, AnEmptyPlanHasAnEmptyResult) {
   ASSERT_TRUE(rank_->BeginEpoch(options_).ok());
   StepPlan plan;

@@ -293,5 +293,46 @@ TEST_F(RequestValidatorTest, RequestIdsAreShortAndPlain) {
   EXPECT_FALSE(IsValidRequestId("a\n"));
 }
 
+// What a request leaves unset is the model's own default; what it sets counts, zero included.
+TEST_F(RequestValidatorTest, TheModelsDefaultsHoldForWhatIsUnset) {
+  ModelFacts facts = Facts();
+  facts.sampling_defaults = {.temperature = 0.6f,
+                             .top_p = 0.9f,
+                             .top_k = 50,
+                             .min_p = 0.05f,
+                             .repetition_penalty = 1.1f,
+                             .max_tokens = 33};
+  const RequestValidator validator(facts, tokenizer_);
+  const auto spec_of = [&](const v1::GenerateStreamRequest& request) {
+    CallFacts call;
+    call.arrival = absl::UnixEpoch();
+    const auto result = validator.Validate(request, call);
+    EXPECT_TRUE(std::holds_alternative<ValidatedRequest>(result));
+    return std::get<ValidatedRequest>(result).spec;
+  };
+  v1::GenerateStreamRequest request = Valid();
+  const RequestSpec unset = spec_of(request);
+  EXPECT_EQ(unset.sampling.temperature, 0.6f);
+  EXPECT_EQ(unset.sampling.top_p, 0.9f);
+  EXPECT_EQ(unset.sampling.top_k, 50);
+  EXPECT_EQ(unset.sampling.min_p, 0.05f);
+  EXPECT_EQ(unset.sampling.repetition_penalty, 1.1f);
+  EXPECT_EQ(unset.max_tokens, 33);
+  EXPECT_FALSE(unset.context_limited);
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_top_p(1);
+  request.mutable_sampling()->set_top_k(0);
+  request.mutable_sampling()->set_min_p(0);
+  request.mutable_sampling()->set_repetition_penalty(1);
+  request.mutable_stopping()->set_max_tokens(2);
+  const RequestSpec set = spec_of(request);
+  EXPECT_EQ(set.sampling.temperature, 0);
+  EXPECT_EQ(set.sampling.top_p, 1);
+  EXPECT_EQ(set.sampling.top_k, 0);
+  EXPECT_EQ(set.sampling.min_p, 0);
+  EXPECT_EQ(set.sampling.repetition_penalty, 1);
+  EXPECT_EQ(set.max_tokens, 2);
+}
+
 }  // namespace
 }  // namespace bora

@@ -7,13 +7,11 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "base/cgroup.h"
 #include "base/check.h"
 
 namespace bora {
@@ -47,18 +45,6 @@ double QuotaOfGroup(const std::string& dir) {
   return quota.empty() || period.empty() ? kUnlimited : Ratio(quota[0], period[0]);
 }
 
-// The least limit from `mount` + `path` up to the mount itself. A container may see its own group
-// as the mount, and a path that does not exist below it.
-double LeastQuota(const std::string& mount, std::string path) {
-  double least = kUnlimited;
-  while (true) {
-    least = std::min(least, QuotaOfGroup(mount + path));
-    const size_t slash = path.rfind('/');
-    if (slash == std::string::npos) return least;
-    path.resize(slash);
-  }
-}
-
 }  // namespace
 
 std::vector<int> UsableCpus() {
@@ -84,31 +70,13 @@ std::vector<int> UsableCpus() {
 
 double CpuQuota(const std::string& root, absl::string_view membership) {
   double least = kUnlimited;
-  for (const absl::string_view line : absl::StrSplit(membership, '\n')) {
-    // "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1.
-    const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (fields.size() != 3) continue;
-    const std::string path = fields[2] == "/" ? "" : fields[2];
-    if (fields[1].empty()) {
-      least = std::min(least, LeastQuota(root, path));
-      continue;
-    }
-    for (const absl::string_view controller : absl::StrSplit(fields[1], ',')) {
-      if (controller != "cpu") continue;
-      for (const char* name : {"cpu", "cpu,cpuacct"}) {
-        least = std::min(least, LeastQuota(absl::StrCat(root, "/", name), path));
-      }
-    }
+  for (const std::string& dir : CgroupDirs(root, membership, "cpu")) {
+    least = std::min(least, QuotaOfGroup(dir));
   }
   return least;
 }
 
-double CpuQuota() {
-  std::ifstream file("/proc/self/cgroup");
-  std::ostringstream membership;
-  membership << file.rdbuf();
-  return CpuQuota("/sys/fs/cgroup", membership.str());
-}
+double CpuQuota() { return CpuQuota(kCgroupRoot, CgroupMembership()); }
 
 int UsableCpuCount() {
   const double n_cpus = std::min(static_cast<double>(UsableCpus().size()), CpuQuota());

@@ -14,7 +14,7 @@ std::vector<int> UsableCpus();
 
 // CPUs' worth of time that control groups grant this process: the least cpu.max (version 2) or
 // cpu.cfs_quota_us (version 1) of its group and that group's ancestors; infinity without a limit.
-// `root` is where control groups are mounted, `membership` the text of /proc/self/cgroup.
+// `root` and `membership` as for CgroupDirs.
 double CpuQuota(const std::string& root, absl::string_view membership);
 double CpuQuota();
 

@@ -11,9 +11,11 @@
 #include <chrono>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "base/check.h"
 #include "base/flush_subnormals.h"
@@ -287,13 +289,23 @@ CpuDevice::Counters CpuDevice::counters() const {
 void CpuDevice::FreeDeleter::operator()(float* memory) const { std::free(memory); }
 
 float* CpuDevice::Scratch(int64_t n_floats) {
-  if (n_floats > scratch_floats_) {
-    scratch_floats_ = RoundUp(n_floats, 1024);
-    scratch_.reset();
-    scratch_.reset(static_cast<float*>(std::aligned_alloc(64, scratch_floats_ * sizeof(float))));
-    CHECK(scratch_ != nullptr) << "no memory for a scratch of " << scratch_floats_ << " floats";
-  }
+  CHECK_OK(ReserveScratch(n_floats));
   return scratch_.get();
+}
+
+absl::Status CpuDevice::ReserveScratch(int64_t n_floats) {
+  if (n_floats <= scratch_floats_) return absl::OkStatus();
+  scratch_floats_ = 0;
+  scratch_.reset();
+  const int64_t n_bytes = RoundUp(n_floats, 1024) * static_cast<int64_t>(sizeof(float));
+  scratch_.reset(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(n_bytes))));
+  if (scratch_ == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("scratch: ", n_bytes, " bytes of memory are not available"));
+  }
+  std::memset(scratch_.get(), 0, static_cast<size_t>(n_bytes));
+  scratch_floats_ = RoundUp(n_floats, 1024);
+  return absl::OkStatus();
 }
 
 }  // namespace bora

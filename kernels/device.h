@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "base/bf16.h"
 #include "kernels/simd_choice.h"
 
@@ -71,9 +72,12 @@ class CpuDevice {
   void ParallelForThreads(int64_t n_items, int64_t grain, ThreadBody body);
 
   // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
-  // valid until the next call. It grows to the largest request and is then reused: who asks for
-  // the most before the first step allocates nothing later.
+  // valid until the next call. It grows to the largest request and is then reused. Once
+  // ReserveScratch has had the most that any operation takes, it neither allocates nor fails; a
+  // growth for which there is no memory is a CHECK.
   float* Scratch(int64_t n_floats);
+  // Makes room for that much, with every page there. RESOURCE_EXHAUSTED names the bytes.
+  absl::Status ReserveScratch(int64_t n_floats);
   // What the largest request got.
   int64_t scratch_floats() const { return scratch_floats_; }
 

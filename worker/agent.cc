@@ -34,7 +34,8 @@ auto WithoutExceptions(Function function) -> decltype(function()) {
   try {
     return function();
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory");
+    return absl::ResourceExhaustedError(absl::StrCat("out of memory: ", AvailableMemoryBytes(),
+                                                     " bytes are left (", MemoryBoundText(), ")"));
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   }
@@ -174,7 +175,7 @@ void WorkerAgent::Handle(Item item) {
 
 void WorkerAgent::HandleLoad(int64_t connection_id, const LoadModel& load) {
   LoadResult result;
-  result.status = Load(connection_id, load);
+  result.status = WithoutBadAlloc([&] { return Load(connection_id, load); });
   if (result.status.ok()) {
     absl::MutexLock lock(&mutex_);
     result.loaded = *loaded_;

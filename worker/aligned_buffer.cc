@@ -15,6 +15,7 @@
 #include "base/host_cpus.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
+#include "worker/host_memory.h"
 
 #ifndef MADV_POPULATE_WRITE  // Linux 5.14; the headers may be older than the kernel
 #define MADV_POPULATE_WRITE 23
@@ -103,6 +104,13 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Allocate(int64_t bytes, absl::strin
 
 absl::StatusOr<AlignedBuffer> AlignedBuffer::AllocatePopulated(int64_t bytes,
                                                                absl::string_view what) {
+  // The kernel would end a process of the control group, not refuse the pages.
+  const int64_t available_bytes = AvailableMemoryBytes();
+  if (bytes > available_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": ", bytes, " bytes are needed, ",
+                                                     available_bytes, " are available (",
+                                                     MemoryBoundText(), ")"));
+  }
   ASSIGN_OR_RETURN(AlignedBuffer buffer, Allocate(bytes, what));
   const int64_t mapped_bytes = buffer.data_.get_deleter().mapped_bytes;
   const int64_t n_parts = CeilDiv(mapped_bytes, kPopulateBytes);

@@ -28,7 +28,8 @@ class AlignedBuffer {
   static absl::StatusOr<AlignedBuffer> Allocate(int64_t bytes, absl::string_view what);
 
   // Allocate with every page there, so that memory which does not exist is missed now and not in a
-  // step. Several threads ask for the pages of a large buffer: one zeroes 2-4 GB a second.
+  // step. RESOURCE_EXHAUSTED names both numbers when more is asked for than AvailableMemoryBytes.
+  // Several threads ask for the pages of a large buffer: one zeroes 2-4 GB a second.
   static absl::StatusOr<AlignedBuffer> AllocatePopulated(int64_t bytes, absl::string_view what);
 
   uint8_t* data() const { return data_.get(); }

@@ -2,35 +2,57 @@
 
 #include <algorithm>
 #include <fstream>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/string_view.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/cgroup.h"
 
 namespace bora {
 namespace {
 
-int64_t ReadNumber(const char* path, absl::string_view after) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    if (!after.empty() && word != after) continue;
-    if (!after.empty() && !(file >> word)) break;
-    int64_t value = 0;
-    return absl::SimpleAtoi(word, &value) ? value : -1;
+// For a machine that does not say what it has.
+constexpr int64_t kUnknownBytes = int64_t{1} << 30;
+
+std::string MemInfo() {
+  std::ifstream file("/proc/meminfo");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// MemAvailable of /proc/meminfo, which is in KiB.
+int64_t MachineBytes(absl::string_view meminfo) {
+  for (const absl::string_view line : absl::StrSplit(meminfo, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    int64_t kib = 0;
+    if (words.size() >= 2 && words[0] == "MemAvailable:" && absl::SimpleAtoi(words[1], &kib)) {
+      return kib * 1024;
+    }
   }
-  return -1;
+  return kUnknownBytes;
 }
 
 }  // namespace
 
+int64_t AvailableMemoryBytes(absl::string_view meminfo, const std::string& cgroup_root,
+                             absl::string_view membership) {
+  const int64_t machine_bytes = MachineBytes(meminfo);
+  const absl::optional<CgroupMemory> group = LeastCgroupMemory(cgroup_root, membership);
+  return group.has_value() ? std::min(machine_bytes, group->left_bytes) : machine_bytes;
+}
+
 int64_t AvailableMemoryBytes() {
-  const int64_t available_kib = ReadNumber("/proc/meminfo", "MemAvailable:");
-  int64_t bytes = available_kib > 0 ? available_kib * 1024 : int64_t{1} << 30;
-  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max", "");
-  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current", "");
-  if (limit > 0 && used >= 0) bytes = std::min(bytes, std::max<int64_t>(limit - used, 0));
-  return bytes;
+  return AvailableMemoryBytes(MemInfo(), kCgroupRoot, CgroupMembership());
+}
+
+std::string MemoryBoundText() {
+  const absl::optional<CgroupMemory> group = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
+  if (!group.has_value() || group->left_bytes > MachineBytes(MemInfo())) return "the machine";
+  return absl::StrCat("control group ", group->dir, ", limit ", group->limit_bytes, " bytes");
 }
 
 }  // namespace bora

@@ -14,13 +14,29 @@ int64_t RopeBytes(const ModelConfig& config, const GroupLimits& limits) {
   return config.head_dim * limits.max_model_len * static_cast<int64_t>(sizeof(float));
 }
 
+int64_t TokenCountsBytes(const RankShape& shape, const GroupLimits& limits) {
+  if (!shape.has_head || shape.tp_rank != 0) return 0;
+  return int64_t{limits.max_num_seqs} * limits.vocab_size * static_cast<int64_t>(sizeof(uint32_t));
+}
+
 }  // namespace
 
-RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
-                          const Precision& precision, const GroupLimits& limits) {
-  return {.weight_bytes = RankWeightBytes(config, shape, precision),
-          .workspace_bytes = StageWorkspaceBytes(config, shape, limits) + StepInputsBytes(limits) +
-                             RopeBytes(config, limits),
+CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& config,
+                                const RankShape& shape, const Precision& precision,
+                                const GroupLimits& limits) {
+  const std::unique_ptr<const RankWeights> weights = RankWeights::Shapes(config, shape, precision);
+  const StageScratchShape scratch = {.weights = weights.get(),
+                                     .kv = {.local_n_kv_heads = shape.local_n_kv_heads,
+                                            .block_size = limits.block_size,
+                                            .head_dim = config.head_dim},
+                                     .max_rows = limits.max_num_seqs,
+                                     .max_tokens = limits.max_num_batched_tokens,
+                                     .max_positions = limits.max_model_len};
+  return {.weight_bytes = weights->bytes(),
+          .workspace_bytes = StageWorkspaceBytes(config, shape, limits) +
+                             CpuScratchFloats(device, scratch) * int64_t{sizeof(float)} +
+                             StepInputsBytes(limits) + RopeBytes(config, limits) +
+                             TokenCountsBytes(shape, limits),
           .kv_bytes_per_block = KvBytesPerBlock(config, shape, precision.dtype, limits.block_size)};
 }
 
@@ -30,7 +46,7 @@ struct Rank::Epoch {
       : state(std::move(epoch_state)),
         collectives(state->place(), mesh),
         n_token_ids(limits.vocab_size),
-        token_counts(limits.max_num_seqs) {
+        counts_tokens(limits.max_num_seqs) {
     head_token_idx.reserve(kHeadTileRows);
     sample_rows.reserve(kHeadTileRows);
     sampled.reserve(kHeadTileRows);
@@ -45,8 +61,7 @@ struct Rank::Epoch {
   std::vector<SampleRow> sample_rows;
   std::vector<SampledToken> sampled;
 
-  // [max_num_seqs][n_token_ids] of open slots with penalties, of others empty. The sampler's only.
-  std::vector<std::vector<uint32_t>> token_counts;
+  std::vector<bool> counts_tokens;  // [max_num_seqs]: the slot has penalties
 };
 
 Rank::Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
@@ -65,6 +80,12 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
   if (!rope_.has_value() || options.limits.max_model_len > rope_->n_positions()) {
     rope_.emplace(config().head_dim, options.limits.max_model_len, config().rope_theta);
   }
+  const int64_t counts_bytes = TokenCountsBytes(shape(), options.limits);
+  if (token_counts_.bytes() != counts_bytes) {
+    token_counts_ = {};
+    ASSIGN_OR_RETURN(token_counts_,
+                     AlignedBuffer::AllocatePopulated(counts_bytes, "counts of tokens"));
+  }
   epoch_ = std::make_unique<Epoch>(std::move(state), options.mesh, options.limits);
   return absl::OkStatus();
 }
@@ -80,12 +101,19 @@ absl::Status Rank::Begin(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
+absl::Span<uint32_t> Rank::TokenCounts(int32_t slot) {
+  const int64_t n_token_ids = epoch_->n_token_ids;
+  auto* const counts = reinterpret_cast<uint32_t*>(token_counts_.data());
+  return absl::MakeSpan(counts + slot * n_token_ids, static_cast<size_t>(n_token_ids));
+}
+
 void Rank::CountTokensOf(absl::Span<const SlotOpen> opened) {
   for (const SlotOpen& open : opened) {
-    std::vector<uint32_t>& counts = epoch_->token_counts[open.slot];
-    counts.resize(open.sampling.has_penalties() ? epoch_->n_token_ids : 0);
-    if (counts.empty()) continue;
-    CountTokens(open.known_tokens, open.n_prompt_tokens, absl::MakeSpan(counts));
+    const bool has_penalties = open.sampling.has_penalties();
+    epoch_->counts_tokens[open.slot] = has_penalties;
+    if (has_penalties) {
+      CountTokens(open.known_tokens, open.n_prompt_tokens, TokenCounts(open.slot));
+    }
   }
 }
 
@@ -130,7 +158,7 @@ void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> lo
                                  .position = row.position,
                                  .n_generated_tokens = row.n_generated_tokens,
                                  .target_token_id = row.target_token_id,
-                                 .token_counts = epoch.token_counts[row.slot].data()});
+                                 .token_counts = TokenCounts(row.slot).data()});
   }
   epoch.sampled.clear();
   Sample(*device_, epoch.n_token_ids, epoch.sample_rows, &epoch.sampled);
@@ -138,8 +166,9 @@ void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> lo
   for (size_t i = 0; i < tile.size(); ++i) {
     SampledToken& token = epoch.sampled[i];
     const bool is_draw = tile[i].target_token_id < 0;
-    std::vector<uint32_t>& counts = epoch.token_counts[token.slot];
-    if (is_draw && !counts.empty() && !token.non_finite) ++counts[token.token_id];
+    if (is_draw && epoch.counts_tokens[token.slot] && !token.non_finite) {
+      ++TokenCounts(token.slot)[token.token_id];
+    }
     (is_draw ? result->sampled : result->prompt_logprobs).push_back(std::move(token));
   }
 }

@@ -14,6 +14,7 @@
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "model/step.h"
+#include "worker/aligned_buffer.h"
 #include "worker/rank_weights.h"
 #include "worker/stage.h"
 #include "worker/step_executor.h"
@@ -22,15 +23,17 @@
 namespace bora {
 
 // What a rank costs in memory; the coordinator sets n_blocks from it. Bytes.
-struct RankMemory {
+struct CpuRankMemory {
   int64_t weight_bytes = 0;
-  int64_t workspace_bytes = 0;  // activations, step inputs, rotary table
+  // Activations, scratch of operations, step inputs, rotary table, counts of tokens.
+  int64_t workspace_bytes = 0;
   int64_t kv_bytes_per_block = 0;
 };
 
-// `limits` as for BeginEpoch, n_blocks aside.
-RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
-                          const Precision& precision, const GroupLimits& limits);
+// `limits` as for BeginEpoch, n_blocks aside; `device` with the threads that it will have.
+CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& config,
+                                const RankShape& shape, const Precision& precision,
+                                const GroupLimits& limits);
 
 struct RankOptions {
   bool poison_kv = false;  // fills the KV cache with NaN when an epoch begins; for tests
@@ -57,6 +60,8 @@ class Rank final : public StepExecutor {
   struct Epoch;
 
   void CountTokensOf(absl::Span<const SlotOpen> opened);
+  // The counts of a slot. [vocab_size]
+  absl::Span<uint32_t> TokenCounts(int32_t slot);
   absl::Status RunStage(StepResult* result);
   absl::Status RunHead(StepResult* result);
   void SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
@@ -67,6 +72,9 @@ class Rank final : public StepExecutor {
   const RankOptions options_;
   Stage<CpuDevice> stage_;
   std::optional<RopeTable> rope_;
+  // uint32_t [max_num_seqs, vocab_size] on the sampler: counts of the tokens of open slots with
+  // penalties.
+  AlignedBuffer token_counts_;
   std::unique_ptr<Epoch> epoch_;
   std::optional<StepResult> result_;  // of the unfinished plan
 };

@@ -178,6 +178,13 @@ absl::StatusOr<std::unique_ptr<RankWeights>> RankWeights::Load(
   return weights;
 }
 
+std::unique_ptr<const RankWeights> RankWeights::Shapes(const ModelConfig& config,
+                                                       const RankShape& shape,
+                                                       const Precision& precision) {
+  return std::unique_ptr<const RankWeights>(
+      new RankWeights(config, shape, precision, /*by_rows=*/false));
+}
+
 // The pieces cut into whole rows, at most kChunkBytes each unless one panel is more.
 std::vector<RankWeights::Piece> RankWeights::Chunks() const {
   std::vector<Piece> chunks;
@@ -222,8 +229,6 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
   const PackedWeight& weight = *chunk.packed;
   void* const data = const_cast<void*>(weight.data);
   const int64_t n_rows = chunk.slice.n_rows();
-  staging->resize(std::max<size_t>(staging->size(),
-                                   n_rows * ReadRowBytes(chunk.packed, nullptr, weight.n_cols)));
   if (weight.format == WeightFormat::kBf16) {
     RETURN_IF_ERROR(Read<Bf16>(source, chunk.id, chunk.slice, staging->data()));
     PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const Bf16*>(staging->data()), data);
@@ -272,7 +277,16 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
   const int64_t element_bytes = DTypeBytes(precision_.dtype);
   const int64_t total_bytes = n_elements() * element_bytes;
   std::vector<absl::Status> statuses(device.n_threads());
-  std::vector<std::vector<uint8_t>> staging(device.n_threads());
+  // Here, where no memory is an error that can be returned, not on a helper's thread.
+  int64_t staging_bytes = 0;
+  for (const Piece& chunk : chunks) {
+    if (chunk.packed == nullptr || by_rows_) continue;
+    staging_bytes =
+        std::max(staging_bytes,
+                 chunk.slice.n_rows() * ReadRowBytes(chunk.packed, nullptr, chunk.slice.n_cols()));
+  }
+  std::vector<std::vector<uint8_t>> staging(device.n_threads(),
+                                            std::vector<uint8_t>(staging_bytes));
   int64_t done_bytes = 0;
   for (int64_t begin = 0; begin < n_chunks; begin += device.n_threads()) {
     if (options.cancelled != nullptr && options.cancelled->load()) {

@@ -90,6 +90,11 @@ class RankWeights {
       CpuDevice& device, const LoadOptions& options = {},
       std::unique_ptr<DeviceMemory> memory = nullptr);
 
+  // The shapes of such weights without the memory, for plans: all data are null.
+  static std::unique_ptr<const RankWeights> Shapes(const ModelConfig& config,
+                                                   const RankShape& shape,
+                                                   const Precision& precision);
+
   RankWeights(const RankWeights&) = delete;
   RankWeights& operator=(const RankWeights&) = delete;
 

@@ -67,9 +67,7 @@ void StageTraits<CpuDevice>::FillWithNan(CpuDevice&, const AlignedBuffer& buffer
   std::memset(buffer.data(), 0xff, buffer.bytes());
 }
 
-absl::Status StageTraits<CpuDevice>::ReserveScratch(CpuDevice& device,
-                                                    const StageScratchShape& shape,
-                                                    AlignedBuffer*) {
+int64_t CpuScratchFloats(const CpuDevice& device, const StageScratchShape& shape) {
   const RankShape& rank = shape.weights->shape();
   int64_t n_floats = PagedAttentionScratchFloats(device, shape.kv, rank.local_n_heads,
                                                  shape.max_tokens, shape.max_positions);
@@ -82,8 +80,13 @@ absl::Status StageTraits<CpuDevice>::ReserveScratch(CpuDevice& device,
     n_floats =
         std::max(n_floats, MatMulScratchFloats(device, kHeadTileRows, shape.weights->output()));
   }
-  device.Scratch(n_floats);
-  return absl::OkStatus();
+  return n_floats;
+}
+
+absl::Status StageTraits<CpuDevice>::ReserveScratch(CpuDevice& device,
+                                                    const StageScratchShape& shape,
+                                                    AlignedBuffer*) {
+  return device.ReserveScratch(CpuScratchFloats(device, shape));
 }
 
 template class Stage<CpuDevice>;

@@ -64,7 +64,7 @@ struct StageTraits<CpuDevice> {
 
   static WorkspaceForm Form(const CpuDevice& device);
   static absl::StatusOr<AlignedBuffer> Allocate(int64_t n_bytes, absl::string_view what) {
-    return AlignedBuffer::Allocate(n_bytes, what);
+    return AlignedBuffer::AllocatePopulated(n_bytes, what);
   }
   static absl::StatusOr<AlignedBuffer> AllocateKv(int64_t n_bytes) {
     return AlignedBuffer::AllocatePopulated(n_bytes, "KV cache");
@@ -77,6 +77,9 @@ struct StageTraits<CpuDevice> {
     PagedAttention(device, tokens, local_n_heads, qkv, cache, out);
   }
 };
+
+// CpuDevice::Scratch of the operations of such a stage; of shape.kv the sizes of a head count.
+int64_t CpuScratchFloats(const CpuDevice& device, const StageScratchShape& shape);
 
 inline constexpr int64_t kHeadTileRows = StageTraits<CpuDevice>::kHeadTileRows;
 

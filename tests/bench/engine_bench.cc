@@ -237,8 +237,8 @@ void PrintMemory(const LocalGroup& group) {
   for (int rank = 0; rank < group.n_ranks() && group.has_weights(rank); ++rank) {
     const RankWeights& weights = group.weights(rank);
     const GroupLimits& limits = group.options().limits;
-    const RankMemory memory =
-        PlanRankMemory(weights.config(), weights.shape(), weights.precision(), limits);
+    const CpuRankMemory memory = PlanCpuRankMemory(CpuDevice(1), weights.config(), weights.shape(),
+                                                   weights.precision(), limits);
     weight_bytes += static_cast<double>(memory.weight_bytes);
     kv_bytes += static_cast<double>(memory.kv_bytes_per_block) * limits.n_blocks;
   }

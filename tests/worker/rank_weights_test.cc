@@ -199,7 +199,8 @@ TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
     CpuDevice device(1);
     const auto weights = RankWeights::Load(FakeSource(), shape, dtype, device);
     ASSERT_TRUE(weights.ok()) << weights.status();
-    const RankMemory memory = PlanRankMemory(TinyConfig(), shape, dtype, TinyLimits());
+    const CpuRankMemory memory =
+        PlanCpuRankMemory(device, TinyConfig(), shape, dtype, TinyLimits());
     EXPECT_EQ((*weights)->bytes(), memory.weight_bytes);
     // 2 layers, keys and values, 2 KV heads of 16, blocks of 4 tokens.
     EXPECT_EQ(memory.kv_bytes_per_block, 2 * 2 * 2 * 16 * 4 * DTypeBytes(dtype));
@@ -210,7 +211,8 @@ TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
 TEST(RankWeightsTest, EachCopyOfAKvHeadTakesItsBytes) {
   for (const int tp_size : {4, 8}) {
     const RankShape shape = TinyShape(tp_size, 1, 0, tp_size - 1);
-    EXPECT_EQ(PlanRankMemory(TinyConfig(), shape, DType::kF32, TinyLimits()).kv_bytes_per_block,
+    EXPECT_EQ(PlanCpuRankMemory(CpuDevice(1), TinyConfig(), shape, DType::kF32, TinyLimits())
+                  .kv_bytes_per_block,
               4 * 2 * 1 * 16 * 4 * 4)
         << tp_size << " ranks";
   }

@@ -1,6 +1,7 @@
 #include "coordinator/cluster.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -358,11 +359,70 @@ void Cluster::OnLoadResult(Worker* worker, LoadResult result, SteadyTime now) {
     Drop(worker, status, now);
     return;
   }
+  if (const absl::Status status = CheckPlaceDigest(*worker, result.loaded.digests); !status.ok()) {
+    detail_ = std::string(status.message());
+    LogError("worker refused", {{"reason", detail_}});
+    Drop(worker, status, now);
+    return;
+  }
   worker->state = WorkerState::kLoaded;
   worker->load_progress = 1;
   worker->loaded = std::move(result.loaded);
   worker->hello.loaded = worker->loaded;
   MaybeBeginEpoch(now);
+}
+
+DigestLayout Cluster::digest_layout() const {
+  return {.tp_size = options_.load.tensor_parallel_size,
+          .n_kv_heads = options_.n_kv_heads,
+          .tied_head = options_.tied_head};
+}
+
+std::vector<WeightDigests> Cluster::RankDigests() const {
+  std::vector<WeightDigests> digests;
+  for (const Worker* worker : ranks_) digests.push_back(worker->loaded.digests);
+  return digests;
+}
+
+absl::Status Cluster::CheckPlaceDigest(const Worker& worker, const WeightDigests& digests) const {
+  if (place_digests_.empty()) return absl::OkStatus();
+  const WeightDigests& before = place_digests_[worker.rank];
+  for (int i = 0; i < kNDigestParts; ++i) {
+    if (digests.parts[i] == before.parts[i]) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker ", worker.worker_id, " on ", worker.hello.host,
+        " has read other weights than rank ", worker.rank, " had before (",
+        DigestPartName(static_cast<DigestPart>(i)), ": digest ", digests.parts[i].ToHex(), ", was ",
+        before.parts[i].ToHex(),
+        "): its files differ from the group's; to change the weights restart all workers"));
+  }
+  return absl::OkStatus();
+}
+
+bool Cluster::CheckCopies(SteadyTime now) {
+  const std::optional<DigestMismatch> mismatch = FindDigestMismatch(RankDigests(), digest_layout());
+  if (!mismatch.has_value()) return true;
+  Worker* newer = ranks_[mismatch->rank];
+  Worker* older = ranks_[mismatch->other_rank];
+  if (newer->worker_id < older->worker_id) std::swap(newer, older);
+  const absl::Status status = absl::FailedPreconditionError(absl::StrCat(
+      "worker ", newer->worker_id, " on ", newer->hello.host,
+      " has read other weights than worker ", older->worker_id, " on ", older->hello.host,
+      ": their copies of ", DigestPartName(mismatch->part), " differ, so their files do"));
+  LogError("worker refused", {{"reason", status.message()}});
+  Drop(newer, status, now);
+  return false;
+}
+
+void Cluster::NoteDigests() {
+  place_digests_ = RankDigests();
+  const std::string digest =
+      WeightsDigestText(fingerprint_, ModelDigest(place_digests_, digest_layout()));
+  if (!weights_digest_.empty() && digest != weights_digest_) {
+    LogWarning("the group has other weights than the one before",
+               {{"before", weights_digest_}, {"now", digest}});
+  }
+  weights_digest_ = digest;
 }
 
 absl::StatusOr<int32_t> Cluster::CountBlocks() const {
@@ -390,6 +450,7 @@ void Cluster::MaybeBeginEpoch(SteadyTime now) {
   for (const Worker* worker : ranks_) {
     if (worker == nullptr || worker->state != WorkerState::kLoaded) return;
   }
+  if (!CheckCopies(now)) return;
   const absl::StatusOr<int32_t> n_blocks = CountBlocks();
   if (!n_blocks.ok()) {
     if (detail_ != n_blocks.status().message()) {
@@ -434,10 +495,12 @@ void Cluster::OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime 
   state_ = GroupState::kServing;
   fingerprint_is_settled_ = true;
   detail_.clear();
+  NoteDigests();
   n_plans_in_flight_ = 0;
   const absl::Duration joining = now - (join_deadline_ - options_.join_timeout);
   LogInfo("group formed", {{"epoch", epoch_},
                            {"join_ms", absl::ToDoubleMilliseconds(joining)},
+                           {"weights_digest", weights_digest_},
                            {"tensor_parallel_size", options_.load.tensor_parallel_size},
                            {"pipeline_parallel_size", pp_size()},
                            {"kv_blocks", limits_.n_blocks},
@@ -475,6 +538,8 @@ void Cluster::OnGone(const WorkerLink* link, const std::string& reason, SteadyTi
   if (it == workers_.end()) return;
   const std::unique_ptr<Worker> worker = std::move(*it);
   workers_.erase(it);
+  // Nobody is left whom a newcomer would have to agree with.
+  if (workers_.empty()) place_digests_.clear();
   LogWarning("worker gone", {{"worker_id", worker->worker_id},
                              {"host", worker->hello.host},
                              {"pid", worker->hello.pid},
@@ -546,7 +611,7 @@ void Cluster::CloseAll(const std::string& reason) {
 void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
   snapshot->group_state = state_;
   snapshot->epoch = epoch_;
-  snapshot->fingerprint = fingerprint_;
+  snapshot->weights_digest = weights_digest_;
   snapshot->group_detail = detail_;
   if (serving() && !all_heard()) {
     snapshot->group_state = GroupState::kSuspect;

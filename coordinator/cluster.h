@@ -50,6 +50,9 @@ struct ClusterOptions {
   bool kv_cache_bytes_given = false;
   // Of the checkpoint; empty: workers have to agree on one.
   std::string fingerprint;
+  // Of the model, to tell which ranks read the same bytes.
+  int64_t n_kv_heads = 1;
+  bool tied_head = false;
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
   // Silence that makes a worker suspect, and silence that makes it lost.
   absl::Duration suspect_timeout = absl::Milliseconds(1500);
@@ -152,6 +155,15 @@ class Cluster {
   void CheckLoading(SteadyTime now);
   void OnJoinResult(Worker* worker, const JoinResult& result, SteadyTime now);
   void MaybeBeginEpoch(SteadyTime now);
+  // FAILED_PRECONDITION when the worker has read other bytes than the place's worker had in the
+  // group that served last, while others of that group are still here.
+  absl::Status CheckPlaceDigest(const Worker& worker, const WeightDigests& digests) const;
+  // Whether all copies of the same bytes agree; the newer worker of two that do not is dropped.
+  bool CheckCopies(SteadyTime now);
+  // Remembers what the group has read, and says so when it is not what it was.
+  void NoteDigests();
+  std::vector<WeightDigests> RankDigests() const;  // [n_ranks]; every place is filled
+  DigestLayout digest_layout() const;
   // Ends the epoch for everybody in it.
   void EndEpoch(const std::string& reason, SteadyTime now);
   void Drop(Worker* worker, const absl::Status& reason, SteadyTime now);
@@ -169,6 +181,9 @@ class Cluster {
   bool fingerprint_is_settled_ = false;  // given, or a group has formed with it
   // Workers that had others, and were refused, since fingerprint_ was known.
   absl::flat_hash_map<std::string, int32_t> n_refused_by_fingerprint_;
+  // By rank, of the group that formed last; empty when there was none or nobody of it is left.
+  std::vector<WeightDigests> place_digests_;
+  std::string weights_digest_;  // of that group, or of the one before it
   int64_t epoch_ = 0;
   int64_t next_worker_id_ = 1;
   GroupLimits limits_;

@@ -176,7 +176,7 @@ ModelServiceImpl::ModelServiceImpl(const ServerFacts& facts, const CallServices&
 
 v1::Model ModelServiceImpl::CurrentModel() const {
   return MakeModel(services_.validator->model(), services_.validator->tokenizer(),
-                   services_.engine->Snapshot().fingerprint);
+                   services_.engine->Snapshot().weights_digest);
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,

@@ -73,6 +73,7 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   }
   RETURN_IF_ERROR(checkpoint.status());
   facts.fingerprint = checkpoint->fingerprint().ToHex();
+  LogInfo("the weights are on this machine too", {{"fingerprint", facts.fingerprint}});
   if (checkpoint->Find(TensorId{TensorKind::kNorm}).dtype == FileDType::kF32)
     facts.dtype = "float32";
   return facts;
@@ -316,6 +317,8 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   ClusterOptions& cluster = config.engine.cluster;
   cluster.build_id = BuildId();
   cluster.fingerprint = weights.fingerprint;
+  cluster.n_kv_heads = config.model.n_kv_heads;
+  cluster.tied_head = config.model.tie_word_embeddings;
   // Workers may have another working directory.
   cluster.load.model_path = std::filesystem::absolute(flags.model).lexically_normal().string();
   cluster.load.dummy_weights = flags.load_format == "dummy";

@@ -60,7 +60,7 @@ struct ServerSnapshot {
   std::string group_detail;  // why it is not serving, for people
   bool draining = false;
   int64_t epoch = 0;
-  std::string fingerprint;  // of the checkpoint that the workers loaded; empty before
+  std::string weights_digest;  // of what the last group had read; empty before the first
   std::vector<WorkerSnapshot> workers;
   LoadSnapshot load;
 };

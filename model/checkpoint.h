@@ -78,7 +78,7 @@ class Checkpoint {
   // A hash over the config, every tensor's name, dtype, shape and its first, middle and last 4 KiB,
   // and tokenizer.model where there is one. Cheap (12 KiB a tensor), equal on every host that has a
   // copy and for every sharding of the same tensors; different layouts of one model differ.
-  // It finds mixed-up checkpoints; it does not prove that no byte was changed.
+  // It finds mixed-up checkpoints before anything is read; what was read has a WeightDigest.
   Fingerprint fingerprint() const { return fingerprint_; }
 
  private:

@@ -115,17 +115,27 @@ CheckpointWeights::CheckpointWeights(Checkpoint checkpoint) : checkpoint_(std::m
 
 absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
                                           absl::Span<float> dst) const {
-  return Read(id, slice, dst);
+  return Read(id, slice, dst, nullptr);
 }
 
 absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
                                           absl::Span<Bf16> dst) const {
-  return Read(id, slice, dst);
+  return Read(id, slice, dst, nullptr);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<float> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<Bf16> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
 }
 
 template <typename T>
-absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
-                                     absl::Span<T> dst) const {
+absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                                     DigestSum* digest) const {
   const TensorShape shape = ShapeOf(config(), id);
   CheckSlice(id, shape, slice, dst.size());
   if (dst.empty()) return absl::OkStatus();  // without a destination there is no address to copy to
@@ -135,6 +145,14 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
   const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
   const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
   const bool is_copy = stored.dtype == kSameDType<T>;
+  // A tied head is read as what it is stored as.
+  const bool is_tied_head = id.kind == TensorKind::kOutput && config().tie_word_embeddings;
+  const TensorId stored_id = is_tied_head ? TensorId{TensorKind::kTokEmbeddings} : id;
+  StoredRow unit = {.id = stored_id,
+                    .col_begin = slice.col_begin,
+                    .n_cols = slice.n_cols(),
+                    .unit_cols = DigestUnitCols(config(), stored_id),
+                    .element_bytes = element_bytes};
   std::unique_ptr<uint8_t[]> staging;
   if (!is_copy) {
     const int64_t n_rows = std::min(run_rows, slice.n_rows());
@@ -150,6 +168,13 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice,
     RETURN_IF_ERROR(stored.file->ReadAt(
         *stored.info, (stored_row * shape.n_cols + slice.col_begin) * element_bytes,
         absl::MakeSpan(raw, n_rows * span_bytes)));
+    if (digest != nullptr) {
+      // What was just read is still in the cache.
+      for (int64_t i = 0; i < n_rows; ++i) {
+        unit.row = stored_row + i;
+        AddRowDigest(unit, absl::MakeConstSpan(raw + i * span_bytes, span_bytes), digest);
+      }
+    }
     if (!is_copy) Convert(stored.dtype, raw, out);
     if (const size_t bad = FirstNotFinite<T>(out); bad != out.size()) {
       float value = 0;

@@ -11,6 +11,7 @@
 #include "model/config.h"
 #include "model/fingerprint.h"
 #include "model/tensor_id.h"
+#include "model/weight_digest.h"
 
 namespace bora {
 
@@ -54,6 +55,17 @@ class WeightSource {
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<Bf16> dst) const = 0;
 
+  // ReadSlice that also adds what it has read, as it is stored, to *digest. The slice's columns end
+  // where units do (DigestUnitCols). Weights that are stored nowhere add nothing.
+  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
+                                     DigestSum*) const {
+    return ReadSlice(id, slice, dst);
+  }
+  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
+                                     DigestSum*) const {
+    return ReadSlice(id, slice, dst);
+  }
+
   // Many slices are read fastest in ascending order of this, and announced with WillRead some time
   // before: the source then fetches them while others are worked on. Neither changes what is read.
   virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
@@ -75,13 +87,18 @@ class CheckpointWeights final : public WeightSource {
                          absl::Span<float> dst) const override;
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                          absl::Span<Bf16> dst) const override;
+  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
+                             DigestSum* digest) const override;
+  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
+                             DigestSum* digest) const override;
   int64_t StoragePosition(TensorId id, const TensorSlice& slice) const override;
   void WillRead(TensorId id, const TensorSlice& slice) const override;
   void HaveRead(TensorId id, const TensorSlice& slice) const override;
 
  private:
   template <typename T>
-  absl::Status Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const;
+  absl::Status Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                    DigestSum* digest) const;
 
   Checkpoint checkpoint_;
 };

@@ -117,6 +117,10 @@ void Write(const LoadedModel& loaded, pb::LoadedModel* proto) {
   proto->set_kv_block_bytes(loaded.kv_block_bytes);
   proto->set_max_blocks(loaded.max_blocks);
   proto->set_kv_memory_is_reserved(loaded.kv_memory_is_reserved);
+  for (const DigestSum& part : loaded.digests.parts) {
+    proto->add_digests(part.high);
+    proto->add_digests(part.low);
+  }
 }
 
 absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
@@ -132,6 +136,12 @@ absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
   // The KV cache is their product.
   RETURN_IF_ERROR(
       CheckRange("max_blocks", loaded.max_blocks, 0, kMaxBytes / loaded.kv_block_bytes));
+  if (proto.digests_size() == 0) return loaded;  // weights that are made up
+  RETURN_IF_ERROR(
+      CheckRange("digests.size", proto.digests_size(), 2 * kNDigestParts, 2 * kNDigestParts));
+  for (int i = 0; i < kNDigestParts; ++i) {
+    loaded.digests.parts[i] = {proto.digests(2 * i), proto.digests(2 * i + 1)};
+  }
   return loaded;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "model/step.h"
+#include "model/weight_digest.h"
 
 namespace bora {
 
@@ -44,13 +45,15 @@ struct LoadModel {
 // Weights that a worker holds.
 struct LoadedModel {
   LoadModel load;
-  std::string fingerprint;  // of the whole checkpoint
+  // Of the checkpoint as far as opening it tells: config, names, types, shapes, samples.
+  std::string fingerprint;
   int64_t weight_bytes = 0;
   int64_t kv_block_bytes = 0;  // of one KV block on this rank
   int64_t max_blocks = 0;      // KV blocks that fit beside the weights
   // The memory that they fit into is a device's, set aside for them: unless the coordinator was
   // told a size, it takes them all.
   bool kv_memory_is_reserved = false;
+  WeightDigests digests;  // of the bytes that this rank has read
 
   bool operator==(const LoadedModel&) const = default;
 };

@@ -175,7 +175,7 @@ void WorkerAgent::Handle(Item item) {
 
 void WorkerAgent::HandleLoad(int64_t connection_id, const LoadModel& load) {
   LoadResult result;
-  result.status = WithoutBadAlloc([&] { return Load(connection_id, load); });
+  result.status = WithoutExceptions([&] { return Load(connection_id, load); });
   if (result.status.ok()) {
     absl::MutexLock lock(&mutex_);
     result.loaded = *loaded_;
@@ -205,8 +205,7 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     next_progress = now + kProgressInterval;
     send_(connection_id, LoadProgress{done_bytes, total_bytes});
   };
-  ASSIGN_OR_RETURN(LoadedRank result,
-                   WithoutExceptions([&] { return loader_->Load(load, load_options); }));
+  ASSIGN_OR_RETURN(LoadedRank result, loader_->Load(load, load_options));
   rank_ = std::move(result.rank);
   absl::MutexLock lock(&mutex_);
   loaded_ = std::move(result.loaded);

@@ -77,6 +77,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   loaded.load = load;
   loaded.fingerprint = source->fingerprint().ToHex();
   loaded.weight_bytes = weights->bytes();
+  loaded.digests = weights->digests();
   loaded.kv_block_bytes = plan.kv_bytes_per_block;
   result.rank = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
   // The other ranks of the group may share this host's memory, and take as much of it.

@@ -170,6 +170,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   loaded.load = load;
   loaded.fingerprint = source->fingerprint().ToHex();
   loaded.weight_bytes = weights->bytes();
+  loaded.digests = weights->digests();
   loaded.kv_block_bytes =
       KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
   loaded.kv_memory_is_reserved = true;

@@ -27,9 +27,10 @@ TensorSlice Slice(int64_t row_begin, int64_t n_rows, int64_t col_begin, int64_t 
 }
 
 template <typename Element>
-absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& slice, uint8_t* dst) {
-  return source.ReadSlice(id, slice,
-                          absl::MakeSpan(reinterpret_cast<Element*>(dst), slice.n_elements()));
+absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& slice, uint8_t* dst,
+                  DigestSum* digest) {
+  return source.ReadAndDigest(
+      id, slice, absl::MakeSpan(reinterpret_cast<Element*>(dst), slice.n_elements()), digest);
 }
 
 // Bytes of one row-major row of a piece as it is read from the source.
@@ -218,22 +219,22 @@ int64_t RankWeights::n_elements() const {
 
 // Reads one chunk: straight to its place, or through `staging` into a packed matrix.
 absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chunk,
-                                    std::vector<uint8_t>* staging) {
+                                    std::vector<uint8_t>* staging, DigestSum* digest) {
   if (chunk.packed == nullptr) {
     const Weight& weight = *chunk.plain;
     uint8_t* const dst = static_cast<uint8_t*>(const_cast<void*>(weight.data)) +
                          (chunk.row_begin * weight.n_cols) * DTypeBytes(weight.dtype);
-    return weight.dtype == DType::kF32 ? Read<float>(source, chunk.id, chunk.slice, dst)
-                                       : Read<Bf16>(source, chunk.id, chunk.slice, dst);
+    return weight.dtype == DType::kF32 ? Read<float>(source, chunk.id, chunk.slice, dst, digest)
+                                       : Read<Bf16>(source, chunk.id, chunk.slice, dst, digest);
   }
   const PackedWeight& weight = *chunk.packed;
   void* const data = const_cast<void*>(weight.data);
   const int64_t n_rows = chunk.slice.n_rows();
   if (weight.format == WeightFormat::kBf16) {
-    RETURN_IF_ERROR(Read<Bf16>(source, chunk.id, chunk.slice, staging->data()));
+    RETURN_IF_ERROR(Read<Bf16>(source, chunk.id, chunk.slice, staging->data(), digest));
     PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const Bf16*>(staging->data()), data);
   } else {
-    RETURN_IF_ERROR(Read<float>(source, chunk.id, chunk.slice, staging->data()));
+    RETURN_IF_ERROR(Read<float>(source, chunk.id, chunk.slice, staging->data(), digest));
     PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const float*>(staging->data()),
              data);
   }
@@ -241,11 +242,12 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
 }
 
 // Reads one chunk into staging memory.
-absl::Status RankWeights::StageChunk(const WeightSource& source, const Piece& chunk, int i) {
+absl::Status RankWeights::StageChunk(const WeightSource& source, const Piece& chunk, int i,
+                                     DigestSum* digest) {
   const bool is_bf16 = chunk.packed != nullptr || chunk.plain->dtype == DType::kBf16;
   uint8_t* const dst = device_memory_->staging(i);
-  return is_bf16 ? Read<Bf16>(source, chunk.id, chunk.slice, dst)
-                 : Read<float>(source, chunk.id, chunk.slice, dst);
+  return is_bf16 ? Read<Bf16>(source, chunk.id, chunk.slice, dst, digest)
+                 : Read<float>(source, chunk.id, chunk.slice, dst, digest);
 }
 
 // Copies a chunk from staging memory to its place.
@@ -277,6 +279,7 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
   const int64_t element_bytes = DTypeBytes(precision_.dtype);
   const int64_t total_bytes = n_elements() * element_bytes;
   std::vector<absl::Status> statuses(device.n_threads());
+  std::vector<DigestSum> digests(device.n_threads());
   // Here, where no memory is an error that can be returned, not on a helper's thread.
   int64_t staging_bytes = 0;
   for (const Piece& chunk : chunks) {
@@ -300,13 +303,14 @@ absl::Status RankWeights::ReadPieces(const WeightSource& source, CpuDevice& devi
     device.ParallelFor(n, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const Piece& chunk = chunks[begin + i];
-        statuses[i] = by_rows_ ? StageChunk(source, chunk, static_cast<int>(i))
-                               : ReadChunk(source, chunk, &staging[i]);
+        statuses[i] = by_rows_ ? StageChunk(source, chunk, static_cast<int>(i), &digests[i])
+                               : ReadChunk(source, chunk, &staging[i], &digests[i]);
       }
     });
     for (int64_t i = 0; i < n; ++i) {
       const Piece& chunk = chunks[begin + i];
       RETURN_IF_ERROR(Annotate(statuses[i], absl::StrCat("weights: ", TensorName(chunk.id))));
+      digests_[DigestPartOf(chunk.id.kind)] += std::exchange(digests[i], DigestSum());
       if (by_rows_) StoreChunk(chunk, static_cast<int>(i));
       if (options.drops_what_was_read) source.HaveRead(chunk.id, chunk.slice);
       done_bytes += chunk.slice.n_elements() * element_bytes;

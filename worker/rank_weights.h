@@ -15,6 +15,7 @@
 #include "kernels/packed_weight.h"
 #include "model/config.h"
 #include "model/partition.h"
+#include "model/weight_digest.h"
 #include "model/weights_source.h"
 #include "worker/aligned_buffer.h"
 
@@ -103,6 +104,8 @@ class RankWeights {
   DType dtype() const { return precision_.dtype; }
   const Precision& precision() const { return precision_; }
   int64_t bytes() const { return total_bytes_; }
+  // Of what was read, as it is stored.
+  const WeightDigests& digests() const { return digests_; }
 
   const Weight& tok_embeddings() const { return tok_embeddings_; }  // [vocab_size, dim], stage 0
   absl::Span<const LayerWeights> layers() const { return layers_; }
@@ -139,9 +142,10 @@ class RankWeights {
   void PlaceWeights();
   std::vector<Piece> Chunks() const;
   int64_t n_elements() const;
+  // Both add what they read to *digest.
   absl::Status ReadChunk(const WeightSource& source, const Piece& chunk,
-                         std::vector<uint8_t>* staging);
-  absl::Status StageChunk(const WeightSource& source, const Piece& chunk, int i);
+                         std::vector<uint8_t>* staging, DigestSum* digest);
+  absl::Status StageChunk(const WeightSource& source, const Piece& chunk, int i, DigestSum* digest);
   void StoreChunk(const Piece& chunk, int i);
   absl::Status ReadPieces(const WeightSource& source, CpuDevice& device,
                           const LoadOptions& options);
@@ -155,6 +159,7 @@ class RankWeights {
   // Where each weight begins in memory_.
   std::vector<std::pair<Weight*, int64_t>> plain_offsets_;
   std::vector<std::pair<PackedWeight*, int64_t>> packed_offsets_;
+  WeightDigests digests_;
   int64_t total_bytes_ = 0;  // with the gaps that align each weight
   AlignedBuffer memory_;
   std::unique_ptr<DeviceMemory> device_memory_;  // in place of memory_

@@ -246,7 +246,7 @@ TEST_F(ClusterTest, RefusesAnotherCheckpointByFingerprint) {
   EXPECT_FALSE(links[1]->open);
   EXPECT_EQ(links[1]->close_reason.message(), "worker 2 on a has checkpoint f2, the group has f1");
   EXPECT_THAT(Snapshot().group_detail, HasSubstr("has checkpoint f2"));
-  EXPECT_EQ(Snapshot().fingerprint, "f1");
+  EXPECT_EQ(Snapshot().weights_digest, "");  // of a group, which there is not yet
 }
 
 TEST_F(ClusterTest, TakesTheCheckpointThatMoreWorkersHave) {
@@ -382,6 +382,70 @@ TEST_F(ClusterTest, BelievesTheConfiguredFingerprintFirst) {
   SayLoaded(link);
   EXPECT_FALSE(link->open);
   EXPECT_THAT(std::string(link->close_reason.message()), HasSubstr("f1, the group has f0"));
+}
+
+// Ranks of a stage read the same norms.
+TEST_F(ClusterTest, RefusesTheNewerOfTwoWorkersWhoseCopiesDiffer) {
+  const auto links = AttachFour();
+  for (int i = 0; i < 3; ++i) SayLoaded(links[i]);
+  LoadedModel other = FakeLoaded(*links[3]->Last<LoadModel>());
+  other.digests[DigestPart::kNorms] = {1, 2};
+  Say(links[3], LoadResult{absl::OkStatus(), other});
+  EXPECT_FALSE(links[3]->open);
+  EXPECT_EQ(links[3]->close_reason.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(
+      links[3]->close_reason.message(),
+      "worker 4 on a has read other weights than worker 3 on a: their copies of norms differ, "
+      "so their files do");
+  const auto replacement = Attach(FakeHello("a"));
+  SayLoaded(replacement);
+  for (const auto& link : {links[0], links[1], links[2], replacement}) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+}
+
+// Nobody has a copy of a rank's own slice; what its place had before is known.
+TEST_F(ClusterTest, AReplacementMustHaveTheWeightsOfItsPlace) {
+  auto links = FormGroup();
+  const std::string digest = Snapshot().weights_digest;
+  EXPECT_EQ(digest.size(), 32u);
+  cluster_->OnGone(links[1].get(), "killed", now_);
+  const auto changed = Attach(FakeHello("b"));
+  ASSERT_EQ(RankOf(changed), 1);
+  LoadedModel other = FakeLoaded(*changed->Last<LoadModel>());
+  other.digests[DigestPart::kOther] = {0, 1};
+  Say(changed, LoadResult{absl::OkStatus(), other});
+  EXPECT_FALSE(changed->open);
+  EXPECT_EQ(changed->close_reason.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(changed->close_reason.message()),
+              HasSubstr("worker 5 on b has read other weights than rank 1 had before (other: "
+                        "digest 00000000000000000000000000000001, was "));
+  links[1] = Attach(FakeHello("b"));
+  SayLoaded(links[1]);
+  Pass(absl::Milliseconds(300), links);
+  for (const auto& link : links) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+  EXPECT_EQ(Snapshot().weights_digest, digest);
+}
+
+// With all workers restarted the files may be new; the digest says so.
+TEST_F(ClusterTest, NewWeightsAreServedOnceNobodyHasTheOld) {
+  Make(Options(1, {4}));
+  const auto serve = [this](const DigestSum& bytes) {
+    const auto link = Attach(FakeHello("a"));
+    LoadedModel loaded = FakeLoaded(*link->Last<LoadModel>());
+    loaded.digests[DigestPart::kOther] = bytes;
+    Say(link, LoadResult{absl::OkStatus(), loaded});
+    Pass(absl::Milliseconds(400), {link});
+    SayJoined(link);
+    EXPECT_TRUE(cluster_->serving());
+    const std::string digest = Snapshot().weights_digest;
+    cluster_->OnGone(link.get(), "stopped", now_);
+    return digest;
+  };
+  const std::string before = serve({1, 1});
+  const std::string after = serve({1, 2});
+  EXPECT_NE(before, after);
+  EXPECT_EQ(serve({1, 1}), before);
 }
 
 TEST_F(ClusterTest, DropsAWorkerThatCannotLoadAndTakesASpare) {

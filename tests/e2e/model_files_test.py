@@ -1,20 +1,20 @@
 """What the files beside the weights say of a model, and what the coordinator makes of it: generation_config.json,
-added_tokens.json, a vocabulary smaller than the model's matrices.
+added_tokens.json, a vocabulary smaller than the model's matrices; and what it makes of weights that have changed.
 """
 
 import json
 import os
 import shutil
+import struct
 import tempfile
 import unittest
 
 import grpc
 
 from bora_e2e import (DEMO_MODEL, Cluster, collect, error_reason, inference, make_checkpoint, model_service,
-                      stream_request)
+                      stream_request, wait_until)
 
 TOKENIZER = os.path.join(DEMO_MODEL, "tokenizer.model")
-N_PIECES = 1024
 N_ROWS = 1088  # of the padded model's matrices
 ADDED = {"<s>": 1, "<|im_start|>": 1024, "<|im_end|>": 1025}
 DIMENSIONS = dict(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, hidden_dim=128, max_position=256)
@@ -79,6 +79,51 @@ class ModelFilesTest(unittest.TestCase):
             self.check_refused(lambda: cluster.stub.generate(request), "stopping.stop_token_ids[0]", "[0, 1025]")
             self.assertEqual(cluster.coordinator.log_field("the model has more token ids than tokenizer.model", "never_drawn"),
                              N_ROWS - n_ids)
+
+    def flip_bit(self, model):
+        """Of a weight that only tensor rank 1 of 2 reads, and that is in no sample of the fingerprint."""
+        path = model + "/model.safetensors"
+        with open(path, "rb") as file:
+            raw = bytearray(file.read())
+        n_header = struct.unpack("<Q", raw[:8])[0]
+        begin, end = json.loads(raw[8:8 + n_header])["lm_head.weight"]["data_offsets"]
+        raw[8 + n_header + begin + (end - begin) * 3 // 4] ^= 1
+        with open(path + ".new", "wb") as file:
+            file.write(raw)
+        os.replace(path + ".new", path)
+
+    def test_weights_that_differ_by_a_bit(self):
+        model = f"{self.folder}/digest"
+        shutil.copytree(DEMO_MODEL, model)
+        with Cluster(model=model, tp=2) as cluster:
+            digest = self.served(cluster).weights_digest
+            self.assertEqual(len(digest), 32)
+            self.flip_bit(model)
+            # Of its place, rank 1.
+            cluster.workers[1].kill()
+            changed = cluster.start_worker()
+            self.assertEqual(changed.wait(30), 3, changed.log())
+            self.assertIn("has read other weights than rank 1 had before (head: digest", changed.log())
+            self.assertFalse(cluster.serving())
+            self.flip_bit(model)
+            cluster.start_worker()
+            cluster.wait_serving()
+            self.assertEqual(self.served(cluster).weights_digest, digest)
+            # All workers anew: the new weights are served, and said to be others.
+            self.flip_bit(model)
+            for worker in cluster.workers:
+                worker.kill()
+            cluster.wait_not_serving(10)
+            wait_until(lambda: not cluster.stub.info().workers, 10, "no workers")
+            cluster.start_worker()
+            cluster.start_worker()
+            cluster.wait_serving()
+            other = self.served(cluster).weights_digest
+            self.assertNotEqual(other, digest)
+            self.assertEqual(cluster.coordinator.log_field("the group has other weights than the one before", "now"), other)
+        # Another division of the same files has the same digest.
+        with Cluster(model=model, pp=2) as cluster:
+            self.assertEqual(self.served(cluster).weights_digest, other)
 
     def demo(self, name, generation):
         model = f"{self.folder}/{name}"

@@ -68,7 +68,8 @@ LoadedModel SomeLoaded() {
           .fingerprint = "abc",
           .weight_bytes = int64_t{1} << 40,
           .kv_block_bytes = 65536,
-          .max_blocks = int64_t{1} << 33};
+          .max_blocks = int64_t{1} << 33,
+          .digests = {{{{1, 2}, {3, 4}, {5, uint64_t{1} << 63}, {7, 8}, {9, 10}}}}};
 }
 
 // Every field of a plan differs from its default somewhere.

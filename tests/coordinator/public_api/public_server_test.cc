@@ -105,7 +105,7 @@ TEST(PublicServerTest, ModelServiceTellsLimitsAndState) {
   TestServer server(FakeEngine::Mode::kByHand);
   ServerSnapshot snapshot;
   snapshot.group_state = GroupState::kServing;
-  snapshot.fingerprint = "abc";
+  snapshot.weights_digest = "abc";
   snapshot.epoch = 4;
   snapshot.workers.resize(2);
   snapshot.workers[1].state = WorkerState::kServing;

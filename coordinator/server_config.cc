@@ -76,6 +76,11 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   LogInfo("the weights are on this machine too", {{"fingerprint", facts.fingerprint}});
   if (checkpoint->Find(TensorId{TensorKind::kNorm}).dtype == FileDType::kF32)
     facts.dtype = "float32";
+  const int64_t n_float16 = checkpoint->CountStored(FileDType::kF16);
+  if (n_float16 > 0 && flags.dtype == "auto") {
+    LogWarning("--dtype=auto: float16 weights are rounded to bfloat16",
+               {{"tensors", n_float16}, {"exact", "--dtype=float32, at twice the memory"}});
+  }
   return facts;
 }
 

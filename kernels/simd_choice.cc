@@ -53,17 +53,21 @@ std::vector<Contest> Contests(SimdLevel newest, SimdLevel below) {
   return contests;
 }
 
-// False when a time is unknown.
-bool RunRound(absl::FunctionRef<double(const SimdProbe&)> seconds, Contest* contest) {
-  double first = 0;
-  for (size_t way = 0; way < contest->ways.size(); ++way) {
+// False when a time is unknown. Every second round goes backwards: who comes later finds in the
+// cache what the others have read.
+bool RunRound(int round, absl::FunctionRef<double(const SimdProbe&)> seconds, Contest* contest) {
+  const size_t n_ways = contest->ways.size();
+  std::vector<double> times(n_ways);
+  for (size_t i = 0; i < n_ways; ++i) {
+    const size_t way = round % 2 == 0 ? i : n_ways - 1 - i;
     SimdProbe probe = contest->operation;
     probe.loops = contest->ways[way];
-    const double time = seconds(probe);
-    if (!(time > 0)) return false;
-    if (way == 0) first = time;
-    if (time < first) ++contest->n_quicker[way];
-    contest->least[way] = std::min(contest->least[way], time);
+    times[way] = seconds(probe);
+    if (!(times[way] > 0)) return false;
+    contest->least[way] = std::min(contest->least[way], times[way]);
+  }
+  for (size_t way = 1; way < n_ways; ++way) {
+    if (times[way] < times[0]) ++contest->n_quicker[way];
   }
   return true;
 }
@@ -153,7 +157,7 @@ SimdChoice ChooseSimd(SimdLevel newest, SimdLevel below, int n_rounds,
   int round = 0;
   for (; round < n_rounds && (round == 0 || more_time()); ++round) {
     for (Contest& contest : contests) {
-      if (!RunRound(seconds, &contest)) return SimdChoice(newest);
+      if (!RunRound(round, seconds, &contest)) return SimdChoice(newest);
     }
   }
   if (round < kFewestRounds) return choice;

@@ -79,6 +79,19 @@ TEST(SimdChoiceTest, DisturbedSamplesDoNotCount) {
   }
 }
 
+// The first to read memory pays for the others.
+TEST(SimdChoiceTest, TheOrderOfSamplesDoesNotCount) {
+  bool is_attention = true;
+  int index = -1;
+  const auto seconds = [&](const SimdProbe& probe) {
+    const bool is_first = probe.is_attention != is_attention || probe.index != index;
+    is_attention = probe.is_attention;
+    index = probe.index;
+    return is_first ? 1.5 : 1.0;
+  };
+  EXPECT_EQ(DescribeSimdChoice(ChooseSimd(kDot, kFma, 5, seconds, Always)), "avx512bf16");
+}
+
 // One lucky sample is no reason to leave the newest level.
 TEST(SimdChoiceTest, OneQuickSampleIsNotEnough) {
   std::map<std::tuple<bool, int, SimdLevel, bool>, int> n_samples;

@@ -39,6 +39,13 @@ inline float HalfToFloat(uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+// An IEEE binary16, as Bf16 a storage type.
+struct Half {
+  uint16_t bits = 0;
+};
+
+inline float ToFloat(Half value) { return HalfToFloat(value.bits); }
+
 // The nearest IEEE binary16, ties to even; overflow gives infinity, NaN stays NaN.
 inline uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -57,5 +64,7 @@ inline uint16_t FloatToHalf(float value) {
   const uint32_t rebased = magnitude - (112u << 23);
   return sign | static_cast<uint16_t>((rebased + 0xfffu + ((rebased >> 13) & 1u)) >> 13);
 }
+
+inline Half ToHalf(float value) { return Half{FloatToHalf(value)}; }
 
 }  // namespace bora

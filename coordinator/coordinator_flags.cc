@@ -44,8 +44,9 @@ void AddModelFlags(CommandFlags* table, ServerFlags* flags) {
               "file. Its end-of-sequence ids count in any case.");
   table->Flag("load-format", ChoiceFlag(&flags->load_format, {"auto", "dummy"}),
               "auto: the checkpoint's weights. dummy: random weights of the config's shape.");
-  table->Flag("dtype", ChoiceFlag(&flags->dtype, {"auto", "float32", "bfloat16"}),
-              "Type of weights and KV cache; auto: as the checkpoint.");
+  table->Flag("dtype", ChoiceFlag(&flags->dtype, {"auto", "float32", "bfloat16", "float16"}),
+              "Type of weights and KV cache; auto: as the checkpoint. float16 weights are computed "
+              "with as they are, beside a float32 KV cache, on CPUs only.");
   table->Flag("quantization", ChoiceFlag(&flags->quantization, {"none", "int8"}),
               "int8: workers keep their matrices in 8 bits with a scale for each row and group of "
               "up to 128 columns.");

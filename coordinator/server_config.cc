@@ -74,12 +74,13 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   RETURN_IF_ERROR(checkpoint.status());
   facts.fingerprint = checkpoint->fingerprint().ToHex();
   LogInfo("the weights are on this machine too", {{"fingerprint", facts.fingerprint}});
-  if (checkpoint->Find(TensorId{TensorKind::kNorm}).dtype == FileDType::kF32)
-    facts.dtype = "float32";
+  const FileDType stored = checkpoint->Find(TensorId{TensorKind::kNorm}).dtype;
+  if (stored == FileDType::kF32) facts.dtype = "float32";
+  if (stored == FileDType::kF16) facts.dtype = "float16";
   const int64_t n_float16 = checkpoint->CountStored(FileDType::kF16);
-  if (n_float16 > 0 && flags.dtype == "auto") {
-    LogWarning("--dtype=auto: float16 weights are rounded to bfloat16",
-               {{"tensors", n_float16}, {"exact", "--dtype=float32, at twice the memory"}});
+  if (n_float16 > 0 && flags.dtype == "bfloat16") {
+    LogWarning("--dtype=bfloat16: float16 weights are rounded",
+               {{"tensors", n_float16}, {"exact", "--dtype=float16"}});
   }
   return facts;
 }
@@ -227,7 +228,8 @@ absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig
                                      const Partition& partition, const ClusterOptions& cluster) {
   int64_t n_layers = 0;  // of the stage with most
   for (const LayerRange& stage : partition.stages) n_layers = std::max(n_layers, stage.n_layers());
-  const int64_t value_bytes = cluster.load.dtype == "float32" ? 4 : 2;
+  // Float16 weights go with a cache of floats.
+  const int64_t value_bytes = cluster.load.dtype == "bfloat16" ? 2 : 4;
   const int64_t local_n_kv_heads = ShapeOfRank(model, partition, 0, 0).local_n_kv_heads;
   const int64_t token_bytes = 2 * n_layers * local_n_kv_heads * model.head_dim * value_bytes;
   const int64_t request_bytes =

@@ -14,12 +14,13 @@
 
 namespace bora {
 
-// Element type of weights and of the KV cache. Activations are float; where an operation's weights
-// are bf16 it rounds its activations to bf16 first, as the reference's bf16 matrix products do, and
-// accumulates in float.
-enum class DType { kF32, kBf16 };
+// Element type of weights and of the KV cache, which is never kF16. Activations are float; where an
+// operation's weights are bf16 it rounds its activations to bf16 first, as the reference's bf16
+// matrix products do, and accumulates in float. Where they are float16 it rounds nothing: a float16
+// is a float with fewer digits.
+enum class DType { kF32, kBf16, kF16 };
 
-inline int64_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+constexpr int64_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 // A weight in the device's layout. The memory belongs to the weight loader and outlives every
 // operation.

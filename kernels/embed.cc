@@ -19,6 +19,9 @@ void Embed(CpuDevice& device, const Weight& table, absl::Span<const int32_t> tok
       if (table.dtype == DType::kF32) {
         std::memcpy(row, static_cast<const float*>(table.data) + token_id * dim,
                     dim * sizeof(float));
+      } else if (table.dtype == DType::kF16) {
+        const Half* from = static_cast<const Half*>(table.data) + token_id * dim;
+        for (int64_t i = 0; i < dim; ++i) row[i] = ToFloat(from[i]);
       } else {
         const Bf16* from = static_cast<const Bf16*>(table.data) + token_id * dim;
         for (int64_t i = 0; i < dim; ++i) row[i] = ToFloat(from[i]);

@@ -20,7 +20,8 @@ constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 ProductLoops LoopsOf(const CpuDevice& device, WeightFormat format, int64_t n_rows) {
   const SimdChoice& choice = device.simd_choice();
   if (format == WeightFormat::kBf16) return choice.bf16_products[RowClassOf(n_rows)];
-  return {choice.level, false};
+  const bool is_last_class = RowClassOf(n_rows) == kNumRowClasses - 1;
+  return {choice.level, format == WeightFormat::kF16 && is_last_class && choice.f16_widened};
 }
 
 // Floats that the packed form of one row of x takes.

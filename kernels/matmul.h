@@ -15,14 +15,16 @@ namespace bora {
 //   kF32   one column: a fused multiply-add;
 //   kBf16  two columns, x rounded to bf16 (nearest even): two fused multiply-adds, the odd column
 //          first, as VDPBF16PS does;
+//   kF16   two columns, the even one first: a fused multiply-add each of the float x, which is not
+//          rounded, and the weight as a float, which is exact;
 //   kInt8  one group of columns: x is rounded to 8 bits with a scale of its own for each row and
 //          group (the largest magnitude over 127), the integer dot product is exact, and one fused
 //          multiply-add takes it times the product of both scales into the sum.
 // So the bits depend on the row of x, the row of w and w's leaves alone: not on m, the threads or
 // the instruction set. A row of x that is not finite makes its own row of y not finite.
 //
-// Error: a leaf of c columns adds at most c roundings of kF32 and kBf16 products, the tree 3 more:
-// |error| <= (leaf_cols + 3) 2^-24 sum |x w|, for the rounded x.
+// Error: a leaf of c columns adds at most c roundings of kF32, kBf16 and kF16 products, the tree 3
+// more: |error| <= (leaf_cols + 3) 2^-24 sum |x w|, for the rounded x.
 //
 // Bytes: w is read once from memory for up to 512 rows of x; x and y once.
 void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w, float* y);

@@ -54,6 +54,30 @@ void PackPlain(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, co
   }
 }
 
+// Where in a step of kF16 the halves of a panel's row lie: the first column's; the second's is 16
+// halves further.
+int64_t HalfOffset(int64_t lane) { return lane / 16 * 64 + lane % 16 * 2; }
+constexpr int64_t kSecondHalfBytes = 32;
+
+// Copies up to 32 rows of n_cols halves to a panel of kF16, from row `first` of it on, 32 columns
+// at a time: a cache line of each row in, 16 whole steps out.
+void TurnHalves(const Half* rows, int64_t n_cols, int64_t n_rows, int64_t first, uint8_t* panel) {
+  constexpr int64_t kTurnCols = 32;
+  Half lines[kPanelRows][kTurnCols];
+  for (int64_t begin = 0; begin < n_cols; begin += kTurnCols) {
+    const int64_t n = std::min(kTurnCols, n_cols - begin);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      std::memcpy(lines[r], rows + r * n_cols + begin, n * sizeof(Half));
+    }
+    for (int64_t c = 0; c < n; ++c) {
+      uint8_t* const step = panel + (begin + c) / 2 * kStepBytes + c % 2 * kSecondHalfBytes;
+      for (int64_t r = 0; r < n_rows; ++r) {
+        std::memcpy(step + HalfOffset(first + r), &lines[r][c], sizeof(Half));
+      }
+    }
+  }
+}
+
 // One row's group of n_cols floats: quantised bytes and, at the group's begin, scale and offset.
 void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) {
   float max = 0;
@@ -120,9 +144,24 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
   PackPlain(weight, row_begin, n_rows, reinterpret_cast<const uint8_t*>(rows), data);
 }
 
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Half* rows,
+              void* data) {
+  CHECK(weight.format == WeightFormat::kF16) << "float16 rows for another format";
+  CHECK(weight.layout == WeightLayout::kPanels);
+  CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
+  for (int64_t row = row_begin; row < row_begin + n_rows;) {
+    const int64_t first = row % kPanelRows;
+    const int64_t n = std::min(kPanelRows - first, row_begin + n_rows - row);
+    TurnHalves(rows + (row - row_begin) * weight.n_cols, weight.n_cols, n, first,
+               PanelOf(weight, row, data));
+    row += n;
+  }
+}
+
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
               void* data) {
-  CHECK(weight.format != WeightFormat::kBf16) << "float rows for bf16";
+  CHECK(weight.format == WeightFormat::kF32 || weight.format == WeightFormat::kInt8)
+      << "float rows for 16 bits";
   CHECK(weight.layout == WeightLayout::kPanels);
   CHECK(row_begin >= 0 && row_begin + n_rows <= weight.n_rows);
   if (weight.format == WeightFormat::kF32) {
@@ -157,6 +196,12 @@ float PackedElement(const PackedWeight& weight, int64_t row, int64_t col) {
     std::memcpy(&scale, group + lane * 4, 4);
     const uint8_t byte = group[kGroupHeaderBytes + i / 4 * kStepBytes + lane * 4 + i % 4];
     return static_cast<float>(static_cast<int8_t>(byte)) * scale;
+  }
+  if (weight.format == WeightFormat::kF16) {
+    Half value;
+    std::memcpy(&value,
+                panel + col / 2 * kStepBytes + HalfOffset(lane) + col % 2 * kSecondHalfBytes, 2);
+    return ToFloat(value);
   }
   const uint8_t* step = panel + col / weight.step_cols() * kStepBytes + lane * 4;
   if (weight.format == WeightFormat::kF32) {

@@ -21,8 +21,10 @@
 
 namespace bora {
 
-// kInt8: symmetric 8-bit integers with one float scale for each row and group of columns.
-enum class WeightFormat { kF32, kBf16, kInt8 };
+// kInt8: symmetric 8-bit integers with one float scale for each row and group of columns. kF16:
+// IEEE binary16. A step of it is two columns: of 16 rows the first column, then the second, then
+// the same of the other 16 rows, so that the conversion to float takes neighbouring halves.
+enum class WeightFormat { kF32, kBf16, kInt8, kF16 };
 
 // kPanels: as above, for a CpuDevice. kRows: [n_rows, n_cols], for a CudaDevice, bf16 only.
 // kGatedRows: the same with the rows of two stacked matrices of equal height, the gate's and the
@@ -73,7 +75,7 @@ struct PackedWeight {
   int64_t leaf_cols() const { return DivExact(padded_cols(), n_leaves); }
   // Columns that one step of the inner loop takes.
   int64_t step_cols() const {
-    return format == WeightFormat::kF32 ? 1 : format == WeightFormat::kBf16 ? 2 : 4;
+    return format == WeightFormat::kF32 ? 1 : format == WeightFormat::kInt8 ? 4 : 2;
   }
   // kInt8: columns that share a scale, the most that divide a leaf evenly.
   int64_t group_cols() const;
@@ -95,6 +97,8 @@ int64_t CudaLeafCount(int64_t n_cols, int64_t min_leaf_cols);
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
               void* data);
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
+              void* data);
+void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Half* rows,
               void* data);
 
 // The element of the matrix at (row, col), in float; of kGatedRows the gate's rows come first. For

@@ -34,7 +34,7 @@
 
 #if defined(__x86_64__)
 #define BORA_SIMD_NAMESPACE avx2
-#define BORA_SIMD_TARGET __attribute__((target("avx2,fma")))
+#define BORA_SIMD_TARGET __attribute__((target("avx2,fma,f16c")))
 #define BORA_SIMD_NATIVE_LANES 8
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)

@@ -26,8 +26,8 @@ inline constexpr int64_t kMaxTileRows = 12;
 struct MatMulTask {
   // The m rows in n_tiles tiles, tile i being rows [m * i / n_tiles, m * (i + 1) / n_tiles), each
   // packed as [steps, rows of the tile] of a float, a pair of bf16 (two floats where there is no
-  // instruction for pairs) or 4 biased bytes. With int8, each group of steps follows [rows of the
-  // tile] float scales.
+  // instruction for pairs and where weights are float16) or 4 biased bytes. With int8, each group
+  // of steps follows [rows of the tile] float scales.
   const float* x = nullptr;
   int64_t m = 0;
   int64_t n_tiles = 0;
@@ -167,7 +167,7 @@ struct LogitScan {
 
 // Thread-safe: pure functions.
 struct SimdKernels {
-  MatMulKernels matmul[3];        // by WeightFormat
+  MatMulKernels matmul[4];        // by WeightFormat
   int64_t matmul_tile_rows;       // the most rows of a tile
   AttentionKernels attention[2];  // by DType of the cache
   void (*merge_split)(const MergeTask& task);

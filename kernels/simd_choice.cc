@@ -15,8 +15,12 @@ namespace {
 constexpr double kClearlyLess = 1 / 1.05;
 constexpr int kFewestRounds = 3;
 
+using Operation = SimdProbe::Operation;
+constexpr int kLastClass = kNumRowClasses - 1;
+
 // Where the bf16 dot product is, bf16 panels have no floats to be turned into.
-bool WidensPanels(SimdLevel level) { return level == SimdLevel::kAvx512; }
+bool WidensBf16(SimdLevel level) { return level == SimdLevel::kAvx512; }
+bool WidensF16(SimdLevel level) { return level >= SimdLevel::kAvx512; }
 
 // One operation: the newest level's way first, then the others.
 struct Contest {
@@ -29,23 +33,23 @@ struct Contest {
 std::vector<Contest> Contests(SimdLevel newest, SimdLevel below) {
   std::vector<Contest> contests;
   for (int i = 0; i < kNumRowClasses; ++i) {
-    Contest contest = {.operation = {.is_attention = false, .index = i, .loops = {}},
-                       .ways = {{newest, false}}};
+    Contest contest = {.operation = {Operation::kBf16Product, i, {}}, .ways = {{newest, false}}};
     if (below != newest) contest.ways.push_back({below, false});
-    if (i + 1 == kNumRowClasses && WidensPanels(below)) contest.ways.push_back({below, true});
-    if (i + 1 == kNumRowClasses && below != newest && WidensPanels(newest)) {
+    if (i == kLastClass && WidensBf16(below)) contest.ways.push_back({below, true});
+    if (i == kLastClass && below != newest && WidensBf16(newest)) {
       contest.ways.push_back({newest, true});
     }
     contests.push_back(contest);
   }
-  for (int i = 0; i < 2; ++i) {
-    contests.push_back({.operation = {.is_attention = true, .index = i, .loops = {}},
+  for (int i = 0; i < 2 && below != newest; ++i) {
+    contests.push_back({.operation = {Operation::kBf16Attention, i, {}},
                         .ways = {{newest, false}, {below, false}}});
   }
-  std::erase_if(contests, [](const Contest& contest) { return contest.ways.size() < 2; });
-  if (below == newest) {
-    std::erase_if(contests, [](const Contest& contest) { return contest.operation.is_attention; });
+  if (WidensF16(newest)) {
+    contests.push_back({.operation = {Operation::kF16Product, kLastClass, {}},
+                        .ways = {{newest, false}, {newest, true}}});
   }
+  std::erase_if(contests, [](const Contest& contest) { return contest.ways.size() < 2; });
   for (Contest& contest : contests) {
     contest.least.assign(contest.ways.size(), std::numeric_limits<double>::infinity());
     contest.n_quicker.assign(contest.ways.size(), 0);
@@ -163,10 +167,16 @@ SimdChoice ChooseSimd(SimdLevel newest, SimdLevel below, int n_rounds,
   if (round < kFewestRounds) return choice;
   for (const Contest& contest : contests) {
     const ProductLoops winner = Winner(contest, round);
-    if (contest.operation.is_attention) {
-      choice.bf16_attention[contest.operation.index] = winner.level;
-    } else {
-      choice.bf16_products[contest.operation.index] = winner;
+    switch (contest.operation.operation) {
+      case Operation::kBf16Product:
+        choice.bf16_products[contest.operation.index] = winner;
+        break;
+      case Operation::kF16Product:
+        choice.f16_widened = winner.widened;
+        break;
+      case Operation::kBf16Attention:
+        choice.bf16_attention[contest.operation.index] = winner.level;
+        break;
     }
   }
   return choice;
@@ -205,6 +215,9 @@ std::string DescribeSimdChoice(const SimdChoice& choice) {
   for (int i = 0; i < 2; ++i) {
     if (choice.bf16_attention[i] == choice.level) continue;
     absl::StrAppend(&text, ", ", attention[i], SimdLevelName(choice.bf16_attention[i]));
+  }
+  if (choice.f16_widened) {
+    absl::StrAppend(&text, ", float16 products ", RowsOfClass(kLastClass), " widened");
   }
   return text;
 }

@@ -47,21 +47,25 @@ struct SimdChoice {
   ProductLoops bf16_products[kNumRowClasses];  // by rows of x
   // bf16 attention, by queries that pass over a KV head together: up to 8, more.
   SimdLevel bf16_attention[2];
+  // Whether float16 products of the last class widen panels.
+  bool f16_widened = false;
 };
 
-// One thing to be timed: bf16 products of a class of rows, or bf16 attention.
+// One thing to be timed: products of a class of rows, or attention.
 struct SimdProbe {
-  bool is_attention = false;
-  int index = 0;  // of SimdChoice::bf16_products or bf16_attention
+  enum class Operation { kBf16Product, kF16Product, kBf16Attention };
+  Operation operation = Operation::kBf16Product;
+  int index = 0;  // of SimdChoice::bf16_products or bf16_attention; of kF16Product the last class
   ProductLoops loops;
 };
 
 // The newest level for everything, except that another way of doing an operation (of the level
-// below; for many rows also with panels widened) is taken where its least time is below the
-// newest's by more than 5 %. below = newest: only widening is to be chosen. seconds(probe) does the
-// operation once and says how long it took; 0 or less: unknown. Ways take turns, so that a
-// disturbance meets all of them, in up to n_rounds rounds, while more_time() says so. With fewer
-// than 3 rounds, or where a time is unknown, the newest level stands.
+// below; for many rows also with panels widened, which is all that float16 chooses) is taken where
+// its least time is below the newest's by more than 5 %. below = newest: only widening is to be
+// chosen. seconds(probe) does the operation once and says how long it took; 0 or less: unknown.
+// Ways take turns, so that a disturbance meets all of them, in up to n_rounds rounds, while
+// more_time() says so. With fewer than 3 rounds, or where a time is unknown, the newest level
+// stands.
 SimdChoice ChooseSimd(SimdLevel newest, SimdLevel below, int n_rounds,
                       absl::FunctionRef<double(const SimdProbe&)> seconds,
                       absl::FunctionRef<bool()> more_time);

@@ -67,6 +67,7 @@ Distribution DistributionOf(const ModelConfig& config, TensorId id) {
 
 void Store(float value, float& dst) { dst = value; }
 void Store(float value, Bf16& dst) { dst = ToBf16(value); }
+void Store(float value, Half& dst) { dst = ToHalf(value); }
 
 // The kLanes * kElementsPerBlock elements of the lanes, in order.
 template <typename T>
@@ -106,6 +107,11 @@ absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
 
 absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
                                      absl::Span<Bf16> dst) const {
+  return Read(id, slice, dst);
+}
+
+absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
+                                     absl::Span<Half> dst) const {
   return Read(id, slice, dst);
 }
 

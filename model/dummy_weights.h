@@ -24,6 +24,8 @@ class DummyWeights final : public WeightSource {
                          absl::Span<float> dst) const override;
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                          absl::Span<Bf16> dst) const override;
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Half> dst) const override;
 
  private:
   template <typename T>

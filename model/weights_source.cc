@@ -27,9 +27,6 @@ float Widen(Bf16 value) { return ToFloat(value); }
 
 // HalfToFloat without a branch, so that it is vectorised; also where subnormal floats count as zero
 // (subnormal halves are converted as integers).
-struct Half {
-  uint16_t bits;
-};
 float Widen(Half half) {
   const uint32_t magnitude = half.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
@@ -49,6 +46,8 @@ void Narrow(float value, Bf16& dst) {
   const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
   dst.bits = static_cast<uint16_t>(is_finite ? rounded : 0x7f80u);
 }
+
+void Narrow(float value, Half& dst) { dst = ToHalf(value); }
 
 // src: dst.size() elements of type Stored at any alignment.
 template <typename Stored, typename T>
@@ -78,26 +77,45 @@ void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   }
 }
 
+// What a type of number is called, and its bits: all of the exponent's, the lowest of them, the
+// sign.
 template <typename T>
-constexpr FileDType kSameDType = std::is_same_v<T, float> ? FileDType::kF32 : FileDType::kBf16;
+struct FormatOf;
+template <>
+struct FormatOf<float> {
+  static constexpr FileDType kDType = FileDType::kF32;
+  static constexpr const char* kName = "float32";
+  static constexpr uint32_t kExponent = 0x7f800000u, kOne = 0x00800000u, kSign = 0x80000000u;
+};
+template <>
+struct FormatOf<Bf16> {
+  static constexpr FileDType kDType = FileDType::kBf16;
+  static constexpr const char* kName = "bf16";
+  static constexpr uint16_t kExponent = 0x7f80u, kOne = 0x0080u, kSign = 0x8000u;
+};
+template <>
+struct FormatOf<Half> {
+  static constexpr FileDType kDType = FileDType::kF16;
+  static constexpr const char* kName = "float16";
+  static constexpr uint16_t kExponent = 0x7c00u, kOne = 0x0400u, kSign = 0x8000u;
+};
 
 uint32_t BitsOf(float value) { return std::bit_cast<uint32_t>(value); }
 uint16_t BitsOf(Bf16 value) { return value.bits; }
+uint16_t BitsOf(Half value) { return value.bits; }
 
 // Whether all of n elements are finite, in a pass without branches, which the compiler vectorises.
 // An exponent of all ones is infinity or NaN, and one more carries into the sign.
 template <typename T>
 bool AllFinite(const T* elements, size_t n) {
   using Bits = decltype(BitsOf(T()));
-  constexpr Bits kExponent = std::is_same_v<T, float> ? 0x7f800000u : 0x7f80u;
-  constexpr Bits kOne = std::is_same_v<T, float> ? 0x00800000u : 0x0080u;
-  constexpr Bits kSign = std::is_same_v<T, float> ? 0x80000000u : 0x8000u;
+  using Format = FormatOf<T>;
   Bits carries = 0;
   for (size_t i = 0; i < n; ++i) {
-    const Bits sum = static_cast<Bits>((BitsOf(elements[i]) & kExponent) + kOne);
+    const Bits sum = static_cast<Bits>((BitsOf(elements[i]) & Format::kExponent) + Format::kOne);
     carries = static_cast<Bits>(carries | sum);
   }
-  return (carries & kSign) == 0;
+  return (carries & Format::kSign) == 0;
 }
 
 // Index of the first element that is not finite, or elements.size().
@@ -133,6 +151,16 @@ absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& sl
   return Read(id, slice, dst, digest);
 }
 
+absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
+                                          absl::Span<Half> dst) const {
+  return Read(id, slice, dst, nullptr);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<Half> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
+}
+
 template <typename T>
 absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
                                      DigestSum* digest) const {
@@ -144,7 +172,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
   const int64_t span_bytes = slice.n_cols() * element_bytes;
   const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
   const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
-  const bool is_copy = stored.dtype == kSameDType<T>;
+  const bool is_copy = stored.dtype == FormatOf<T>::kDType;
   // A tied head is read as what it is stored as.
   const bool is_tied_head = id.kind == TensorKind::kOutput && config().tie_word_embeddings;
   const TensorId stored_id = is_tied_head ? TensorId{TensorKind::kTokEmbeddings} : id;
@@ -180,10 +208,10 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
       float value = 0;
       Convert(stored.dtype, raw + bad * element_bytes, absl::MakeSpan(&value, 1));
       const auto bad_idx = static_cast<int64_t>(bad);
-      return absl::DataLossError(
-          absl::StrCat("tensor ", TensorName(id), ": element [", row + bad_idx / slice.n_cols(),
-                       ", ", slice.col_begin + bad_idx % slice.n_cols(), "] is ", value,
-                       std::isfinite(value) ? ", too large for bf16" : ""));
+      return absl::DataLossError(absl::StrCat(
+          "tensor ", TensorName(id), ": element [", row + bad_idx / slice.n_cols(), ", ",
+          slice.col_begin + bad_idx % slice.n_cols(), "] is ", value,
+          std::isfinite(value) ? absl::StrCat(", too large for ", FormatOf<T>::kName) : ""));
     }
   }
   return absl::OkStatus();

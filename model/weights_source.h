@@ -48,12 +48,14 @@ class WeightSource {
   // Writes the slice of tensor `id`, row-major, to `dst` [slice.n_rows(), slice.n_cols()], whose
   // size must be exactly that (CHECK, as is a slice outside the tensor). Norm vectors are one row.
   // wq and wk come in half-rotation order from every layout. Conversion to float is exact;
-  // conversion to bf16 rounds to nearest even. DATA_LOSS names tensor and element of a value that
-  // is not finite (also one that overflows bf16).
+  // conversion to bf16 and float16 rounds to nearest even. DATA_LOSS names tensor and element of a
+  // value that is not finite (also one that overflows the type).
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<float> dst) const = 0;
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<Bf16> dst) const = 0;
+  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                                 absl::Span<Half> dst) const = 0;
 
   // ReadSlice that also adds what it has read, as it is stored, to *digest. The slice's columns end
   // where units do (DigestUnitCols). Weights that are stored nowhere add nothing.
@@ -62,6 +64,10 @@ class WeightSource {
     return ReadSlice(id, slice, dst);
   }
   virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
+                                     DigestSum*) const {
+    return ReadSlice(id, slice, dst);
+  }
+  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Half> dst,
                                      DigestSum*) const {
     return ReadSlice(id, slice, dst);
   }
@@ -87,9 +93,13 @@ class CheckpointWeights final : public WeightSource {
                          absl::Span<float> dst) const override;
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                          absl::Span<Bf16> dst) const override;
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Half> dst) const override;
   absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
                              DigestSum* digest) const override;
   absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
+                             DigestSum* digest) const override;
+  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Half> dst,
                              DigestSum* digest) const override;
   int64_t StoragePosition(TensorId id, const TensorSlice& slice) const override;
   void WillRead(TensorId id, const TensorSlice& slice) const override;

@@ -140,6 +140,10 @@ absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
 absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
   RETURN_IF_ERROR(Open());
   ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  if (precision.dtype == DType::kF16) {
+    return absl::InvalidArgumentError(
+        "float16 weights are not supported on GPUs: --dtype bfloat16 rounds them");
+  }
   if (precision.dtype != DType::kBf16 || precision.weights != WeightFormat::kBf16) {
     return absl::InvalidArgumentError(
         absl::StrCat("dtype is '", load.dtype, "', quantization '", load.quantization,
@@ -172,7 +176,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   loaded.weight_bytes = weights->bytes();
   loaded.digests = weights->digests();
   loaded.kv_block_bytes =
-      KvBytesPerBlock(source->config(), shape, precision.dtype, GroupLimits().block_size);
+      KvBytesPerBlock(source->config(), shape, precision.kv_dtype(), GroupLimits().block_size);
   loaded.kv_memory_is_reserved = true;
   ASSIGN_OR_RETURN(loaded.max_blocks, CountBlocks(*weights, load, budget_bytes));
   LogInfo("weights loaded", {{"model", load.model_path},

@@ -115,7 +115,7 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
                                 .max_positions = limits.max_model_len}) +
       PlanCudaRankBuffers(config, shape, limits).total() +
       CudaPipeline::DeviceBytes(shape, limits, config.dim);
-  memory.kv_bytes_per_block = KvBytesPerBlock(config, shape, weights.dtype(), limits.block_size);
+  memory.kv_bytes_per_block = KvBytesPerBlock(config, shape, weights.kv_dtype(), limits.block_size);
   memory.n_padding_blocks = PaddingBlocks(limits);
   return memory;
 }

@@ -37,7 +37,8 @@ CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& conf
                              CpuScratchFloats(device, scratch) * int64_t{sizeof(float)} +
                              StepInputsBytes(limits) + RopeBytes(config, limits) +
                              TokenCountsBytes(shape, limits),
-          .kv_bytes_per_block = KvBytesPerBlock(config, shape, precision.dtype, limits.block_size)};
+          .kv_bytes_per_block =
+              KvBytesPerBlock(config, shape, precision.kv_dtype(), limits.block_size)};
 }
 
 // Everything that ends with the epoch.

@@ -16,8 +16,9 @@ namespace {
 absl::StatusOr<DType> ParseDType(const std::string& name) {
   if (name == "float32") return DType::kF32;
   if (name == "bfloat16") return DType::kBf16;
+  if (name == "float16") return DType::kF16;
   return absl::InvalidArgumentError(
-      absl::StrCat("dtype is '", name, "', supported are float32 and bfloat16"));
+      absl::StrCat("dtype is '", name, "', supported are float32, bfloat16 and float16"));
 }
 
 // Says what loses bits on its way from the files.

@@ -35,9 +35,10 @@ absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& sl
 
 // Bytes of one row-major row of a piece as it is read from the source.
 int64_t ReadRowBytes(const PackedWeight* packed, const Weight* plain, int64_t n_cols) {
-  const bool is_bf16 =
-      packed != nullptr ? packed->format == WeightFormat::kBf16 : plain->dtype == DType::kBf16;
-  return n_cols * (is_bf16 ? 2 : 4);
+  if (packed == nullptr) return n_cols * DTypeBytes(plain->dtype);
+  const bool is_short =
+      packed->format == WeightFormat::kBf16 || packed->format == WeightFormat::kF16;
+  return n_cols * (is_short ? 2 : 4);
 }
 
 }  // namespace
@@ -224,8 +225,14 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
     const Weight& weight = *chunk.plain;
     uint8_t* const dst = static_cast<uint8_t*>(const_cast<void*>(weight.data)) +
                          (chunk.row_begin * weight.n_cols) * DTypeBytes(weight.dtype);
-    return weight.dtype == DType::kF32 ? Read<float>(source, chunk.id, chunk.slice, dst, digest)
-                                       : Read<Bf16>(source, chunk.id, chunk.slice, dst, digest);
+    switch (weight.dtype) {
+      case DType::kF32:
+        return Read<float>(source, chunk.id, chunk.slice, dst, digest);
+      case DType::kBf16:
+        return Read<Bf16>(source, chunk.id, chunk.slice, dst, digest);
+      case DType::kF16:
+        return Read<Half>(source, chunk.id, chunk.slice, dst, digest);
+    }
   }
   const PackedWeight& weight = *chunk.packed;
   void* const data = const_cast<void*>(weight.data);
@@ -233,6 +240,9 @@ absl::Status RankWeights::ReadChunk(const WeightSource& source, const Piece& chu
   if (weight.format == WeightFormat::kBf16) {
     RETURN_IF_ERROR(Read<Bf16>(source, chunk.id, chunk.slice, staging->data(), digest));
     PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const Bf16*>(staging->data()), data);
+  } else if (weight.format == WeightFormat::kF16) {
+    RETURN_IF_ERROR(Read<Half>(source, chunk.id, chunk.slice, staging->data(), digest));
+    PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const Half*>(staging->data()), data);
   } else {
     RETURN_IF_ERROR(Read<float>(source, chunk.id, chunk.slice, staging->data(), digest));
     PackRows(weight, chunk.row_begin, n_rows, reinterpret_cast<const float*>(staging->data()),

@@ -25,11 +25,18 @@ namespace bora {
 struct Precision {
   // Matrices of the same type as everything else.
   Precision(DType dtype)  // NOLINT: a dtype is a precision
-      : dtype(dtype), weights(dtype == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16) {}
+      : dtype(dtype),
+        weights(dtype == DType::kF32    ? WeightFormat::kF32
+                : dtype == DType::kBf16 ? WeightFormat::kBf16
+                                        : WeightFormat::kF16) {}
   Precision(DType dtype, WeightFormat weights) : dtype(dtype), weights(weights) {}
 
-  DType dtype;           // of the embedding table and the KV cache
+  DType dtype;           // of the embedding table
   WeightFormat weights;  // of the matrices
+
+  // Of the KV cache: that of the embedding table, except that float16 has a cache of floats, since
+  // neither its range nor its precision may shrink.
+  DType kv_dtype() const { return dtype == DType::kF16 ? DType::kF32 : dtype; }
 };
 
 // Memory of a device that host threads cannot write to: they read rows into staging memory, from
@@ -101,7 +108,7 @@ class RankWeights {
 
   const ModelConfig& config() const { return config_; }
   const RankShape& shape() const { return shape_; }
-  DType dtype() const { return precision_.dtype; }
+  DType kv_dtype() const { return precision_.kv_dtype(); }
   const Precision& precision() const { return precision_; }
   int64_t bytes() const { return total_bytes_; }
   // Of what was read, as it is stored.

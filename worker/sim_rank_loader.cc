@@ -41,7 +41,8 @@ absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const Load
   LoadedModel& loaded = result.loaded;
   loaded.load = load;
   loaded.fingerprint = (*source)->fingerprint().ToHex();
-  loaded.kv_block_bytes = KvBytesPerBlock(config, shape, precision.dtype, GroupLimits().block_size);
+  loaded.kv_block_bytes =
+      KvBytesPerBlock(config, shape, precision.kv_dtype(), GroupLimits().block_size);
   // It keeps no keys and values, only whose each block is: some bytes, of which all ranks of a
   // group on this host have their own.
   loaded.max_blocks = std::min<int64_t>(std::numeric_limits<int32_t>::max(),

@@ -71,8 +71,8 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
     all_logits_ = floats(plan.all_logits);
     logits_ = floats(plan.logits);
   }
-  kv_shape_ =
-      stage_internal::KvShape(config, shape, weights_->dtype(), limits.n_blocks, limits.block_size);
+  kv_shape_ = stage_internal::KvShape(config, shape, weights_->kv_dtype(), limits.n_blocks,
+                                      limits.block_size);
   if (kv_.bytes() != kv_shape_.total_bytes()) {
     kv_ = {};  // the old one first: both may not fit
     ASSIGN_OR_RETURN(kv_, Traits::AllocateKv(kv_shape_.total_bytes()));

@@ -70,7 +70,8 @@ absl::StatusOr<Golden> LoadGolden(const std::string& name) {
 
 std::string CaseName(const testing::TestParamInfo<ConformanceCase>& info) {
   const ConformanceCase& c = info.param;
-  return absl::StrCat(c.checkpoint, "_on_", c.golden, "_tp", c.tp_size, "_pp", c.pp_size);
+  return absl::StrCat(c.checkpoint, "_on_", c.golden, "_tp", c.tp_size, "_pp", c.pp_size,
+                      c.dtype == DType::kF16 ? "_float16" : "");
 }
 
 double MaxAbs(absl::Span<const float> row) {

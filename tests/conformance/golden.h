@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/device.h"
 #include "model/step.h"
 
 namespace bora {
@@ -43,6 +44,7 @@ struct ConformanceCase {
   const char* golden = "";
   int tp_size = 1;
   int pp_size = 1;
+  DType dtype = DType::kF32;
 };
 
 std::string CaseName(const testing::TestParamInfo<ConformanceCase>& info);

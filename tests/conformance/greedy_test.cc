@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> StartGroup(const ConformanceCase& te
   return LocalGroup::Start(weights, {.tp_size = test.tp_size,
                                      .pp_size = test.pp_size,
                                      .limits = limits,
+                                     .precision = test.dtype,
                                      .rank = {.poison_kv = true}});
 }
 
@@ -138,22 +139,24 @@ TEST_P(GreedyTest, ContinuesAsTheReferenceWithItsLogprobs) {
               golden->positions.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(Conformance, GreedyTest,
-                         testing::Values(ConformanceCase{"gqa4_hf", "gqa4"},
-                                         ConformanceCase{"gqa4_mistral", "gqa4"},
-                                         ConformanceCase{"gqa4_hf", "gqa4", 4, 1},
-                                         ConformanceCase{"gqa4_mistral", "gqa4", 2, 2},
-                                         ConformanceCase{"gqa4_hf", "gqa4_long", 1, 2},
-                                         ConformanceCase{"gqa4_mistral", "gqa4_long"},
-                                         ConformanceCase{"wide_hf_sharded", "wide"},
-                                         ConformanceCase{"wide_hf_sharded", "wide", 2, 1},
-                                         ConformanceCase{"wide_hf_sharded", "wide", 1, 2},
-                                         ConformanceCase{"wide_hf_sharded", "wide", 2, 2},
-                                         ConformanceCase{"wide_hf_sharded", "wide", 8, 1},
-                                         ConformanceCase{"wide_hf_sharded", "wide_long", 2, 2},
-                                         ConformanceCase{"wide_hf_bf16", "wide_bf16"},
-                                         ConformanceCase{"wide_mistral_bf16", "wide_bf16", 2, 1}),
-                         CaseName);
+INSTANTIATE_TEST_SUITE_P(
+    Conformance, GreedyTest,
+    testing::Values(ConformanceCase{"gqa4_hf", "gqa4"}, ConformanceCase{"gqa4_mistral", "gqa4"},
+                    ConformanceCase{"gqa4_hf", "gqa4", 4, 1},
+                    ConformanceCase{"gqa4_mistral", "gqa4", 2, 2},
+                    ConformanceCase{"gqa4_hf", "gqa4_long", 1, 2},
+                    ConformanceCase{"gqa4_mistral", "gqa4_long"},
+                    ConformanceCase{"wide_hf_sharded", "wide"},
+                    ConformanceCase{"wide_hf_sharded", "wide", 2, 1},
+                    ConformanceCase{"wide_hf_sharded", "wide", 1, 2},
+                    ConformanceCase{"wide_hf_sharded", "wide", 2, 2},
+                    ConformanceCase{"wide_hf_sharded", "wide", 8, 1},
+                    ConformanceCase{"wide_hf_sharded", "wide_long", 2, 2},
+                    ConformanceCase{"wide_hf_bf16", "wide_bf16"},
+                    ConformanceCase{"wide_mistral_bf16", "wide_bf16", 2, 1},
+                    ConformanceCase{"wide_hf_bf16", "wide_bf16", 1, 1, DType::kF16},
+                    ConformanceCase{"wide_mistral_bf16", "wide_bf16", 2, 2, DType::kF16}),
+    CaseName);
 
 }  // namespace
 }  // namespace bora

@@ -56,10 +56,14 @@ class CudaHostTest(unittest.TestCase):
         self.assertGreater(len(ids), 0)
 
     def test_what_a_gpu_does_not_serve_is_refused_by_name(self):
-        message = "a GPU serves bfloat16 without quantization"
-        with Cluster(**{**FLAGS, "coordinator_flags": ["--dtype=float32"]}, start_workers=False) as cluster:
-            cluster.start_worker()
-            wait_until(lambda: message in cluster.coordinator.log(), 30, message)
+        for dtype, message in (
+            ("float32", "a GPU serves bfloat16 without quantization"),
+            ("float16", "float16 weights are not supported on GPUs: --dtype bfloat16 rounds them"),
+        ):
+            with self.subTest(dtype=dtype), Cluster(**{**FLAGS, "coordinator_flags": [f"--dtype={dtype}"]},
+                                                    start_workers=False) as cluster:
+                cluster.start_worker()
+                wait_until(lambda message=message: message in cluster.coordinator.log(), 30, message)
 
     def test_too_little_memory_is_refused_with_the_numbers(self):
         flags = {**FLAGS, "worker_flags": ["--device=cuda", "--gpu-memory-utilization=0.05"]}

@@ -74,6 +74,14 @@ class LayoutsTest(LayoutTestCase):
                 whole = self.check_stages(bf16, 1, [2], *flags)
                 self.assertEqual(self.check_stages(bf16, 2, [2], *flags), whole)
 
+    def test_float16_weights_give_the_bytes_of_the_same_weights_as_floats(self):
+        f16 = small_checkpoint(self.path("f16"), dtype="f16")
+        whole = self.answers(f16, 1, 1)
+        self.assertEqual(self.answers(f16, 2, 2), whole, "2 tensor ranks, 2 stages")
+        self.assertEqual(self.answers(f16, 4, 1), whole, "4 tensor ranks")
+        self.assertEqual(self.answers(f16, 1, 1, "--dtype=float32"), whole, "float32")
+        self.assertNotEqual(self.answers(f16, 1, 1, "--dtype=bfloat16"), whole, "bfloat16 rounds them")
+
     def test_dummy_weights_depend_on_the_seed_only(self):
         dummy = ["--load-format=dummy", "--dtype=float32"]
         whole = self.check_stages(self.f32, 1, [2, 3], *dummy, "--seed=5")

@@ -33,6 +33,9 @@ void Pack(Problem* problem) {
     if (weight.format == WeightFormat::kBf16) {
       const std::vector<Bf16> rows = ToBf16s({from, from + n * weight.n_cols});
       PackRows(weight, row, n, rows.data(), data);
+    } else if (weight.format == WeightFormat::kF16) {
+      const std::vector<Half> rows = ToHalves({from, from + n * weight.n_cols});
+      PackRows(weight, row, n, rows.data(), data);
     } else {
       PackRows(weight, row, n, from, data);
     }
@@ -84,6 +87,7 @@ std::vector<float> RoundedRow(const PackedWeight& weight, const float* x) {
 SimdChoice Widened(SimdLevel level, bool widened) {
   SimdChoice choice(level);
   for (ProductLoops& loops : choice.bf16_products) loops.widened = widened;
+  choice.f16_widened = widened;
   return choice;
 }
 
@@ -147,7 +151,7 @@ float InDocumentedOrder(const PackedWeight& weight, const float* x, const float*
 // The integer sums of int8 have no order.
 TEST(MatMulOrderTest, FloatFormatsSumInTheDocumentedOrder) {
   CpuDevice device(1);
-  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBf16}) {
+  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kF16}) {
     for (const auto& [n, k] : kShapes) {
       const Problem problem = MakeProblem(format, 3, n, k, LeafCount(k, 4));
       const std::vector<float> y = RunMatMul(device, problem, 3);
@@ -187,13 +191,15 @@ TEST(MatMulWidenedTest, SameBitsForLongPanels) {
   };
   for (const Case& c : {Case{8192, 8}, Case{6144, 2}, Case{4096, 1}, Case{5000, 1}}) {
     const int64_t m = 61, n = 70;
-    const Problem problem = MakeProblem(WeightFormat::kBf16, m, n, c.n_cols, c.n_leaves);
-    for (SimdLevel level : AvailableSimdLevels()) {
-      CpuDevice in_loop(1, Widened(level, false));
-      const std::vector<float> want = RunMatMul(in_loop, problem, m);
-      CpuDevice device(3, Widened(level, true));
-      EXPECT_EQ(RunMatMul(device, problem, m), want)
-          << SimdLevelName(level) << " " << c.n_cols << " columns in " << c.n_leaves << " leaves";
+    for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kF16}) {
+      const Problem problem = MakeProblem(format, m, n, c.n_cols, c.n_leaves);
+      for (SimdLevel level : AvailableSimdLevels()) {
+        CpuDevice in_loop(1, Widened(level, false));
+        const std::vector<float> want = RunMatMul(in_loop, problem, m);
+        CpuDevice device(3, Widened(level, true));
+        EXPECT_EQ(RunMatMul(device, problem, m), want)
+            << SimdLevelName(level) << " " << c.n_cols << " columns in " << c.n_leaves << " leaves";
+      }
     }
   }
 }
@@ -260,7 +266,12 @@ TEST_P(MatMulTest, SameBitsForExtremeMagnitudes) {
       return std::ldexp(2 * UniformFloat(words[1]) - 1, exponent);
     };
     for (int64_t i = 0; i < m * k; ++i) problem.x[i] = scaled(i, 1);
-    for (int64_t i = 0; i < n * k; ++i) problem.w[i] = scaled(i, 2);
+    // Float16 ends at 2^16; its smallest numbers are subnormal.
+    const bool is_f16 = GetParam() == WeightFormat::kF16;
+    for (int64_t i = 0; i < n * k; ++i) {
+      problem.w[i] = is_f16 ? std::ldexp(scaled(i, 2), 10) : scaled(i, 2);
+      if (is_f16) problem.w[i] = std::clamp(problem.w[i], -65504.0f, 65504.0f);
+    }
     Pack(&problem);
     std::vector<float> want;
     for (SimdLevel level : AvailableSimdLevels()) {
@@ -292,7 +303,44 @@ TEST_P(MatMulTest, NonFiniteRowStaysAlone) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, MatMulTest,
                          testing::Values(WeightFormat::kF32, WeightFormat::kBf16,
-                                         WeightFormat::kInt8));
+                                         WeightFormat::kInt8, WeightFormat::kF16));
+
+// Float16 is a float with fewer digits: the same weights as floats give the same bits.
+TEST(MatMulF16Test, GivesTheBitsOfTheSameWeightsAsFloats) {
+  const int64_t m = 53, n = 67, k = 352;
+  const Problem halves = MakeProblem(WeightFormat::kF16, m, n, k, 8);
+  Problem floats = halves;
+  floats.weight.format = WeightFormat::kF32;
+  Pack(&floats);
+  CpuDevice device(2);
+  EXPECT_EQ(RunMatMul(device, halves, m), RunMatMul(device, floats, m));
+}
+
+// Every finite float16, subnormal ones too, times 1 is itself, in each instruction set and with
+// panels widened or not, though subnormal floats count as zero there.
+TEST(MatMulF16Test, EveryWeightIsExact) {
+  const int64_t n = 1 << 16, m = 61;
+  Problem problem;
+  problem.weight = {.format = WeightFormat::kF16, .n_rows = n, .n_cols = 2};
+  problem.x.assign(m * 2, 0.0f);
+  for (int64_t i = 0; i < m; ++i) problem.x[2 * i + i % 2] = 1.0f;
+  std::vector<float> want(n, 0.0f);
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = HalfToFloat(static_cast<uint16_t>(i));
+    if (std::isfinite(value)) want[i] = value;
+  }
+  for (float value : want) problem.w.insert(problem.w.end(), {value, value});
+  Pack(&problem);
+  for (SimdLevel level : AvailableSimdLevels()) {
+    for (const bool widened : {false, true}) {
+      CpuDevice device(1, Widened(level, widened));
+      const std::vector<float> got = RunMatMul(device, problem, m);
+      for (int64_t i = 0; i < m * n; ++i) {
+        ASSERT_EQ(got[i], want[i % n]) << SimdLevelName(level) << " float16 " << i % n;
+      }
+    }
+  }
+}
 
 TEST(PackedWeightTest, Int8IsTheNearestOf255Steps) {
   const int64_t n = 33, k = 200;

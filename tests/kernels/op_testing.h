@@ -36,6 +36,12 @@ inline std::vector<Bf16> ToBf16s(const std::vector<float>& values) {
   return out;
 }
 
+inline std::vector<Half> ToHalves(const std::vector<float>& values) {
+  std::vector<Half> out(values.size());
+  for (size_t i = 0; i < values.size(); ++i) out[i] = ToHalf(values[i]);
+  return out;
+}
+
 template <typename T>
 std::vector<double> ToDoubles(const std::vector<T>& values, bool rounded_to_bf16 = false) {
   std::vector<double> out(values.begin(), values.end());

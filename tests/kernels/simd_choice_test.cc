@@ -19,6 +19,8 @@ using ::testing::HasSubstr;
 constexpr SimdLevel kDot = SimdLevel::kAvx512Bf16;
 constexpr SimdLevel kFma = SimdLevel::kAvx512;
 
+using Operation = SimdProbe::Operation;
+
 bool Always() { return true; }
 
 // Times of a processor, newest level 1 everywhere.
@@ -26,10 +28,12 @@ struct Times {
   double products[kNumRowClasses];  // of the level below
   double widened;                   // of the level below, in the last class
   double attention[2];              // of the level below
+  double f16_widened;
 
   double Of(const SimdProbe& probe) const {
+    if (probe.operation == Operation::kF16Product) return probe.loops.widened ? f16_widened : 1;
     if (probe.loops.level == kDot) return 1;
-    if (probe.is_attention) return attention[probe.index];
+    if (probe.operation == Operation::kBf16Attention) return attention[probe.index];
     return probe.loops.widened ? widened : products[probe.index];
   }
 };
@@ -37,9 +41,9 @@ struct Times {
 // Where the dot product issues every second cycle and two multiply-adds every cycle: measured on an
 // Emerald Rapids, 4096 x 14336 weights.
 constexpr Times kEmeraldRapids = {
-    {1 / 0.96, 1 / 1.04, 1 / 1.20, 1 / 1.68, 1 / 1.77}, 1 / 1.93, {1.0, 1 / 1.06}};
+    {1 / 0.96, 1 / 1.04, 1 / 1.20, 1 / 1.68, 1 / 1.77}, 1 / 1.93, {1.0, 1 / 1.06}, 1 / 1.10};
 // Where both have the same width: two multiply-adds take as long as one dot product of two.
-constexpr Times kZen4 = {{1.1, 1.3, 1.7, 1.9, 1.95}, 1.9, {1.3, 1.7}};
+constexpr Times kZen4 = {{1.1, 1.3, 1.7, 1.9, 1.95}, 1.9, {1.3, 1.7}, 1.05};
 
 SimdChoice Choose(const Times& times) {
   return ChooseSimd(
@@ -56,9 +60,11 @@ TEST(SimdChoiceTest, TakesTheQuickerUnitForEachNumberOfRows) {
   EXPECT_EQ(choice.bf16_products[4], (ProductLoops{kFma, true}));
   EXPECT_EQ(choice.bf16_attention[0], kDot);
   EXPECT_EQ(choice.bf16_attention[1], kFma);
-  EXPECT_EQ(DescribeSimdChoice(choice),
-            "avx512bf16, bf16 products of 8-15 rows avx512, of 16-47 rows avx512, of 48 rows and "
-            "more avx512 widened, attention of many queries avx512");
+  EXPECT_EQ(
+      DescribeSimdChoice(choice),
+      "avx512bf16, bf16 products of 8-15 rows avx512, of 16-47 rows avx512, of 48 rows and "
+      "more avx512 widened, attention of many queries avx512, float16 products of 48 rows and "
+      "more widened");
 }
 
 TEST(SimdChoiceTest, KeepsTheNewestWhereItIsTheQuickest) {
@@ -81,11 +87,11 @@ TEST(SimdChoiceTest, DisturbedSamplesDoNotCount) {
 
 // The first to read memory pays for the others.
 TEST(SimdChoiceTest, TheOrderOfSamplesDoesNotCount) {
-  bool is_attention = true;
+  SimdProbe::Operation operation = Operation::kF16Product;
   int index = -1;
   const auto seconds = [&](const SimdProbe& probe) {
-    const bool is_first = probe.is_attention != is_attention || probe.index != index;
-    is_attention = probe.is_attention;
+    const bool is_first = probe.operation != operation || probe.index != index;
+    operation = probe.operation;
     index = probe.index;
     return is_first ? 1.5 : 1.0;
   };
@@ -94,12 +100,12 @@ TEST(SimdChoiceTest, TheOrderOfSamplesDoesNotCount) {
 
 // One lucky sample is no reason to leave the newest level.
 TEST(SimdChoiceTest, OneQuickSampleIsNotEnough) {
-  std::map<std::tuple<bool, int, SimdLevel, bool>, int> n_samples;
+  std::map<std::tuple<Operation, int, SimdLevel, bool>, int> n_samples;
   const SimdChoice choice = ChooseSimd(
       kDot, kFma, 5,
       [&](const SimdProbe& probe) {
         const int n =
-            n_samples[{probe.is_attention, probe.index, probe.loops.level, probe.loops.widened}]++;
+            n_samples[{probe.operation, probe.index, probe.loops.level, probe.loops.widened}]++;
         return probe.loops.level == kFma && n == 2 ? 0.5 : 1.0;
       },
       Always);
@@ -121,6 +127,7 @@ TEST(SimdChoiceTest, FallsBackToTheNewestLevel) {
 TEST(SimdChoiceTest, WidensPanelsWhereThatIsQuicker) {
   for (const double widened : {0.9, 0.97, 1.2}) {
     const auto seconds = [widened](const SimdProbe& probe) {
+      if (probe.operation == Operation::kF16Product) return probe.loops.widened ? 2.0 : 1.0;
       return probe.loops.level == SimdLevel::kAvx2 ? 2.0 : probe.loops.widened ? widened : 1.0;
     };
     // Without the dot product, and with the level forced.
@@ -135,7 +142,7 @@ TEST(SimdChoiceTest, WidensPanelsWhereThatIsQuicker) {
 
 // A forced level that has nothing to choose is not timed.
 TEST(SimdChoiceTest, OneLevelAloneIsNotTimed) {
-  for (SimdLevel level : {SimdLevel::kPortable, SimdLevel::kAvx2, kDot}) {
+  for (SimdLevel level : {SimdLevel::kPortable, SimdLevel::kAvx2}) {
     int n_probes = 0;
     const auto seconds = [&](const SimdProbe&) { return ++n_probes, 1.0; };
     EXPECT_EQ(DescribeSimdChoice(ChooseSimd(level, level, 5, seconds, Always)),

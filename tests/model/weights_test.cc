@@ -213,7 +213,9 @@ TEST(CheckpointWeightsTest, EveryHalfConvertsAlsoWhereSubnormalsAreFlushed) {
   const FlushSubnormals flush;
   const std::vector<float> floats = ReadWhole(*weights, kId);
   const std::vector<Bf16> bf16s = ReadWhole<Bf16>(*weights, kId);
+  const std::vector<Half> copies = ReadWhole<Half>(*weights, kId);
   for (size_t i = 0; i < halves.size(); ++i) {
+    ASSERT_EQ(copies[i].bits, halves[i]);
     const float expected = HalfToFloat(halves[i]);
     ASSERT_EQ(std::bit_cast<uint32_t>(floats[i]), std::bit_cast<uint32_t>(expected))
         << std::hex << halves[i];
@@ -337,6 +339,22 @@ TEST(CheckpointWeightsTest, AFloatTooLargeForBf16IsNamed) {
       WithNorm<float>(checkpoint, FileDType::kF32, {0, std::numeric_limits<float>::max()});
   EXPECT_THAT(NormError(*weights, true), HasSubstr("too large for bf16"));
   EXPECT_EQ(Read<float>(*weights, kNormId, {0, 1, 1, 2})[0], std::numeric_limits<float>::max());
+}
+
+// The largest float16 is 65504; what lies nearer to 65536 overflows.
+TEST(CheckpointWeightsTest, ConversionToFloat16RoundsAndNamesWhatIsTooLarge) {
+  const TinyCheckpoint checkpoint({});
+  auto weights = WithNorm<float>(checkpoint, FileDType::kF32, {65519.0f, 1 + 0x1p-11f, 0x1p-25f});
+  const std::vector<Half> halves = ReadWhole<Half>(*weights, kNormId);
+  EXPECT_EQ(ToFloat(halves[0]), 65504.0f);
+  EXPECT_EQ(ToFloat(halves[1]), 1.0f);
+  EXPECT_EQ(ToFloat(halves[2]), 0.0f);
+  weights = WithNorm<float>(checkpoint, FileDType::kF32, {0, 65520.0f});
+  const TensorShape shape = ShapeOf(weights->config(), kNormId);
+  std::vector<Half> dst(shape.n_cols);
+  const absl::Status status = weights->ReadSlice(kNormId, WholeTensor(shape), absl::MakeSpan(dst));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("element [0, 1] is 65520, too large for float16"));
 }
 
 TEST(CheckpointWeightsTest, TheElementOfAPermutedTensorIsNamedInOurOrder) {

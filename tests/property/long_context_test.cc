@@ -100,6 +100,12 @@ class SharpWeights final : public WeightSource {
     for (Bf16& value : dst) value = ToBf16(ToFloat(value) * Scale(id));
     return absl::OkStatus();
   }
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Half> dst) const override {
+    RETURN_IF_ERROR(dummy_.ReadSlice(id, slice, dst));
+    for (Half& value : dst) value = ToHalf(ToFloat(value) * Scale(id));
+    return absl::OkStatus();
+  }
 
  private:
   static float Scale(TensorId id) { return id.kind == TensorKind::kWq ? kSharpness : 1; }

@@ -81,7 +81,7 @@ TEST_P(EngineShapeTest, BatchedChunkedPreemptedEqualsAloneOnOneRank) {
 INSTANTIATE_TEST_SUITE_P(Shapes, EngineShapeTest,
                          testing::Combine(testing::Values(1, 2, 4), testing::Values(1, 2, 4),
                                           testing::Values(WeightFormat::kF32, WeightFormat::kBf16,
-                                                          WeightFormat::kInt8)),
+                                                          WeightFormat::kInt8, WeightFormat::kF16)),
                          [](const auto& info) {
                            return "Tp" + std::to_string(std::get<0>(info.param)) + "Pp" +
                                   std::to_string(std::get<1>(info.param)) +
@@ -111,7 +111,7 @@ TEST_P(EngineKvHeadsTest, TensorRanksChangeNoBit) {
 INSTANTIATE_TEST_SUITE_P(KvHeads, EngineKvHeadsTest,
                          testing::Combine(testing::Values(1, 2, 4, 8),
                                           testing::Values(WeightFormat::kF32, WeightFormat::kBf16,
-                                                          WeightFormat::kInt8)),
+                                                          WeightFormat::kInt8, WeightFormat::kF16)),
                          [](const auto& info) {
                            return "Kv" + std::to_string(std::get<0>(info.param)) +
                                   FormatName(std::get<1>(info.param));
@@ -177,9 +177,11 @@ TEST(EngineTest, InstructionSetsDoNotChangeBits) {
   for (int i = 0; i < kNumRowClasses; ++i) {
     mixed.bf16_products[i] = {levels[(i + 1) % levels.size()], i % 2 == 0};
   }
+  mixed.f16_widened = true;
   mixed.bf16_attention[1] = levels.back();
   choices.push_back(mixed);
-  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kF32}) {
+  for (WeightFormat format :
+       {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kF32, WeightFormat::kF16}) {
     std::vector<WorkOutcome> first;
     for (const SimdChoice& choice : choices) {
       const auto group =

@@ -327,6 +327,9 @@ class PoisonedSource final : public WeightSource {
   absl::Status ReadSlice(TensorId, const TensorSlice&, absl::Span<Bf16>) const override {
     return absl::UnimplementedError("float only");
   }
+  absl::Status ReadSlice(TensorId, const TensorSlice&, absl::Span<Half>) const override {
+    return absl::UnimplementedError("float only");
+  }
 
  private:
   DummyWeights weights_{TinyConfig(), kSeed};

@@ -44,6 +44,11 @@ class FakeSource final : public WeightSource {
     if (id == fails) return absl::DataLossError("bad byte");
     return weights_.ReadSlice(id, slice, dst);
   }
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
+                         absl::Span<Half> dst) const override {
+    if (id == fails) return absl::DataLossError("bad byte");
+    return weights_.ReadSlice(id, slice, dst);
+  }
 
   void HaveRead(TensorId, const TensorSlice& slice) const override {
     n_dropped_elements += slice.n_elements();
@@ -59,6 +64,7 @@ class FakeSource final : public WeightSource {
 float ElementOf(const Weight& weight, int64_t row, int64_t col) {
   const int64_t i = row * weight.n_cols + col;
   if (weight.dtype == DType::kBf16) return ToFloat(static_cast<const Bf16*>(weight.data)[i]);
+  if (weight.dtype == DType::kF16) return ToFloat(static_cast<const Half*>(weight.data)[i]);
   return static_cast<const float*>(weight.data)[i];
 }
 float ElementOf(const PackedWeight& weight, int64_t row, int64_t col) {
@@ -67,6 +73,8 @@ float ElementOf(const PackedWeight& weight, int64_t row, int64_t col) {
 
 bool IsBf16(const Weight& weight) { return weight.dtype == DType::kBf16; }
 bool IsBf16(const PackedWeight& weight) { return weight.format == WeightFormat::kBf16; }
+bool IsF16(const Weight& weight) { return weight.dtype == DType::kF16; }
+bool IsF16(const PackedWeight& weight) { return weight.format == WeightFormat::kF16; }
 
 // Expects rows [row, row + slice.n_rows()) of `weight` to be the slice of the tensor.
 template <typename AnyWeight>
@@ -77,6 +85,9 @@ void ExpectRows(const AnyWeight& weight, int64_t row, TensorId id, const TensorS
   CHECK_OK(DummyWeights(TinyConfig(), kSeed).ReadSlice(id, slice, absl::MakeSpan(expected)));
   if (IsBf16(weight)) {
     for (float& value : expected) value = RoundToBf16(value);
+  }
+  if (IsF16(weight)) {
+    for (float& value : expected) value = ToFloat(ToHalf(value));
   }
   for (int64_t i = 0; i < slice.n_elements(); ++i) {
     const int64_t n_cols = slice.n_cols();
@@ -104,28 +115,41 @@ void ExpectLayer(const LayerWeights& w, int64_t layer, const RankShape& shape) {
   ExpectRows(w.w2, 0, {TensorKind::kW2, layer}, {0, dim, tp * hidden, tp * hidden + hidden});
 }
 
+void ExpectShareOfEveryTensor(DType dtype, int tp_size) {
+  for (int rank = 0; rank < 2 * tp_size; ++rank) {
+    const RankShape shape = TinyShape(tp_size, 2, rank / tp_size, rank % tp_size);
+    CpuDevice device(2);
+    const auto loaded = RankWeights::Load(FakeSource(), shape, dtype, device);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const RankWeights& weights = **loaded;
+    ASSERT_EQ(static_cast<int64_t>(weights.layers().size()), shape.layers.n_layers());
+    for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
+      ExpectLayer(weights.layers()[i], shape.layers.begin + i, shape);
+    }
+    if (shape.has_embedding) {
+      EXPECT_EQ(weights.tok_embeddings().dtype, dtype);
+      ExpectRows(weights.tok_embeddings(), 0, {TensorKind::kTokEmbeddings}, {0, 257, 0, 64});
+    }
+    if (!shape.has_head) continue;
+    ExpectRows(weights.norm(), 0, {TensorKind::kNorm}, {0, 1, 0, 64});
+    ExpectRows(weights.output(), 0, {TensorKind::kOutput},
+               {shape.vocab_begin, shape.vocab_end, 0, 64});
+  }
+}
+
 // With 8 ranks, pairs of them hold copies of a KV head.
 TEST(RankWeightsTest, EveryRankHoldsItsShareOfEveryTensor) {
-  for (const int tp_size : {1, 2, 4, 8}) {
-    for (int rank = 0; rank < 2 * tp_size; ++rank) {
-      const RankShape shape = TinyShape(tp_size, 2, rank / tp_size, rank % tp_size);
-      CpuDevice device(2);
-      const auto loaded = RankWeights::Load(FakeSource(), shape, DType::kF32, device);
-      ASSERT_TRUE(loaded.ok()) << loaded.status();
-      const RankWeights& weights = **loaded;
-      ASSERT_EQ(static_cast<int64_t>(weights.layers().size()), shape.layers.n_layers());
-      for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
-        ExpectLayer(weights.layers()[i], shape.layers.begin + i, shape);
-      }
-      if (shape.has_embedding) {
-        ExpectRows(weights.tok_embeddings(), 0, {TensorKind::kTokEmbeddings}, {0, 257, 0, 64});
-      }
-      if (!shape.has_head) continue;
-      ExpectRows(weights.norm(), 0, {TensorKind::kNorm}, {0, 1, 0, 64});
-      ExpectRows(weights.output(), 0, {TensorKind::kOutput},
-                 {shape.vocab_begin, shape.vocab_end, 0, 64});
-    }
-  }
+  for (const int tp_size : {1, 2, 4, 8}) ExpectShareOfEveryTensor(DType::kF32, tp_size);
+  for (const int tp_size : {1, 4}) ExpectShareOfEveryTensor(DType::kF16, tp_size);
+}
+
+// 16 bits an element, and a cache of floats.
+TEST(RankWeightsTest, Float16TakesTheMemoryOfBf16) {
+  const RankShape shape = TinyShape(1, 1, 0, 0);
+  EXPECT_EQ(RankWeightBytes(TinyConfig(), shape, DType::kF16),
+            RankWeightBytes(TinyConfig(), shape, DType::kBf16));
+  EXPECT_EQ(Precision(DType::kF16).kv_dtype(), DType::kF32);
+  EXPECT_EQ(Precision(DType::kF16, WeightFormat::kInt8).kv_dtype(), DType::kF32);
 }
 
 // A device's memory that the host can read, which takes what was staged only when it must.

@@ -36,11 +36,22 @@ inline GroupLimits TinyLimits() {
 
 // int8 weights go with a bf16 cache.
 inline Precision PrecisionOf(WeightFormat format) {
+  if (format == WeightFormat::kF16) return DType::kF16;
   return Precision(format == WeightFormat::kF32 ? DType::kF32 : DType::kBf16, format);
 }
 
 inline const char* FormatName(WeightFormat format) {
-  return format == WeightFormat::kF32 ? "F32" : format == WeightFormat::kBf16 ? "Bf16" : "Int8";
+  switch (format) {
+    case WeightFormat::kF32:
+      return "F32";
+    case WeightFormat::kBf16:
+      return "Bf16";
+    case WeightFormat::kInt8:
+      return "Int8";
+    case WeightFormat::kF16:
+      return "F16";
+  }
+  return "unknown";
 }
 
 }  // namespace bora

@@ -28,11 +28,11 @@ def own_busy_s():
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
-def process_busy_s(pid):
-    """CPU seconds of a living process."""
+def process_busy_s(pid, with_children=False):
+    """CPU seconds of a living process, and of the children that it has waited for."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return sum(map(int, fields[11:15 if with_children else 13])) / TICKS_PER_S
 
 
 class Quiet:
@@ -71,6 +71,51 @@ class Quiet:
         # Over a shorter time, ticks of 10 ms say nothing.
         if wall_s > 1:
             self.foreign_cores = max(self.foreign_cores, (foreign_s() - begin_foreign_s) / wall_s)
+
+
+def remark_on(foreign_cores):
+    """The end of a row during which others had so many cores: empty when that is quiet."""
+    return f" disturbed {foreign_cores:.2f}" if foreign_cores > Quiet.FOREIGN_CORES_MAX else ""
+
+
+def descendants():
+    """Ids of the living processes that this one has started, and those have."""
+    children = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+            parent = int(file.read().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(name))
+    found, wanted = [], [os.getpid()]
+    while wanted:
+        wanted = [child for parent in wanted for child in children.get(parent, [])]
+        found += wanted
+    return found
+
+
+class Neighbours:
+    """What others than this process and its descendants take of the cores, from one row of figures to the next."""
+
+    def __init__(self):
+        self.begin_s, self.begin_foreign_s = time.monotonic(), self.foreign_s()
+        self.latest = 0.0
+
+    @staticmethod
+    def foreign_s():
+        own_s = own_busy_s()
+        for pid in descendants():
+            with contextlib.suppress(OSError):
+                own_s += process_busy_s(pid, with_children=True)
+        return machine_busy_s() - own_s
+
+    def take(self):
+        """Cores in other hands since the last call. Within a second, over which ticks of 10 ms say nothing, what the last call
+        said: rows that come together were measured together."""
+        now_s = time.monotonic()
+        if now_s - self.begin_s > 1:
+            foreign_s = self.foreign_s()
+            self.latest = (foreign_s - self.begin_foreign_s) / (now_s - self.begin_s)
+            self.begin_s, self.begin_foreign_s = now_s, foreign_s
+        return self.latest
 
 
 def least_disturbed(measure, quiet, n_retries):

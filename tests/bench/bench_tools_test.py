@@ -167,6 +167,25 @@ class QuietTest(unittest.TestCase):
         self.assertGreater(with_foreign, 0.2)
         foreign.wait()
 
+    def test_neighbours_are_those_that_this_process_has_not_started(self):
+        burn = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+        neighbours = bench_process.Neighbours()
+        # A child, alive and waited for, and a grandchild are no neighbours; over all, no more time is theirs than there is.
+        parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])"
+        child = subprocess.Popen([sys.executable, "-c", parent])
+        self.assertIn(child.pid, bench_process.descendants())
+        busy_s, begin_s = bench_process.machine_busy_s(), neighbours.begin_s
+        child.wait()
+        # The child's 1.5 s of a core, or its share of it, are in the machine's time and not in the neighbours'.
+        cores = neighbours.take()
+        machine_cores = (bench_process.machine_busy_s() - busy_s) / (neighbours.begin_s - begin_s)
+        self.assertLess(cores, machine_cores)
+        self.assertEqual(neighbours.take(), cores, "rows that come together")
+
+    def test_a_row_is_marked_when_others_had_cores(self):
+        self.assertEqual(bench_process.remark_on(0.1), "")
+        self.assertEqual(bench_process.remark_on(0.85), " disturbed 0.85")
+
     def test_the_least_disturbed_attempt_counts(self):
 
         class FakeQuiet(bench_process.Quiet):

@@ -207,11 +207,9 @@ JUMP = 1.5
 
 def remarks_on(sides):
     """What makes a row doubtful, as its end. sides: for each side its [(value, foreign cores)]."""
-    text = ""
-    foreign_cores = max(foreign for pairs in sides for _, foreign in pairs)
-    if foreign_cores > bench_process.Quiet.FOREIGN_CORES_MAX:
-        text += f" disturbed {foreign_cores:.2f}"
-    jump = max(max(values) / min(values) for values in ([value for value, _ in pairs] for pairs in sides) if min(values) > 0)
+    text = bench_process.remark_on(max(foreign for pairs in sides for _, foreign in pairs))
+    values_of_sides = [[value for value, _ in pairs] for pairs in sides]
+    jump = max((max(values) / min(values) for values in values_of_sides if min(values) > 0), default=1)
     return text + (f" jumps {jump:.2g}" if jump > JUMP else "")
 
 

@@ -4,7 +4,7 @@
 
 prefix_cache: time to the first token of a prompt that nobody has sent before, and of the same prompt sent again.
 preemption: output tokens/s of 24 streams with KV blocks for a quarter of what they need together, over the rate with
-blocks for all. Prints `figure NAME VALUE UNIT [limit L ratio R]` rows.
+blocks for all. Prints `figure NAME VALUE UNIT [limit L ratio R] [disturbed CORES]` rows.
 """
 
 import sys
@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 
+import bench_process
 import bench_service
 import peer_model
 from bora_e2e import Cluster, stream_request
@@ -19,13 +20,14 @@ from bora_e2e import Cluster, stream_request
 SHAPE = peer_model.Shape(512, 1536, 8, 8, 2, 64, 4096, max_position=16384)
 BLOCK_BYTES = 16 * 2 * SHAPE.kv_elements_per_token()
 N_REPETITIONS = 5
+NEIGHBOURS = bench_process.Neighbours()
 
 
 def figure(name, value, unit, limit=None, less_is_better=False):
     row = f"figure {name} {value:.4g} {unit}"
     if limit:
         row += f" limit {limit:g} ratio {limit / value if less_is_better else value / limit:.3g}"
-    print(row, flush=True)
+    print(row + bench_process.remark_on(NEIGHBOURS.take()), flush=True)
 
 
 def tokens(seed, n):

@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 
+import bench_process
 from bora_e2e import Cluster, binary
 
+NEIGHBOURS = bench_process.Neighbours()
 CLOCK_LIMITS = {"coordinator_us_per_step_b1": 300.0, "coordinator_us_per_token_b32": 10.0, "idle_cpu_percent": 1.0}
 
 
@@ -15,7 +17,7 @@ def figure(name, value, unit):
     if name in CLOCK_LIMITS:
         limit = CLOCK_LIMITS[name]
         row += f" limit {limit:g} ratio {limit / max(value, 1e-9):.2f}"
-    print(row, flush=True)
+    print(row + bench_process.remark_on(NEIGHBOURS.take()), flush=True)
 
 
 def load(cluster, concurrency, requests, output_tokens):

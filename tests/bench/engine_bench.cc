@@ -43,7 +43,8 @@
 
 ABSL_FLAG(std::string, shape, "1b", "Model of made-up weights: 1b, 7b, tiny64, tiny or demo.");
 ABSL_FLAG(std::string, model, "", "Directory of a checkpoint to load instead.");
-ABSL_FLAG(std::string, dtype, "bf16", "bf16, f32, or int8: matrices in 8 bits, the rest in bf16.");
+ABSL_FLAG(std::string, dtype, "bf16",
+          "bf16, f16, f32, or int8: matrices in 8 bits, the rest in bf16.");
 ABSL_FLAG(std::string, device, "cpu", "cpu, or cuda: the first GPU, in builds with CUDA.");
 ABSL_FLAG(std::string, isa, "auto", "Instruction set of the CPU, as bora-worker's.");
 ABSL_FLAG(bool, graphs, true, "With --device=cuda: steps of decoding are launched as graphs.");
@@ -92,8 +93,10 @@ absl::StatusOr<std::unique_ptr<WeightSource>> Weights() {
 absl::StatusOr<Precision> PrecisionOf(const std::string& name) {
   if (name == "bf16") return Precision(DType::kBf16);
   if (name == "f32") return Precision(DType::kF32);
+  if (name == "f16") return Precision(DType::kF16);
   if (name == "int8") return Precision(DType::kBf16, WeightFormat::kInt8);
-  return absl::InvalidArgumentError(absl::StrCat("--dtype=", name, " is not bf16, f32 or int8"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dtype=", name, " is not bf16, f16, f32 or int8"));
 }
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {

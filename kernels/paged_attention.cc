@@ -171,11 +171,12 @@ class ItemWork {
 
   const AttentionCall& call_;
   const Item& item_;
+  const AttentionKernels& kernels_ = call_.KernelsFor(item_.queries_of_kv_head());
   const int64_t n_queries_ = item_.n_queries();
   int64_t n_positions_[kTileQueries];  // ascending: position + 1 of each query
   float* out_[kTileQueries];           // each [head_dim]; the running sum of values until Finish
   Runs runs_;
-  alignas(64) float queries_[kTileQueries * kQuerySteps];
+  alignas(64) float queries_[kTileQueries * kQueryFloats];
   alignas(64) float scores_[kTileQueries * kScoreFloats];
   alignas(64) float split_values_[kTileQueries * kMaxCacheHeadDim];
   alignas(64) float split_max_[kTileLanes];
@@ -189,12 +190,7 @@ void ItemWork::LoadQueries() {
   for (int64_t i = 0; i < n_queries_; ++i) {
     const auto [t, head] = PlaceOf(i);
     const float* query = call_.qkv + t * call_.qkv_stride() + head * head_dim;
-    float* const to = queries_ + i * kQuerySteps;
-    if (call_.cache.shape.dtype == DType::kBf16) {
-      call_.simd.round_to_bf16(query, head_dim, reinterpret_cast<Bf16*>(to));
-    } else {
-      std::copy_n(query, head_dim, to);
-    }
+    kernels_.pack_query(query, head_dim, queries_ + i * kQueryFloats);
   }
 }
 
@@ -246,36 +242,35 @@ void ItemWork::AttendBlock(int64_t i, int64_t split, const SplitResult& result) 
   if (first == block.n) return;
   const int64_t begin = block.begin + first, n = block.n - first;
   const int64_t n_positions = PositionsOf(begin + n - 1, split);
-  const AttentionKernels& kernels = call_.KernelsFor(n);
-  kernels.scores({.queries = queries_ + begin * kQuerySteps,
-                  .n_queries = n,
-                  .heads = heads,
-                  .keys = runs_.keys(),
-                  .n_runs = CeilDiv(n_positions, call_.run_positions),
-                  .run_positions = call_.run_positions,
-                  .n_steps = shape.head_dim * DTypeBytes(shape.dtype) / 4,
-                  .step_bytes = shape.block_size * 4,
-                  .scores = scores_});
+  kernels_.scores({.queries = queries_ + begin * kQueryFloats,
+                   .n_queries = n,
+                   .heads = heads,
+                   .keys = runs_.keys(),
+                   .n_runs = CeilDiv(n_positions, call_.run_positions),
+                   .run_positions = call_.run_positions,
+                   .n_steps = shape.head_dim * DTypeBytes(shape.dtype) / 4,
+                   .step_bytes = shape.block_size * 4,
+                   .scores = scores_});
   const int64_t n_padded = RoundUp(n_positions, 2 * kSimdLanes);
   for (int64_t head = 0; head < heads.n; ++head) {
     for (int64_t q = 0; q < n; ++q) {
       const SoftmaxSums sums =
-          kernels.softmax(scores_ + (head * n + q) * kScoreFloats, PositionsOf(begin + q, split),
-                          n_padded, call_.scale);
+          kernels_.softmax(scores_ + (head * n + q) * kScoreFloats, PositionsOf(begin + q, split),
+                           n_padded, call_.scale);
       const int64_t lane = (i + head) * kBlockLanes + first + q;
       result.max[lane] = sums.max;
       result.sum[lane] = sums.sum;
     }
   }
-  kernels.values({.probs = scores_,
-                  .n_queries = n,
-                  .heads = heads,
-                  .values = runs_.values(),
-                  .run_positions = call_.run_positions,
-                  .n_positions = n_positions,
-                  .head_dim = shape.head_dim,
-                  .sums = result.values + begin * call_.sum_stride(),
-                  .sum_stride = call_.sum_stride()});
+  kernels_.values({.probs = scores_,
+                   .n_queries = n,
+                   .heads = heads,
+                   .values = runs_.values(),
+                   .run_positions = call_.run_positions,
+                   .n_positions = n_positions,
+                   .head_dim = shape.head_dim,
+                   .sums = result.values + begin * call_.sum_stride(),
+                   .sum_stride = call_.sum_stride()});
 }
 
 void ItemWork::MergeBlock(int64_t i, int64_t split, const SplitResult& result) {

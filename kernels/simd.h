@@ -76,13 +76,14 @@ struct MatMulKernels {
 
 // Attention takes the positions of a split in runs: up to 16 neighbours inside a block, whose keys
 // are one vector in each step. A step is 4 bytes: a float, or a pair of bf16 (neighbouring
-// dimensions of queries and keys, neighbouring positions of weights and values).
+// dimensions of queries and keys, neighbouring positions of weights and values). Of queries and
+// weights it is AttentionKernels::step_floats floats: a pair may be two.
 
 // The most queries that the kernels take at a time.
 inline constexpr int64_t kAttentionQueries = kMaxTileRows;
-// Steps between queries and floats between rows of scores: 17 and 35 cache lines, odd, so that
-// equal places of many rows do not meet in the same set of the cache.
-inline constexpr int64_t kQuerySteps = 256 + 16;
+// Floats between queries and between rows of scores: 17 and 35 cache lines, odd, so that equal
+// places of many rows do not meet in the same set of the cache.
+inline constexpr int64_t kQueryFloats = 256 + 16;
 inline constexpr int64_t kScoreFloats = 512 + 48;
 // The kernels fetch into the cache what they will read up to this many runs later. Arrays of runs
 // have so many (valid) pointers more, and 2 more than that, as keys may be taken two runs at a
@@ -99,7 +100,7 @@ struct HeadsOfRun {
 // scores[i, p] = queries[i, :] . keys[p, :] for the positions p of all runs: n_queries queries for
 // each head, one head after the other.
 struct ScoreTask {
-  const float* queries = nullptr;  // [heads.n, n_queries, kQuerySteps] steps
+  const float* queries = nullptr;  // [heads.n, n_queries, kQueryFloats] steps
   int64_t n_queries = 0;           // of a head
   HeadsOfRun heads;
   const char* const* keys = nullptr;  // [n_runs + kExtraRuns] to [n_steps, step_bytes]
@@ -149,13 +150,16 @@ struct MergeTask {
 };
 
 struct AttentionKernels {
+  // One query [head_dim] as steps; overwrites up to RoundUp(head_dim, 32) floats.
+  void (*pack_query)(const float* query, int64_t head_dim, float* to);
   void (*scores)(const ScoreTask& task);
   // Replaces scores[i] by its weight 2^(scores[i] * scale - max) for i < n, max being the greatest
   // scores[i] * scale, and 0 for n <= i < n_padded, a multiple of 32. Returns max and the sum of
-  // the weights. Under bf16 the weights are rounded before the sum and stored as pairs, in the
-  // first half of the row.
+  // the weights. Under bf16 the weights are rounded before the sum; they are stored as steps,
+  // from the beginning of the row.
   SoftmaxSums (*softmax)(float* scores, int64_t n, int64_t n_padded, float scale);
   void (*values)(const ValueTask& task);
+  int64_t step_floats;  // of a step of queries and weights
 };
 
 struct LogitScan {

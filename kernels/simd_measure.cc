@@ -59,7 +59,7 @@ class Probes {
         rows_(kMaxTimedRows * kCols, 0.5f),
         packed_(kMaxTimedRows * kCols),
         out_(kMaxTimedRows * weight_.n_rows),
-        queries_(kQueries[0] * kHeads[0] * kQuerySteps),
+        queries_(kQueries[0] * kHeads[0] * kQueryFloats),
         scores_(kQueries[0] * kHeads[0] * kScoreFloats) {
     CHECK(memory_ != nullptr) << "no memory for " << weight_.bytes() << " bytes";
     // 0.0078 in bf16, 1 in float16, whose panels have the same size.

@@ -39,8 +39,12 @@ TEST(ExactMathTest, LogIsWithinFourUlps) {
   EXPECT_EQ(Log(1.0), 0.0);
 }
 
-float WeightAt(const std::vector<float>& scores, DType dtype, int64_t i) {
-  return dtype == DType::kF32 ? scores[i] : ToFloat(reinterpret_cast<const Bf16*>(&scores[0])[i]);
+// A weight as softmax leaves it: pairs of bf16, or floats.
+float WeightAt(const std::vector<float>& scores, const AttentionKernels& kernels, DType dtype,
+               int64_t i) {
+  return dtype == DType::kF32 || kernels.step_floats == 2
+             ? scores[i]
+             : ToFloat(reinterpret_cast<const Bf16*>(&scores[0])[i]);
 }
 
 // Weights are 2^(score * scale - max). The difference is rounded once (times ln 2 in the weight),
@@ -55,19 +59,19 @@ TEST(SimdTest, SoftmaxAgreesWithReference) {
         for (float& score : scores) score *= 130;
         const std::vector<float> original = scores;
         const int64_t n_padded = RoundUp(n, 32) < 512 ? RoundUp(n, 32) + 32 : 512;
-        const SoftmaxSums sums = GetSimdKernels(level).attention[static_cast<int>(dtype)].softmax(
-            scores.data(), n, n_padded, 0.5f);
+        const AttentionKernels& kernels = GetSimdKernels(level).attention[static_cast<int>(dtype)];
+        const SoftmaxSums sums = kernels.softmax(scores.data(), n, n_padded, 0.5f);
         EXPECT_EQ(sums.max, 0.5f * *std::max_element(&original[0], &original[0] + n));
         double sum = 0;
         for (int64_t i = 0; i < n; ++i) {
           // 0.5f is a power of two: the scaled score is exact.
           const double y = 0.5 * original[i] - static_cast<double>(sums.max);
-          worst.Add(WeightAt(scores, dtype, i), std::exp2(y),
+          worst.Add(WeightAt(scores, kernels, dtype, i), std::exp2(y),
                     (eps - y * std::log(2.0) * kFloatEps) * std::exp2(y) + 0x1p-126);
-          sum += WeightAt(scores, dtype, i);
+          sum += WeightAt(scores, kernels, dtype, i);
         }
         worst.Add(sums.sum, sum, (static_cast<double>(n) / 16 + 5) * kFloatEps * sum);
-        for (int64_t i = n; i < n_padded; ++i) EXPECT_EQ(WeightAt(scores, dtype, i), 0.0f);
+        for (int64_t i = n; i < n_padded; ++i) EXPECT_EQ(WeightAt(scores, kernels, dtype, i), 0.0f);
       }
     }
   }
@@ -87,19 +91,23 @@ TEST(SimdTest, SoftmaxSendsNanThrough) {
   }
 }
 
-TEST(EmbedTest, CopiesRowsOfBothTypes) {
+TEST(EmbedTest, CopiesRowsOfAllTypes) {
   CpuDevice device(2);
   for (int64_t dim : {1, 3, 16, 100}) {
     const std::vector<float> table = RandomFloats(7 * dim, 1);
     const std::vector<Bf16> rounded = ToBf16s(table);
+    const std::vector<Half> halves = ToHalves(table);
     const std::vector<int32_t> tokens = {6, 0, 3, 3, 1};
-    std::vector<float> out(tokens.size() * dim), out16(tokens.size() * dim);
+    std::vector<float> out(tokens.size() * dim), out16(tokens.size() * dim),
+        out_half(tokens.size() * dim);
     Embed(device, {DType::kF32, table.data(), 7, dim}, tokens, out.data());
     Embed(device, {DType::kBf16, rounded.data(), 7, dim}, tokens, out16.data());
+    Embed(device, {DType::kF16, halves.data(), 7, dim}, tokens, out_half.data());
     for (size_t i = 0; i < out.size(); ++i) {
       const size_t from = tokens[i / dim] * dim + i % dim;
       EXPECT_EQ(out[i], table[from]);
       EXPECT_EQ(out16[i], ToFloat(rounded[from]));
+      EXPECT_EQ(out_half[i], ToFloat(halves[from]));
     }
   }
 }
@@ -181,10 +189,11 @@ TEST(SimdTest, RowOperationsHaveSameBitsAtEveryLevel) {
       for (int dtype : {0, 1}) {
         std::vector<float> scores(kScoreFloats);
         std::copy(gate.begin(), gate.end(), scores.begin());
-        const SoftmaxSums sums =
-            simd.attention[dtype].softmax(&scores[0], n, RoundUp(n, 32), 0.37f);
-        const int64_t n_weights = dtype == 0 ? n : n / 2;
-        std::copy_n(scores.begin(), n_weights, &got[1024 + 512 * dtype]);
+        const AttentionKernels& kernels = simd.attention[dtype];
+        const SoftmaxSums sums = kernels.softmax(&scores[0], n, RoundUp(n, 32), 0.37f);
+        for (int64_t i = 0; i < n; ++i) {
+          got[1024 + 512 * dtype + i] = WeightAt(scores, kernels, static_cast<DType>(dtype), i);
+        }
         got[2048 + 2 * dtype] = sums.max;
         got[2049 + 2 * dtype] = sums.sum;
       }

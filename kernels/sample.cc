@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "base/check.h"
-#include "base/philox.h"
+#include "kernels/draw.h"
 #include "kernels/exact_math.h"
 #include "kernels/simd.h"
 #include "kernels/token_order.h"
@@ -13,7 +13,7 @@ namespace bora {
 namespace {
 
 // First piece of the vocabulary that is sorted; each further piece is four times as long. Most
-// draws at temperature 1 end within it.
+// sums of top_p end within it.
 constexpr int64_t kFirstSorted = 256;
 
 // Sums run over 8 lanes (index modulo 8), each ascending, added up in a fixed tree.
@@ -116,32 +116,11 @@ class LazyOrder {
   int64_t n_sorted_ = 0;
 };
 
-// weights[id] = exp((logit - max) / temperature) of the candidates, 0 of others. Returns their sum
-// in an order that does not depend on how far the candidates are sorted: 8 lanes, ascending ids.
-double FillWeights(const SimdKernels& simd, absl::Span<const float> logits, double max,
-                   double temperature, const std::vector<uint64_t>& keys,
-                   std::vector<double>* weights) {
-  const int64_t n = static_cast<int64_t>(logits.size());
-  weights->resize(n);
-  double* out = weights->data();
-  if (static_cast<int64_t>(keys.size()) == n) {
-    simd.exp_logits(logits.data(), n, max, temperature, out);
-  } else {
-    std::fill_n(out, n, 0.0);
-    for (uint64_t key : keys) {
-      const int32_t id = TokenOf(key);
-      out[id] = Exp((static_cast<double>(logits[id]) - max) / temperature);
-    }
-  }
-  double lanes[kSumLanes] = {};
-  AddToLanes(out, n, lanes);
-  return SumLanes(lanes);
-}
-
 // Working memory of a thread; grows to the largest vocabulary and is reused.
 struct DrawScratch {
   std::vector<uint64_t> keys;
-  std::vector<double> weights;
+  std::vector<uint64_t> weights;
+  std::vector<DrawCandidate> candidates;
 };
 
 // The ids that must not be drawn now: ascending. None, if that left nothing to draw.
@@ -167,56 +146,109 @@ int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned,
   return TokenOf(best);
 }
 
+// What a row's draw needs to know.
+struct DrawRow {
+  absl::Span<const float> logits;
+  absl::Span<const int32_t> banned;
+  const SamplingParams& sampling;
+  int32_t position;
+  int32_t best;  // the greatest logit's token that is not banned
+};
+
+// Integer weights of the tokens in `keys`, by id. Returns their sum.
+uint64_t FillWeights(const SimdKernels& simd, const DrawRow& row, const std::vector<uint64_t>& keys,
+                     std::vector<uint64_t>* weights) {
+  const double best = WithoutSubnormal(row.logits[row.best]);
+  const double temperature = row.sampling.temperature;
+  weights->resize(row.logits.size());
+  uint64_t total = 0;
+  if (keys.size() == row.logits.size()) {
+    simd.weigh_logits(row.logits.data(), static_cast<int64_t>(row.logits.size()), best, temperature,
+                      weights->data());
+    for (const uint64_t weight : *weights) total += weight;
+  } else {
+    for (const uint64_t key : keys) {
+      const int32_t id = TokenOf(key);
+      (*weights)[id] = IntegerWeight(WeightOf(row.logits[id], best, temperature));
+      total += (*weights)[id];
+    }
+  }
+  return total;
+}
+
+// The key of the last token that bans, top_k and top_p leave, in the order of keys. Banned tokens
+// may be before it.
+uint64_t LastKept(const SimdKernels& simd, const DrawRow& row, DrawScratch* scratch) {
+  const SamplingParams& sampling = row.sampling;
+  const auto n_tokens = static_cast<int64_t>(row.logits.size());
+  const bool has_top_k = sampling.top_k > 0 && sampling.top_k < n_tokens;
+  if (!has_top_k && sampling.top_p == 1.0f) return std::numeric_limits<uint64_t>::max();
+
+  std::vector<uint64_t>& keys = scratch->keys;
+  keys.resize(row.logits.size());
+  for (int64_t id = 0; id < n_tokens; ++id) keys[id] = OrderKey(row.logits[id], id);
+  if (!row.banned.empty()) {
+    std::erase_if(keys, [&](uint64_t key) {
+      return std::binary_search(row.banned.begin(), row.banned.end(), TokenOf(key));
+    });
+  }
+  LazyOrder order(&keys);
+  if (has_top_k) order.Truncate(sampling.top_k);
+  if (sampling.top_p == 1.0f) return *std::max_element(keys.begin(), keys.end());
+
+  const uint64_t total = FillWeights(simd, row, keys, &scratch->weights);
+  const uint64_t enough = EnoughOf(sampling.top_p, total);
+  int64_t n_kept = 0;
+  for (uint64_t kept = 0; kept < enough;) kept += scratch->weights[TokenOf(order.At(n_kept++))];
+  return order.At(n_kept - 1);
+}
+
+// The token of the best score among those that may be drawn.
+int32_t BestScore(const SimdKernels& simd, const DrawRow& row, uint64_t last_key,
+                  std::vector<DrawCandidate>* candidates) {
+  constexpr int64_t kPiece = 16 * kDrawTokensAtOnce;  // the best score is looked at anew after each
+  const SamplingParams& sampling = row.sampling;
+  const auto n_tokens = static_cast<int64_t>(row.logits.size());
+  const double best_logit = WithoutSubnormal(row.logits[row.best]);
+  DrawTask task = {.logits = row.logits.data(),
+                   .seed = sampling.seed,
+                   .position = row.position,
+                   .temperature = sampling.temperature,
+                   .least_logit = last_key == std::numeric_limits<uint64_t>::max()
+                                      ? std::numeric_limits<float>::lowest()
+                                      : row.logits[TokenOf(last_key)]};
+  int32_t winner = row.best;
+  double best_score = DrawScore(row.logits[winner], sampling.temperature,
+                                DrawWord(sampling.seed, row.position, winner));
+  candidates->resize(kPiece);
+  for (int64_t begin = 0; begin < n_tokens; begin += kPiece) {
+    task.least = LeastToBeat(best_score, sampling.temperature);
+    const int64_t n =
+        simd.draw_candidates(task, begin, std::min(n_tokens, begin + kPiece), candidates->data());
+    for (const auto& [id, word] : absl::MakeConstSpan(candidates->data(), n)) {
+      const float logit = row.logits[id];
+      const double score = DrawScore(logit, sampling.temperature, word);
+      if (score < best_score || (score == best_score && id >= winner)) continue;
+      if (OrderKey(logit, id) > last_key) continue;
+      if (std::binary_search(row.banned.begin(), row.banned.end(), id)) continue;
+      if (sampling.min_p > 0 && WeightOf(logit, best_logit, sampling.temperature) < sampling.min_p)
+        continue;
+      best_score = score;
+      winner = id;
+    }
+  }
+  return winner;
+}
+
 int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const float> logits,
              int32_t argmax) {
   static thread_local DrawScratch scratch;
   const SamplingParams& sampling = *row.sampling;
-  const absl::Span<const int32_t> banned = Banned(row, logits.size());
+  const absl::Span<const int32_t> banned = Banned(row, static_cast<int64_t>(logits.size()));
   const int32_t best = Greedy(logits, banned, argmax);
-  if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
-
-  scratch.keys.resize(logits.size());
-  for (size_t id = 0; id < logits.size(); ++id) scratch.keys[id] = OrderKey(logits[id], id);
-  if (!banned.empty()) {
-    std::erase_if(scratch.keys, [&](uint64_t key) {
-      return std::binary_search(banned.begin(), banned.end(), TokenOf(key));
-    });
-  }
-  LazyOrder order(&scratch.keys);
-  if (sampling.top_k > 0) order.Truncate(sampling.top_k);
-  double total =
-      FillWeights(simd, logits, logits[best], sampling.temperature, scratch.keys, &scratch.weights);
-
-  // top_p and min_p keep a beginning of the order.
-  int64_t n_kept = order.n_tokens();
-  if (sampling.top_p < 1.0f || sampling.min_p > 0.0f) {
-    const double enough =
-        sampling.top_p < 1.0f ? sampling.top_p * total : std::numeric_limits<double>::infinity();
-    double kept = 0;
-    n_kept = 0;
-    for (bool more = true; more;) {
-      kept += scratch.weights[TokenOf(order.At(n_kept++))];
-      more = n_kept < order.n_tokens() && kept < enough &&
-             scratch.weights[TokenOf(order.At(n_kept))] >= sampling.min_p;
-    }
-    total = kept;
-  }
-
-  const uint64_t bits = SamplingBits(sampling.seed, row.position);
-  const double target =
-      UniformDouble(static_cast<uint32_t>(bits >> 32), static_cast<uint32_t>(bits)) * total;
-  double cumulative = 0;
-  int32_t token_id = best;
-  for (int64_t i = 0; i < n_kept; ++i) {
-    const int32_t id = TokenOf(order.At(i));
-    const double weight = scratch.weights[id];
-    // Rounding may leave the target at the very end: then the last token of any weight is drawn.
-    if (weight == 0) break;
-    token_id = id;
-    cumulative += weight;
-    if (cumulative > target) break;
-  }
-  return token_id;
+  if (IsGreedy(sampling.temperature, sampling.top_k)) return best;
+  const DrawRow draw = {logits, banned, sampling, row.position, best};
+  return BestScore(simd, draw, LastKept(simd, draw, &scratch), &scratch.candidates);
 }
 
 // The row's logits after its penalties; valid until the thread's next call.
@@ -230,25 +262,25 @@ absl::Span<const float> Penalized(const SampleRow& row, absl::Span<const float> 
   return penalized;
 }
 
-void SampleOne(const SimdKernels& simd, int64_t vocab_size, const SampleRow& row,
+void SampleOne(const SimdKernels& simd, int64_t n_tokens, const SampleRow& row,
                SampledToken* token) {
-  const absl::Span<const float> logits(row.logits, vocab_size);
+  const absl::Span<const float> logits(row.logits, n_tokens);
   token->slot = row.slot;
   token->position = row.position;
   token->token_id = -1;
   token->logprob = 0;
   token->rank = 0;
   token->top.clear();
-  const LogitScan scan = simd.scan_logits(row.logits, vocab_size);
+  const LogitScan scan = simd.scan_logits(row.logits, n_tokens);
   token->non_finite = !scan.all_finite;
   if (token->non_finite) return;
   const bool is_target = row.target_token_id >= 0;
   if (is_target) {
-    CHECK_LT(row.target_token_id, vocab_size);
+    CHECK_LT(row.target_token_id, n_tokens);
     token->token_id = row.target_token_id;
   } else if (row.sampling->has_penalties()) {
     const absl::Span<const float> penalized = Penalized(row, logits);
-    const int64_t argmax = simd.scan_logits(penalized.data(), vocab_size).argmax;
+    const int64_t argmax = simd.scan_logits(penalized.data(), n_tokens).argmax;
     token->token_id = Draw(simd, row, penalized, static_cast<int32_t>(argmax));
   } else {
     token->token_id = Draw(simd, row, logits, static_cast<int32_t>(scan.argmax));
@@ -266,14 +298,15 @@ void CountTokens(absl::Span<const int32_t> known_tokens, int64_t n_prompt_tokens
   for (const int32_t id : known_tokens.first(n_prompt_tokens)) counts.at(id) |= kTokenInPrompt;
 }
 
-void Sample(CpuDevice& device, int64_t vocab_size, absl::Span<const SampleRow> rows,
+void Sample(CpuDevice& device, int64_t n_tokens, absl::Span<const SampleRow> rows,
             std::vector<SampledToken>* out) {
-  CHECK_GT(vocab_size, 0);
+  CHECK_GT(n_tokens, 0);
+  CHECK_LE(n_tokens, kMaxDrawTokens);
   out->resize(rows.size());
   // A greedy row of 32768 tokens takes as long as waking a helper (5 us); drawing takes longer.
-  const int64_t grain = 1 + 16384 / vocab_size;
+  const int64_t grain = 1 + 16384 / n_tokens;
   device.ParallelFor(rows.size(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) SampleOne(device.simd(), vocab_size, rows[i], &(*out)[i]);
+    for (int64_t i = begin; i < end; ++i) SampleOne(device.simd(), n_tokens, rows[i], &(*out)[i]);
   });
 }
 

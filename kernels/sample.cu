@@ -1,17 +1,19 @@
-// One block a row. Everything that decides on a token is integer arithmetic, so it does not depend
-// on the number of threads or their order; the floating-point parts (weights, logsumexp) are a pure
-// function of the row. This file is compiled without fused multiply-add (kernels/CMakeLists.txt):
+// One block a row. What decides on a token is sums of integers and comparisons of numbers that each
+// belong to one token (kernels/draw.h), so it does not depend on the number of threads or their
+// order. This file is compiled without fused multiply-add (kernels/CMakeLists.txt): scores and
 // weights have the bits that the same source has on a CPU.
 //
 // The vocabulary is not sorted. A restriction keeps a beginning of the order, all up to a last
 // token, which a radix select finds: four passes over the row, each of which narrows 8 bits of the
 // last token's logit by a histogram of 256 bins, and one over the tokens with that logit.
 #include <algorithm>
+#include <limits>
 
 #include "base/int_math.h"
 #include "kernels/block_sums.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/draw.h"
 #include "kernels/exact_math.h"
 #include "kernels/sample.h"
 #include "kernels/token_order.h"
@@ -21,10 +23,6 @@ namespace {
 
 constexpr int kMaxThreads = 512;
 constexpr int kMinThreads = 2 * kWarpSize;  // FindInBlock
-
-// The weight of the best token. Sums of weights stay below 2^63 up to 2^19 tokens.
-constexpr uint64_t kOneWeight = uint64_t{1} << 44;
-constexpr int64_t kMaxVocabSize = 1 << 19;
 
 // Above the keys of all finite logits, and below them.
 constexpr uint64_t kBannedKey = ~uint64_t{0};
@@ -208,69 +206,82 @@ __device__ Prefix SelectPrefix(const Workspace& work, const Candidates& tokens, 
           before + last.before + last.value};
 }
 
-// The weight of a token whose logit is `below` (at most 0) above the best one.
-__device__ uint64_t Weight(double below, double inverse_temperature) {
-  const double x = below * inverse_temperature;
-  // 2^44 e^-31.2 is 0.496: the formula gives 0 from there on.
-  if (x < -31.2) return 0;
-  return static_cast<uint64_t>(Exp(x) * static_cast<double>(kOneWeight) + 0.5);
-}
-
-// The least sum that is at least top_p of the total. top_p is below 1: it has 24 bits and is a
-// multiple of 2^-64, unless it is below 2^-40, where any result up to 2^44 means the best token.
-__device__ uint64_t EnoughOf(float top_p, uint64_t total) {
-  const auto fraction = static_cast<uint64_t>(static_cast<double>(top_p) * 0x1p64);
-  const uint64_t enough = __umul64hi(fraction, total) + (fraction * total != 0 ? 1 : 0);
-  return std::max(enough, uint64_t{1});
-}
-
-// Draws one of the tokens, of which `best_key` is the best. weights: [n_tokens], working memory.
-__device__ int Draw(const Workspace& work, const Candidates& tokens, uint64_t best_key,
-                    const CudaSampling& sampling, int32_t position, uint64_t* weights) {
-  if (sampling.temperature == 0.0f || sampling.top_k == 1) return TokenOf(best_key);
-
+// The key of the last token that top_k and top_p leave. weights: [n_tokens], working memory.
+__device__ uint64_t LastKept(const Workspace& work, const Candidates& tokens, uint64_t best_key,
+                             const CudaSampling& sampling, uint64_t* weights) {
   uint64_t last_key = kBannedKey - 1;
   if (sampling.top_k > 0 && sampling.top_k < tokens.n_tokens - tokens.n_banned) {
     last_key = SelectPrefix(work, tokens, static_cast<uint64_t>(sampling.top_k), [](int) {
                  return uint64_t{1};
                }).last_key;
   }
-  const double max = tokens.logits[TokenOf(best_key)];
-  const double inverse_temperature = 1.0 / static_cast<double>(sampling.temperature);
+  if (sampling.top_p == 1.0f) return last_key;
+  const double best = WithoutSubnormal(tokens.logits[TokenOf(best_key)]);
+  const double temperature = sampling.temperature;
   uint64_t total = 0;
   ForEachToken(work.block, tokens, [&](int token_id, float logit) {
     const bool kept = tokens.KeyOf(token_id, logit) <= last_key;
-    weights[token_id] = kept ? Weight(static_cast<double>(logit) - max, inverse_temperature) : 0;
+    weights[token_id] = kept ? IntegerWeight(WeightOf(logit, best, temperature)) : 0;
     total += weights[token_id];
   });
   total = BlockSum(work.block, total);
+  // It may end behind tokens that have no weight: they are never drawn.
+  return SelectPrefix(work, tokens, EnoughOf(sampling.top_p, total),
+                      [=](int token_id) { return weights[token_id]; })
+      .last_key;
+}
 
-  last_key = kBannedKey;
-  if (sampling.top_p < 1.0f) {
-    const Prefix prefix = SelectPrefix(work, tokens, EnoughOf(sampling.top_p, total),
-                                       [=](int token_id) { return weights[token_id]; });
-    last_key = prefix.last_key;
-    total = prefix.sum;
-  }
-  // At least 1: what has no weight is not looked at twice.
-  const double min_weight = sampling.min_p * static_cast<double>(kOneWeight);
-  const uint64_t least = std::max(static_cast<uint64_t>(ceil(min_weight)), uint64_t{1});
-  const auto kept_weight = [&](int token_id) {
-    const uint64_t weight = weights[token_id];
-    if (weight < least) return uint64_t{0};
-    if (last_key == kBannedKey) return weight;
-    return OrderKey(tokens.logits[token_id], token_id) <= last_key ? weight : 0;
-  };
-  if (least > 1) {
-    total = 0;
-    for (int i = work.block.thread_idx; i < tokens.n_tokens; i += work.block.n_threads) {
-      total += kept_weight(i);
+// The token with the best score among those up to last_key, of which that of best_key is one.
+__device__ int BestScore(const Workspace& work, const Candidates& tokens, uint64_t best_key,
+                         uint64_t last_key, const CudaSampling& sampling, int32_t position) {
+  const float temperature = sampling.temperature;
+  int winner = TokenOf(best_key);
+  const double best_logit = WithoutSubnormal(tokens.logits[winner]);
+  double best =
+      DrawScore(tokens.logits[winner], temperature, DrawWord(sampling.seed, position, winner));
+  float least = LeastToBeat(best, temperature);
+  const int n_blocks = CeilDiv(tokens.n_tokens, kTokensPerDrawBlock);
+  for (int block_idx = work.block.thread_idx; block_idx < n_blocks;
+       block_idx += work.block.n_threads) {
+    const int first = block_idx * kTokensPerDrawBlock;
+    const auto words = DrawWords(sampling.seed, position, block_idx);
+    unsigned candidates = 0;
+#pragma unroll
+    for (int k = 0; k < kTokensPerDrawBlock; ++k) {
+      if (first + k >= tokens.n_tokens) break;
+      const float bound = tokens.logits[first + k] + temperature * GumbelBound(words[k]);
+      candidates |= bound >= least ? 1u << k : 0u;
     }
-    total = BlockSum(work.block, total);
+    // Seldom any: once in the code, not four times.
+#pragma unroll 1
+    for (; candidates != 0; candidates &= candidates - 1) {
+      const int k = __ffs(static_cast<int>(candidates)) - 1;
+      const uint32_t word = WordAt(words, k);
+      const int token_id = first + k;
+      const float logit = tokens.logits[token_id];
+      const double score = DrawScore(logit, temperature, word);
+      if (score < best || (score == best && token_id >= winner)) continue;
+      if (tokens.KeyOf(token_id, logit) > last_key) continue;
+      if (WeightOf(logit, best_logit, static_cast<double>(temperature)) < sampling.min_p) continue;
+      best = score;
+      winner = token_id;
+      least = LeastToBeat(best, temperature);
+    }
   }
-  // The upper 53 bits are a fraction: floor(fraction * total) < total.
-  const uint64_t bits = SamplingBits(sampling.seed, position) >> 11 << 11;
-  return FindInBlock(work.block, tokens.n_tokens, __umul64hi(bits, total), kept_weight).idx;
+  const double best_of_all = BlockReduce(work.block, best, -std::numeric_limits<double>::infinity(),
+                                         [](double a, double b) { return std::max(a, b); });
+  const uint64_t none = ~uint64_t{0};
+  return static_cast<int>(BlockReduce(work.block,
+                                      best == best_of_all ? static_cast<uint64_t>(winner) : none,
+                                      none, [](uint64_t a, uint64_t b) { return std::min(a, b); }));
+}
+
+// Draws one of the tokens, of which `best_key` is the best. weights: [n_tokens], working memory.
+__device__ int Draw(const Workspace& work, const Candidates& tokens, uint64_t best_key,
+                    const CudaSampling& sampling, int32_t position, uint64_t* weights) {
+  if (IsGreedy(sampling.temperature, sampling.top_k)) return TokenOf(best_key);
+  const uint64_t last_key = LastKept(work, tokens, best_key, sampling, weights);
+  return BestScore(work, tokens, best_key, last_key, sampling, position);
 }
 
 // What may be drawn: without the stop tokens while they are banned, unless nothing else is left.
@@ -344,20 +355,20 @@ __device__ bool HasPenalties(const CudaSampling& sampling) {
          sampling.presence_penalty != 0.0f;
 }
 
-// Working memory, [n_rows, vocab_size] each.
+// Working memory, [n_rows, n_tokens] each.
 struct RowScratch {
   uint64_t* weights = nullptr;
   float* penalized = nullptr;  // logits
 };
 
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     SampleKernel(CudaSampleCall call, RowScratch scratch) {
   const CudaSampleRow row = call.rows[blockIdx.x];
   if (row.slot < 0) return;
   const Workspace work = TakeWorkspace();
-  const int n_tokens = static_cast<int>(call.vocab_size);
-  const int64_t row_begin = int64_t{blockIdx.x} * n_tokens;  // of working memory
-  const Candidates all = {.logits = call.logits + int64_t{blockIdx.x} * call.row_stride,
+  const int n_tokens = static_cast<int>(call.n_tokens);
+  const int64_t scratch_begin = int64_t{blockIdx.x} * n_tokens;
+  const Candidates all = {.logits = call.logits + blockIdx.x * call.row_stride,
                           .n_tokens = n_tokens};
   const CudaSampling& sampling = call.sampling[row.slot];
   CudaSampledToken* const out = &call.sampled[blockIdx.x];
@@ -374,13 +385,14 @@ __global__ void __launch_bounds__(kMaxThreads)
     uint32_t* const counts =
         HasPenalties(sampling) ? call.token_counts + row.slot * call.row_stride : nullptr;
     if (counts != nullptr) {
-      float* const penalized = scratch.penalized + row_begin;
+      float* const penalized = scratch.penalized + scratch_begin;
       Penalize(work.block, all, sampling, counts, penalized);
       tokens.logits = penalized;
     }
     const bool has_changed = counts != nullptr || tokens.n_banned > 0;
     const uint64_t best_left = has_changed ? BestKey(work.block, tokens) : best_key;
-    token_id = Draw(work, tokens, best_left, sampling, row.position, scratch.weights + row_begin);
+    token_id =
+        Draw(work, tokens, best_left, sampling, row.position, scratch.weights + scratch_begin);
     if (writes && counts != nullptr) ++counts[token_id];
   }
   if (writes) {
@@ -401,26 +413,24 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 }  // namespace
 
-int64_t SampleScratchBytes(int64_t max_rows, int64_t vocab_size) {
-  return max_rows * vocab_size * static_cast<int64_t>(sizeof(uint64_t) + sizeof(float));
+int64_t SampleScratchBytes(int64_t max_rows, int64_t n_tokens) {
+  return max_rows * n_tokens * static_cast<int64_t>(sizeof(uint64_t) + sizeof(float));
 }
 
 void Sample(CudaDevice& device, const CudaSampleCall& call) {
-  CHECK_GT(call.vocab_size, 0);
-  CHECK_LE(call.vocab_size, kMaxVocabSize);
-  CudaSampleCall with_stride = call;
-  if (call.row_stride == 0) with_stride.row_stride = call.vocab_size;
-  CHECK_GE(with_stride.row_stride, call.vocab_size);
+  CHECK_GT(call.n_tokens, 0);
+  CHECK_LE(call.n_tokens, kMaxDrawTokens);
+  CHECK_GE(call.row_stride, call.n_tokens);
   auto* weights =
-      reinterpret_cast<uint64_t*>(device.Scratch(SampleScratchBytes(call.n_rows, call.vocab_size)));
+      reinterpret_cast<uint64_t*>(device.Scratch(SampleScratchBytes(call.n_rows, call.n_tokens)));
   const RowScratch scratch = {weights,
-                              reinterpret_cast<float*>(weights + call.n_rows * call.vocab_size)};
-  // A function of vocab_size alone: the order of logsumexp depends on it.
+                              reinterpret_cast<float*>(weights + call.n_rows * call.n_tokens)};
+  // A function of n_tokens alone: the order of logsumexp depends on it.
   const int64_t n_threads =
-      std::clamp<int64_t>(RoundUp(call.vocab_size, kWarpSize), kMinThreads, kMaxThreads);
+      std::clamp<int64_t>(RoundUp(call.n_tokens, kWarpSize), kMinThreads, kMaxThreads);
   LaunchKernel(
       device, {.n_blocks_x = call.n_rows, .n_threads = n_threads, .shared_bytes = WorkspaceBytes()},
-      SampleKernel, with_stride, scratch);
+      SampleKernel, call, scratch);
 }
 
 }  // namespace bora

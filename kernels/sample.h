@@ -13,29 +13,31 @@ namespace bora {
 
 // One row of logits and what to do with it.
 struct SampleRow {
-  const float* logits = nullptr;  // [vocab_size]
+  const float* logits = nullptr;  // [n_tokens] or more
   const SamplingParams* sampling = nullptr;
   int32_t slot = 0;
   int32_t position = 0;            // of the token to be drawn or scored; keys the random number
   int32_t n_generated_tokens = 0;  // before this token, for min_tokens
   // >= 0: do not draw, report this token's log-probability with n_prompt_logprobs alternatives.
   int32_t target_token_id = -1;
-  // [vocab_size] as CountTokens says, of what the sequence has before this token; needed with
-  // penalties only.
+  // [n_tokens] or more, as CountTokens says, of what the sequence has before this token; needed
+  // with penalties only.
   const uint32_t* token_counts = nullptr;
 };
 
 // Penalties act on the logits first. Each restriction of SamplingParams acts on the distribution
-// that the one before it left, renormalised. A token is drawn by the inverse of the cumulative
-// distribution over the kept tokens, most probable first, in double. Exponentials and logarithms
-// are our own (kernels/exact_math.h), so a draw does not depend on the machine's libm. When
-// min_tokens would ban every token it bans none.
+// that the one before it left, renormalised. Which tokens they leave and which of those is drawn is
+// defined in kernels/draw.h to the bit: it depends neither on the instruction set nor on whether
+// the CPU or a GPU draws. When min_tokens would ban every token it bans none.
+//
+// The tokens are [0, n_tokens), at most kMaxDrawTokens: what a row has beyond (ids that the model
+// has and the tokenizer does not, say) is not looked at, be it finite or not.
 //
 // Fills one SampledToken per row, in order. A row with any non-finite logit gets non_finite and
 // token_id -1 and touches nothing else. Log-probabilities: logit - logsumexp(all logits of the
 // row), in double, rounded to float; rank is 1 + the number of tokens with a greater logit, or an
 // equal one and a lower id.
-void Sample(CpuDevice& device, int64_t vocab_size, absl::Span<const SampleRow> rows,
+void Sample(CpuDevice& device, int64_t n_tokens, absl::Span<const SampleRow> rows,
             std::vector<SampledToken>* out);
 
 // Forms of the above in device memory, of fixed size.
@@ -76,10 +78,8 @@ SampledToken ToSampledToken(const CudaSampledToken& token, const CudaSampleRow& 
 // What Sample works on, all in device memory.
 struct CudaSampleCall {
   int64_t n_rows = 0;
-  int64_t vocab_size = 0;
-  // Elements from one row of logits, and from one slot's token counts, to the next; 0: vocab_size.
-  // What lies beyond vocab_size is not looked at.
-  int64_t row_stride = 0;
+  int64_t n_tokens = 0;
+  int64_t row_stride = 0;                  // of logits and token_counts; n_tokens or more
   const float* logits = nullptr;           // [n_rows, row_stride]
   const CudaSampleRow* rows = nullptr;     // [n_rows]
   const CudaSampling* sampling = nullptr;  // by slot
@@ -92,13 +92,11 @@ struct CudaSampleCall {
   uint32_t* token_counts = nullptr;
 };
 
-// As Sample on the CPU, queued without a wait. The distribution and the restrictions are the same;
-// the draw is not the CPU's: it is made over the kept tokens in ascending order of their ids, with
-// weights exp((logit - max) / temperature) in 64-bit fixed point of 2^-44, so that every sum is
-// exact in any order; a token less probable than 2^-45 of the best has no weight.
+// As Sample on the CPU, queued without a wait: the same tokens from the same logits. Sums of
+// exponentials are added up in another order, so the last bit of a log-probability may differ.
 void Sample(CudaDevice& device, const CudaSampleCall& call);
 
 // CudaDevice::Scratch that Sample takes for at most max_rows rows.
-int64_t SampleScratchBytes(int64_t max_rows, int64_t vocab_size);
+int64_t SampleScratchBytes(int64_t max_rows, int64_t n_tokens);
 
 }  // namespace bora

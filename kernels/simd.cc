@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "base/check.h"
+#include "kernels/draw.h"
 #include "kernels/exact_math.h"
 #include "kernels/packed_weight.h"
 #include "kernels/simd_choice.h"
@@ -30,6 +31,13 @@
       __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles) + \
           __builtin_convertvector(c, Doubles),                                    \
       Native)
+#if defined(__SSE2__)
+#define BORA_SIMD_MUL_EVEN(a, b) (NativeLongs) _mm_mul_epu32((__m128i)(a), (__m128i)(b))
+#define BORA_SIMD_ANY(mask) (_mm_movemask_ps((__m128)(mask)) != 0)
+#else
+#define BORA_SIMD_MUL_EVEN(a, b) ((a)&0xffffffffu) * ((b)&0xffffffffu)
+#define BORA_SIMD_ANY(mask) ((((NativeLongs)(mask))[0] | ((NativeLongs)(mask))[1]) != 0)
+#endif
 #include "kernels/simd_kernels.inc"
 
 #if defined(__x86_64__)
@@ -37,13 +45,20 @@
 #define BORA_SIMD_TARGET __attribute__((target("avx2,fma,f16c")))
 #define BORA_SIMD_NATIVE_LANES 8
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define BORA_SIMD_MUL_EVEN(a, b) (NativeLongs) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
+#define BORA_SIMD_ANY(mask) (_mm256_movemask_ps((__m256)(mask)) != 0)
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #include "kernels/simd_kernels.inc"
 
+// Of _mm512_mul_epu32 the compiler says that it uses an operand without a value; the form with a
+// mask has the same instruction.
 #define BORA_SIMD_NAMESPACE avx512
 #define BORA_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #define BORA_SIMD_NATIVE_LANES 16
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define BORA_SIMD_MUL_EVEN(a, b) \
+  (NativeLongs) _mm512_maskz_mul_epu32(0xff, (__m512i)(a), (__m512i)(b))
+#define BORA_SIMD_ANY(mask) (_mm512_movepi32_mask((__m512i)(mask)) != 0)
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #include "kernels/simd_kernels.inc"
 
@@ -52,6 +67,9 @@
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma")))
 #define BORA_SIMD_NATIVE_LANES 16
 #define BORA_SIMD_FMA(a, b, c) (Native) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define BORA_SIMD_MUL_EVEN(a, b) \
+  (NativeLongs) _mm512_maskz_mul_epu32(0xff, (__m512i)(a), (__m512i)(b))
+#define BORA_SIMD_ANY(mask) (_mm512_movepi32_mask((__m512i)(mask)) != 0)
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #define BORA_SIMD_DOT_BF16(x, w, c) \
   (Native) _mm512_dpbf16_ps((__m512)(c), (__m512bh)(x), (__m512bh)(w))

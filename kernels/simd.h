@@ -162,6 +162,23 @@ struct AttentionKernels {
   int64_t step_floats;  // of a step of queries and weights
 };
 
+// A row of logits that a token is drawn from (kernels/draw.h).
+struct DrawTask {
+  const float* logits = nullptr;  // [n_tokens]
+  uint64_t seed = 0;
+  int32_t position = 0;
+  float temperature = 1;  // a normal number
+  float least = 0;        // LeastToBeat of the best score so far
+  float least_logit = 0;  // tokens below are not to be drawn
+};
+
+struct DrawCandidate {
+  int32_t token_id = -1;
+  uint32_t word = 0;
+};
+
+inline constexpr int64_t kDrawTokensAtOnce = 64;
+
 struct LogitScan {
   bool all_finite = false;
   // The greatest logit and the lowest id that has it, if all are finite.
@@ -191,6 +208,14 @@ struct SimdKernels {
   LogitScan (*scan_logits)(const float* logits, int64_t n);  // n > 0
   // out[i] = e^((logits[i] - max) / temperature), by Exp of exact_math.h.
   void (*exp_logits)(const float* logits, int64_t n, double max, double temperature, double* out);
+  // The tokens of [begin, end), ascending, that may beat the best score, with their words: those
+  // with logit >= least_logit and logit + temperature * GumbelBound(word) >= least. Returns how
+  // many; `out` has room for end - begin. begin is a multiple of kDrawTokensAtOnce.
+  int64_t (*draw_candidates)(const DrawTask& task, int64_t begin, int64_t end, DrawCandidate* out);
+  // weights[i] = IntegerWeight(WeightOf(logits[i], best_logit, temperature)), no logit being above
+  // best_logit. Subnormal floats count as zero as the thread is set.
+  void (*weigh_logits)(const float* logits, int64_t n, double best_logit, double temperature,
+                       uint64_t* weights);
   // How many logits are greater than logits[id], or equal and before it.
   int64_t (*count_before)(const float* logits, int64_t n, int64_t id);
 };

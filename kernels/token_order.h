@@ -1,12 +1,11 @@
-// What the CPU's and CUDA's forms of Sample share: penalties, the order of tokens, and where their
-// random numbers come from.
+// What the CPU's and CUDA's forms of Sample share besides the draw: penalties and the order of
+// tokens.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 #include <limits>
 
-#include "base/philox.h"
 #include "kernels/token_counts.h"
 
 namespace bora {
@@ -27,22 +26,16 @@ constexpr float PenalizedLogit(float logit, uint32_t token_count, const Sampling
   return penalized > kMax ? kMax : penalized < -kMax ? -kMax : penalized;
 }
 
-// Orders tokens by logit, greatest first, then by id: ascending keys. -0 equals 0. The upper half
-// is that of the logit alone; of a finite one it is in [0x00800000, 0xff7fffff].
+// Orders tokens by logit, greatest first, then by id: ascending keys. -0 and subnormal logits equal
+// 0. The upper half is that of the logit alone; of a finite one it is in [0x00800000, 0xff7fffff].
 constexpr uint64_t OrderKey(float logit, int64_t token_id) {
-  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
-  const uint32_t descending = (bits & 0x80000000u) != 0 ? bits : ~(bits | 0x80000000u);
+  // Without branches: signs are random.
+  uint32_t bits = std::bit_cast<uint32_t>(logit);
+  bits &= 0u - static_cast<uint32_t>((bits & 0x7f800000u) != 0);
+  const uint32_t descending = bits ^ (((bits >> 31) - 1u) & 0x7fffffffu);
   return (uint64_t{descending} << 32) | static_cast<uint64_t>(token_id);
 }
 
 constexpr int32_t TokenOf(uint64_t key) { return static_cast<int32_t>(key & 0xffffffffu); }
-
-// The 64 random bits that the token at a position is drawn by; the upper 53 count.
-constexpr uint64_t SamplingBits(uint64_t seed, int32_t position) {
-  // Upper half of the Philox counter, so that no other use of the same seed draws the same numbers.
-  constexpr uint64_t kStream = 0x73616d706c65;  // "sample"
-  const auto words = Philox4x32(seed, static_cast<uint64_t>(position), kStream);
-  return (uint64_t{words[0]} << 32) | words[1];
-}
 
 }  // namespace bora

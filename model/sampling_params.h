@@ -23,8 +23,8 @@ inline constexpr float kMaxPenalty = 2.0f;  // frequency and presence, either si
 // A token is drawn from softmax(logits / temperature), restricted in this order: top_k most
 // probable, then the smallest set whose probability reaches top_p, then those with at least min_p
 // times the probability of the best. Ties in probability are ordered by token id, lowest first. The
-// draw is a pure function of (seed, position of the new token) by Philox: never of step, batch or
-// worker.
+// draw among those is a pure function of logits, seed and the new token's position (kernels/draw.h
+// defines it to the bit): never of step, batch, worker or device.
 struct SamplingParams {
   float temperature =
       1.0f;            // >= 0; 0 means greedy: the most probable token, the lowest id among equals

@@ -406,7 +406,7 @@ absl::Status CudaRank::QueueHead(const CudaStepView& step) {
     ASSIGN_OR_RETURN(const auto logits, stage_.Logits(tile, epoch_->collectives));
     if (!IsSampler(shape())) continue;
     Sample(*device_, {.n_rows = static_cast<int64_t>(tile.size()),
-                      .vocab_size = limits_.vocab_size,
+                      .n_tokens = limits_.vocab_size,
                       .row_stride = config().vocab_size,
                       .logits = logits.data(),
                       .rows = step.sample_rows + begin,

@@ -1,5 +1,4 @@
-// Sample of CUDA against a model of its rules that sorts, the float64 reference, and the CPU's
-// form.
+// Sample of CUDA against the draw's definition, the float64 reference, and the CPU's form.
 #include "kernels/sample.h"
 
 #include <gmock/gmock.h>
@@ -7,13 +6,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 #include <vector>
 
 #include "kernels/device.h"
-#include "kernels/exact_math.h"
 #include "tests/cuda/cuda_testing.h"
+#include "tests/kernels/draw_model.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 
@@ -30,15 +27,6 @@ std::vector<float> Logits(int64_t vocab_size, float scale, uint64_t seed) {
   return logits;
 }
 
-// Best first, the lowest id of equals.
-std::vector<int32_t> InOrder(const std::vector<float>& logits) {
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  return order;
-}
-
 // What one test row asks for.
 struct Request {
   std::vector<float> logits;
@@ -51,66 +39,16 @@ struct Request {
   int32_t n_prompt_tokens = 0;        // the first of them
 };
 
-using Wide = unsigned __int128;
-
-// Whether kept >= top_p * total, exactly.
-bool Reaches(uint64_t kept, float top_p, uint64_t total) {
-  int exponent = 0;
-  const auto mantissa = static_cast<uint64_t>(std::ldexp(std::frexp(top_p, &exponent), 24));
-  const int shift = 24 - exponent;  // top_p = mantissa * 2^-shift
-  // A top_p below 2^-40 asks for less than the best token's 2^44 of at most 2^63.
-  return shift > 64 ? kept > 0 : Wide{kept} << shift >= Wide{mantissa} * total;
-}
-
-// The contract of kernels/sample.h word by word: sort, restrict, walk.
-int32_t ModelDraw(const Request& request) {
+// By the draw's definition.
+int32_t DrawOf(const Request& request) {
   const SamplingParams& sampling = request.sampling;
   const auto n_prompt = request.known_tokens.begin() + request.n_prompt_tokens;
   const std::vector<double> penalized =
       reference::Penalize(ToDoubles(request.logits), {request.known_tokens.begin(), n_prompt},
                           {n_prompt, request.known_tokens.end()}, sampling.repetition_penalty,
                           sampling.frequency_penalty, sampling.presence_penalty);
-  const std::vector<float> logits(penalized.begin(), penalized.end());
-  std::vector<int32_t> order = InOrder(logits);
-  if (request.n_generated_tokens < sampling.min_tokens) {
-    const std::vector<int32_t> all = order;
-    for (const int32_t id : sampling.stop_token_ids) std::erase(order, id);
-    if (order.empty()) order = all;
-  }
-  if (sampling.temperature == 0) return order[0];
-  if (sampling.top_k > 0 && sampling.top_k < static_cast<int64_t>(order.size())) {
-    order.resize(sampling.top_k);
-  }
-  const double max = logits[order[0]];
-  const double inverse_temperature = 1 / double{sampling.temperature};
-  std::vector<uint64_t> weights(logits.size());
-  uint64_t total = 0;
-  for (const int32_t id : order) {
-    const double weight = Exp((logits[id] - max) * inverse_temperature) * 0x1p44 + 0.5;
-    weights[id] = static_cast<uint64_t>(weight);
-    total += weights[id];
-  }
-  if (sampling.top_p < 1) {
-    uint64_t kept = 0;
-    size_t n = 0;
-    while (!Reaches(kept, sampling.top_p, total) || n == 0) kept += weights[order[n++]];
-    order.resize(n);
-  }
-  std::erase_if(order, [&](int32_t id) {
-    return static_cast<double>(weights[id]) < double{sampling.min_p} * 0x1p44;
-  });
-  std::sort(order.begin(), order.end());
-  total = 0;
-  for (const int32_t id : order) total += weights[id];
-  const auto words = Philox4x32(sampling.seed, request.position, 0x73616d706c65);
-  const uint64_t fraction = (uint64_t{words[0]} << 32 | words[1]) >> 11;
-  const auto target = static_cast<uint64_t>(Wide{fraction} * total >> 53);
-  uint64_t cumulative = 0;
-  for (const int32_t id : order) {
-    cumulative += weights[id];
-    if (cumulative > target) return id;
-  }
-  return -1;
+  return ModelDraw({penalized.begin(), penalized.end()}, sampling, request.position,
+                   request.n_generated_tokens);
 }
 
 class CudaSampleTest : public CudaTest {
@@ -119,22 +57,23 @@ class CudaSampleTest : public CudaTest {
   std::vector<SampledToken> Run(const std::vector<Request>& requests) {
     const int64_t n = static_cast<int64_t>(requests.size());
     const int64_t vocab_size = n == 0 ? 1 : static_cast<int64_t>(requests[0].logits.size());
+    // A row has logits and counts behind those of its tokens that must not be looked at.
+    const int64_t row_stride = vocab_size + kBehindRow;
     std::vector<float> logits;
     std::vector<CudaSampleRow> rows;
     std::vector<CudaSampling> sampling;
-    const int64_t stride = vocab_size + n_padding_;
-    std::vector<uint32_t> counts(n * stride, kUntouchedCount);
+    std::vector<uint32_t> counts(n * row_stride, kUntouchedCount);
     for (const Request& request : requests) {
       CHECK_EQ(static_cast<int64_t>(request.logits.size()), vocab_size);
       logits.insert(logits.end(), request.logits.begin(), request.logits.end());
-      logits.resize(logits.size() + n_padding_, std::numeric_limits<float>::quiet_NaN());
+      logits.insert(logits.end(), kBehindRow, NAN);
       const auto slot = static_cast<int32_t>(rows.size());
       rows.push_back({request.skipped ? -1 : slot, request.position, request.n_generated_tokens,
                       request.target_token_id});
       sampling.push_back(ToCudaSampling(request.sampling));
       if (!request.sampling.has_penalties()) continue;
       CountTokens(request.known_tokens, request.n_prompt_tokens,
-                  absl::MakeSpan(counts).subspan(slot * stride, vocab_size));
+                  absl::MakeSpan(counts).subspan(slot * row_stride, vocab_size));
     }
     const DeviceArray<float> device_logits(logits);
     const DeviceArray<CudaSampleRow> device_rows(rows);
@@ -143,8 +82,8 @@ class CudaSampleTest : public CudaTest {
     DeviceArray<int32_t> last_tokens(std::vector<int32_t>(n, kUntouched));
     DeviceArray<uint32_t> device_counts(counts);
     Sample(Device(SampleScratchBytes(n, vocab_size)), {.n_rows = n,
-                                                       .vocab_size = vocab_size,
-                                                       .row_stride = n_padding_ > 0 ? stride : 0,
+                                                       .n_tokens = vocab_size,
+                                                       .row_stride = row_stride,
                                                        .logits = device_logits.data(),
                                                        .rows = device_rows.data(),
                                                        .sampling = device_sampling.data(),
@@ -160,7 +99,7 @@ class CudaSampleTest : public CudaTest {
       const bool is_draw =
           rows[i].slot >= 0 && rows[i].target_token_id < 0 && raw_[i].token_id >= 0;
       if (is_draw && requests[i].sampling.has_penalties()) {
-        ++counts[i * stride + raw_[i].token_id];
+        ++counts[i * row_stride + raw_[i].token_id];
       }
     }
     EXPECT_EQ(device_counts.ToHost(), counts);
@@ -179,10 +118,10 @@ class CudaSampleTest : public CudaTest {
     return ids;
   }
 
+  // Columns of each row behind the vocabulary, of NaN, as of a model whose matrices are padded.
+  static constexpr int64_t kBehindRow = 3;
   static constexpr int32_t kUntouched = -7;
   static constexpr uint32_t kUntouchedCount = 0xdead;
-  // Columns of each row behind the vocabulary, of NaN, as of a model whose matrices are padded.
-  int64_t n_padding_ = 0;
   std::vector<CudaSampledToken> raw_;  // of the last run
   std::vector<int32_t> last_tokens_;
 };
@@ -235,7 +174,7 @@ Request RandomRequest(int64_t vocab_size, uint64_t seed) {
   return request;
 }
 
-TEST_P(CudaSampleTest, DrawsWhatTheModelDraws) {
+TEST_P(CudaSampleTest, DrawsWhatTheDefinitionSaysAndTheCpuDraws) {
   struct Size {
     int64_t vocab_size;
     int n_rows;
@@ -255,82 +194,19 @@ TEST_P(CudaSampleTest, DrawsWhatTheModelDraws) {
     }
     const std::vector<SampledToken> got = Run(requests);
     for (int i = 0; i < size.n_rows; ++i) {
-      EXPECT_EQ(got[i].token_id, ModelDraw(requests[i])) << size.vocab_size << " row " << i;
+      EXPECT_EQ(got[i].token_id, DrawOf(requests[i])) << size.vocab_size << " row " << i;
+      EXPECT_EQ(got[i].token_id, OnCpu(requests[i]).token_id) << size.vocab_size << " row " << i;
       EXPECT_EQ(last_tokens_[i], got[i].token_id);
     }
   }
 }
 
-TEST_P(CudaSampleTest, LooksAtNoColumnBehindTheVocabulary) {
-  std::vector<Request> requests;
-  for (int i = 0; i < 20; ++i) {
-    requests.push_back(RandomRequest(1000, 5000 + i));
-    requests.back().sampling.n_logprobs = i % 4 - 1;
-  }
-  const std::vector<SampledToken> want = Run(requests);
-  n_padding_ = 37;
-  EXPECT_EQ(Run(requests), want);
-}
-
 TEST_P(CudaSampleTest, DrawsFromAWholeVocabulary) {
   const int64_t vocab_size = 32000;
   Request nucleus = {RandomFloats(vocab_size, 3), {.temperature = 0.3f, .top_p = 0.9f, .seed = 7}};
-  EXPECT_EQ(RunOne(nucleus).token_id, ModelDraw(nucleus));
+  EXPECT_EQ(RunOne(nucleus).token_id, DrawOf(nucleus));
   Request plain = {RandomFloats(vocab_size, 4), {.top_k = 31000, .seed = 7}};
-  EXPECT_EQ(RunOne(plain).token_id, ModelDraw(plain));
-}
-
-// Pearson's chi-square of draws against the float64 reference, as in tests/kernels/sample_test.cc:
-// with d degrees of freedom the statistic has mean d and variance 2d; d + 4 sqrt(2d) + 8 is
-// exceeded with a probability below 1e-4. The seed is fixed, so it either always passes or never.
-// The kernel draws what the model draws, token by token: the tests above.
-TEST(CudaSampleModelTest, FollowsTheReferenceDistribution) {
-  constexpr int32_t kDraws = 20000;
-  struct Case {
-    int64_t vocab_size;
-    SamplingParams sampling;
-    std::vector<int32_t> banned;
-  };
-  const std::vector<Case> cases = {
-      {7, {}, {}},
-      {40, {.temperature = 0.7f}, {}},
-      {40, {.temperature = 1.5f, .top_p = 0.9f, .top_k = 20, .min_p = 0.02f}, {}},
-      {40, {.top_p = 0.9f, .min_tokens = 1, .stop_token_ids = {3, 10, 39}}, {3, 10, 39}},
-  };
-  for (size_t c = 0; c < cases.size(); ++c) {
-    SamplingParams sampling = cases[c].sampling;
-    sampling.seed = 12345 + c;
-    const std::vector<float> logits = Logits(cases[c].vocab_size, 2, c);
-    const std::vector<double> probs =
-        reference::SamplingDistribution(ToDoubles(logits), {.temperature = sampling.temperature,
-                                                            .top_k = sampling.top_k,
-                                                            .top_p = sampling.top_p,
-                                                            .min_p = sampling.min_p,
-                                                            .banned_ids = cases[c].banned});
-    std::vector<double> counts(cases[c].vocab_size);
-    for (int32_t i = 0; i < kDraws; ++i) ++counts.at(ModelDraw({logits, sampling, i}));
-    // Tokens expected fewer than 5 times share a cell.
-    double statistic = 0, rest_expected = 0, rest_count = 0, n_cells = 0;
-    const auto add_cell = [&](double expected, double count) {
-      statistic += (count - expected) * (count - expected) / expected;
-      ++n_cells;
-    };
-    for (size_t id = 0; id < probs.size(); ++id) {
-      const double expected = probs[id] * kDraws;
-      if (expected == 0) {
-        EXPECT_EQ(counts[id], 0) << "case " << c << " token " << id;
-      } else if (expected < 5) {
-        rest_expected += expected;
-        rest_count += counts[id];
-      } else {
-        add_cell(expected, counts[id]);
-      }
-    }
-    if (rest_expected > 0) add_cell(rest_expected, rest_count);
-    const double degrees = n_cells - 1;
-    std::printf("chi-square case %zu: %.1f, degrees %.0f\n", c, statistic, degrees);
-    EXPECT_LE(statistic, degrees + 4 * std::sqrt(2 * degrees) + 8) << "case " << c;
-  }
+  EXPECT_EQ(RunOne(plain).token_id, DrawOf(plain));
 }
 
 TEST_P(CudaSampleTest, ExtremeParametersGiveTheirLimit) {
@@ -364,7 +240,7 @@ TEST_P(CudaSampleTest, TiesAtARestrictionGoToTheLowestIds) {
        {SamplingParams{.top_k = 250, .seed = 3}, SamplingParams{.top_p = 0.25f, .seed = 3}}) {
     const std::vector<int32_t> drawn = Draws(equal, sampling, 12);
     for (int32_t position = 0; position < 12; ++position) {
-      EXPECT_EQ(drawn[position], ModelDraw({equal, sampling, position}));
+      EXPECT_EQ(drawn[position], ModelDraw(equal, sampling, position));
       EXPECT_LT(drawn[position], 250);
     }
   }

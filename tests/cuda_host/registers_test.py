@@ -48,7 +48,8 @@ MAX_REGISTERS = {
     "ResolveTokensKernel": 32,
     "RopeAndStoreKvKernel<1>": 32,
     "RopeAndStoreKvKernel<8>": 48,
-    "SampleKernel": 64,
+    # One block of 512 threads; rows are seldom more than multiprocessors.
+    "SampleKernel": 128,
     "SiluMulKernel": 32,
     # By the number of parts, all of which are loaded before the first sum.
     **{f"SumPartsKernel<{n_parts}>": 40 for n_parts in range(1, 9)},

@@ -1,9 +1,14 @@
 """n > 1: several completions of one prompt, which is computed once; each is what a request of its own would get."""
 
+import os
+import sys
 import time
 import unittest
 
-from bora_e2e import Cluster, collect, grpc, inference, stream_request
+from bora_e2e import SOURCE_DIR, Cluster, collect, grpc, inference, stream_request
+
+sys.path.insert(0, os.path.join(SOURCE_DIR, "tests", "kernels"))
+import predict_draws  # noqa: E402
 
 PROMPT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nROMEO:"
 N = 5
@@ -82,6 +87,26 @@ class CandidatesTest(unittest.TestCase):
             self.assertEqual([c.index for c in whole.other_candidates], list(range(1, N)))
             self.assertEqual([c.output_token_count for c in whole.other_candidates], [len(x) for x in ids[1:]])
             self.assertEqual(len(set(texts)), N)
+
+    def test_anyone_can_predict_a_draw(self):
+        """From the log-probabilities alone: they are the logits, but for a constant, of all tokens that top_k leaves."""
+        with Cluster(tp=2) as cluster:
+            message = request(3, seed=-2)  # the others have -1 and 0
+            message.sampling.top_k = message.output.logprobs = 20
+            messages = list(cluster.stub.generate_stream(message, timeout=60))
+            n_draws = n_best = 0
+            for i, own in enumerate(candidates(messages, 3)):
+                for at, token in enumerate(collect(own)[2]):
+                    logits = {other.token_id: other.logprob for other in token.top}
+                    self.assertEqual(len(logits), 20)
+                    position = messages[-1].usage.prompt_token_count + at
+                    # float32, as the server has it
+                    drawn = predict_draws.draw(logits, 0.8999999761581421, i - 2, position)
+                    self.assertEqual(token.token_id, drawn, f"candidate {i} token {at}")
+                    n_draws += 1
+                    n_best += token.rank == 1
+            self.assertGreater(n_draws, 60)
+            self.assertGreater(n_draws - n_best, 10)
 
     def test_a_cancelled_call_frees_all(self):
         with Cluster() as cluster:

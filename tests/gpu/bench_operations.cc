@@ -121,7 +121,8 @@ void BenchSample(GpuBench& bench, const char* name, int64_t n_rows,
   const CudaBuffer last_tokens = Allocate(n_rows * 4);
   bench.NeedScratch(SampleScratchBytes(n_rows, kVocab));
   const CudaSampleCall call = {.n_rows = n_rows,
-                               .vocab_size = kVocab,
+                               .n_tokens = kVocab,
+                               .row_stride = kVocab,
                                .logits = As<float>(logits),
                                .rows = As<CudaSampleRow>(d_rows),
                                .sampling = As<CudaSampling>(d_sampling),

@@ -15,6 +15,9 @@ namespace {
 // More ranks than any group that makes sense for models of this size.
 constexpr int kMaxTpSize = 1024;
 
+// Columns that are added up in one piece (kLeafAlignment of kernels/packed_weight.h).
+constexpr int64_t kColumnsOfALeaf = 4;
+
 absl::Status CheckDivides(int tp_size, const char* field, int64_t value) {
   if (value % tp_size == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -26,6 +29,17 @@ absl::Status CheckKvHeads(int tp_size, int64_t n_kv_heads) {
   return absl::InvalidArgumentError(absl::StrCat("tensor parallel size ", tp_size,
                                                  " and n_kv_heads ", n_kv_heads,
                                                  ": neither divides the other"));
+}
+
+// 2, 4 and 8 ranks give the bits of one: the matrices that they cut along their columns are cut
+// between leaves of a sum, which are multiples of kColumnsOfALeaf columns. A real model's are;
+// another degree, which has bits of its own, does not need it.
+absl::Status CheckLeaves(int tp_size, const char* field, int64_t n_cols) {
+  const bool has_the_bits_of_one = tp_size == 2 || tp_size == 4 || tp_size == 8;
+  if (!has_the_bits_of_one || n_cols % (tp_size * kColumnsOfALeaf) == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tensor parallel size ", tp_size, ": ", field, " ",
+                                                 n_cols, " leaves each rank ", n_cols / tp_size,
+                                                 ", which is not a multiple of ", kColumnsOfALeaf));
 }
 
 // Gives each layer in turn to the stage that is the least loaded, which minimises the load of the
@@ -87,6 +101,8 @@ absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, 
   RETURN_IF_ERROR(CheckDivides(tp_size, "n_heads", config.n_heads));
   RETURN_IF_ERROR(CheckKvHeads(tp_size, config.n_kv_heads));
   RETURN_IF_ERROR(CheckDivides(tp_size, "hidden_dim", config.hidden_dim));
+  RETURN_IF_ERROR(CheckLeaves(tp_size, "n_heads * head_dim", config.n_heads * config.head_dim));
+  RETURN_IF_ERROR(CheckLeaves(tp_size, "hidden_dim", config.hidden_dim));
   std::vector<int64_t> n_layers(layers_per_stage.begin(), layers_per_stage.end());
   if (n_layers.empty()) {
     n_layers = BalancedLayers(config, tp_size, pp_size);

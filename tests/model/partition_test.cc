@@ -66,6 +66,28 @@ TEST(PartitionTest, RefusesSizesThatDoNotDivide) {
   EXPECT_THAT(ErrorOf(MakePartition(config, 2, 1)), HasSubstr("hidden_dim 14337"));
 }
 
+// Where the sums of two, four or eight ranks would have other bits than one rank's.
+TEST(PartitionTest, RefusesRanksThatWouldCutALeaf) {
+  ModelConfig config = Mistral7B();
+  config.hidden_dim = 136;
+  EXPECT_TRUE(MakePartition(config, 2, 1).ok());
+  EXPECT_EQ(
+      ErrorOf(MakePartition(config, 4, 1)),
+      "tensor parallel size 4: hidden_dim 136 leaves each rank 34, which is not a multiple of "
+      "4");
+  config.hidden_dim = 8 * 12;
+  config.head_dim = 2;
+  config.n_heads = config.n_kv_heads = 8;
+  EXPECT_TRUE(MakePartition(config, 4, 1).ok());
+  EXPECT_EQ(ErrorOf(MakePartition(config, 8, 1)),
+            "tensor parallel size 8: n_heads * head_dim 16 leaves each rank 2, which is not a "
+            "multiple of 4");
+  // Three ranks have bits of their own in any case.
+  config.n_heads = config.n_kv_heads = 9;
+  config.hidden_dim = 3 * 7;
+  EXPECT_TRUE(MakePartition(config, 3, 1).ok());
+}
+
 TEST(PartitionTest, RefusesRanksThatWouldNeedPartsOfKvHeads) {
   ModelConfig config = Mistral7B();
   config.n_heads = 24;

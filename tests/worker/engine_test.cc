@@ -196,6 +196,54 @@ TEST(EngineTest, InstructionSetsDoNotChangeBits) {
   }
 }
 
+// Shapes that are multiples of little: what two, four and eight ranks serve has the bits of one.
+TEST(EngineTest, WhatIsServedOfOddShapesHasTheBitsOfOneRank) {
+  struct Shape {
+    int64_t dim, hidden_dim, n_heads, n_kv_heads, head_dim, vocab_size;
+  };
+  int n_served = 0, n_refused = 0;
+  for (const Shape& shape : {Shape{64, 136, 8, 4, 16, 257},
+                             {52, 104, 6, 2, 8, 101},
+                             {36, 72, 8, 1, 10, 33},
+                             {60, 40, 4, 4, 6, 7},
+                             {28, 96, 8, 8, 2, 3},
+                             {64, 200, 12, 4, 12, 258}}) {
+    ModelConfig config = TinyConfig();
+    config.dim = shape.dim;
+    config.hidden_dim = shape.hidden_dim;
+    config.n_heads = shape.n_heads;
+    config.n_kv_heads = shape.n_kv_heads;
+    config.head_dim = shape.head_dim;
+    config.vocab_size = shape.vocab_size;
+    GroupLimits limits = TinyLimits();
+    limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+    const std::vector<WorkRequest> requests = RandomRequests(limits, 4, kSeed + 8);
+    for (const WeightFormat format :
+         {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kInt8}) {
+      std::vector<WorkOutcome> alone;
+      for (const int tp_size : {1, 2, 4, 8}) {
+        const auto group = LocalGroup::Start(
+            DummyWeights(config, kSeed),
+            {.tp_size = tp_size, .limits = limits, .precision = PrecisionOf(format)});
+        if (!group.ok()) {
+          EXPECT_EQ(group.status().code(), absl::StatusCode::kInvalidArgument) << group.status();
+          EXPECT_GT(tp_size, 1);
+          ++n_refused;
+          continue;
+        }
+        const auto outcomes = Expect(RunShuffled(**group, requests, 3, kSeed));
+        if (tp_size == 1) alone = outcomes;
+        EXPECT_EQ(FirstDifference(alone, outcomes), -1)
+            << tp_size << " ranks, " << FormatName(format) << ", dim " << shape.dim;
+        n_served += tp_size > 1 ? 1 : 0;
+      }
+    }
+  }
+  std::printf("%d groups served, %d refused\n", n_served, n_refused);
+  EXPECT_GE(n_served, 15);
+  EXPECT_GE(n_refused, 9);
+}
+
 // Three ranks do not divide the 8 leaves of a sum: each has a tree of its own, and
 // log-probabilities differ by rounding. A sum of K terms in another order moves by about sqrt(K)
 // units in the last place of its magnitude; the 2 sums per layer of up to K = 96 terms act like 8

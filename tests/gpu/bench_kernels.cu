@@ -32,16 +32,19 @@ __global__ void __launch_bounds__(kThreads)
 
 // Four independent loads of 16 bytes a thread and round.
 __global__ void __launch_bounds__(kThreads)
-    ReadOnlyKernel(int64_t n, const uint4* data, uint32_t* sink) {
+    ReadOnlyKernel(int64_t n, int n_times, const uint4* data, uint32_t* sink) {
   constexpr int kLoads = 4;
   uint32_t lanes[kLoads] = {};
   const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += stride * kLoads) {
+  for (int time = 0; time < n_times; ++time) {
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += stride * kLoads) {
 #pragma unroll
-    for (int k = 0; k < kLoads; ++k) {
-      if (i + k * stride >= n) continue;
-      const uint4 words = data[i + k * stride];
-      lanes[k] += words.x ^ words.y ^ words.z ^ words.w;
+      for (int k = 0; k < kLoads; ++k) {
+        if (i + k * stride >= n) continue;
+        // Past the first-level cache, and each time anew.
+        const uint4 words = __ldcg(&data[i + k * stride]);
+        lanes[k] += words.x ^ words.y ^ words.z ^ words.w;
+      }
     }
   }
   uint32_t sum = 0;
@@ -77,11 +80,12 @@ void CopyOnDevice(CudaDevice& device, void* to, const void* from, int64_t n_byte
 }
 
 // As many threads as the device holds at once: 2,048 on each multiprocessor.
-void ReadOnly(CudaDevice& device, const void* data, int64_t n_bytes, uint32_t* sink) {
+void ReadOnly(CudaDevice& device, const void* data, int64_t n_bytes, int n_times, uint32_t* sink) {
   LaunchKernel(device,
                {.n_blocks_x = int64_t{2048 / kThreads} * device.limits().n_multiprocessors,
                 .n_threads = kThreads},
-               ReadOnlyKernel, DivExact(n_bytes, 16), static_cast<const uint4*>(data), sink);
+               ReadOnlyKernel, DivExact(n_bytes, 16), n_times, static_cast<const uint4*>(data),
+               sink);
 }
 
 void LaunchEmpty(CudaDevice& device) { LaunchKernel(device, {.n_threads = 32}, EmptyKernel); }

@@ -15,8 +15,8 @@ void FillRandom(CudaDevice& device, uint64_t seed, float scale, int64_t n, float
 // The driver's copy from device memory to device memory.
 void CopyOnDevice(CudaDevice& device, void* to, const void* from, int64_t n_bytes);
 
-// Reads n_bytes (a multiple of 16) and writes nothing of it. sink: one word.
-void ReadOnly(CudaDevice& device, const void* data, int64_t n_bytes, uint32_t* sink);
+// Reads n_bytes (a multiple of 16) n_times over and writes nothing of it. sink: one word.
+void ReadOnly(CudaDevice& device, const void* data, int64_t n_bytes, int n_times, uint32_t* sink);
 
 // A kernel that does nothing.
 void LaunchEmpty(CudaDevice& device);

@@ -116,12 +116,21 @@ void BenchLimits(GpuBench& bench) {
   const CudaBuffer copy = Allocate(n_bytes);
   const CudaBuffer sink = Allocate(4);
   const std::vector<Timing> timings = TimeInTurns(
-      bench, {{1, [&](int64_t) { CopyOnDevice(*bench.device, copy.data(), data, n_bytes); }},
-              {1, [&](int64_t) { ReadOnly(*bench.device, data, n_bytes, As<uint32_t>(sink)); }}});
+      bench,
+      {{1, [&](int64_t) { CopyOnDevice(*bench.device, copy.data(), data, n_bytes); }},
+       {1, [&](int64_t) { ReadOnly(*bench.device, data, n_bytes, 1, As<uint32_t>(sink)); }}});
   PrintGigabytes("gpu_limit_copy", timings[0], 2.0 * static_cast<double>(n_bytes), 0);
   PrintGigabytes("gpu_limit_read", timings[1], static_cast<double>(n_bytes), 0);
   bench.limits.copy_gb_per_s = 2e-3 * static_cast<double>(n_bytes) / timings[0].median_us;
   bench.limits.read_gb_per_s = 1e-3 * static_cast<double>(n_bytes) / timings[1].median_us;
+  // What a second-level cache holds, again and again.
+  constexpr int64_t kCachedBytes = int64_t{16} << 20;
+  constexpr int kTimes = 64;
+  const Timing cached =
+      Time(bench, {1, [&](int64_t) {
+                     ReadOnly(*bench.device, data, kCachedBytes, kTimes, As<uint32_t>(sink));
+                   }});
+  PrintGigabytes("gpu_limit_l2_read", cached, static_cast<double>(kTimes * kCachedBytes), 0);
   if (bench.library == nullptr) return;
   const WeightShape square = {"square", 8192, 8192};
   const CudaBuffer x = RandomRows(bench, 8192 * square.n_cols);

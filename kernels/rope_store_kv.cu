@@ -72,10 +72,12 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(Params params) 
   const int64_t token = blockIdx.x;
   const int64_t position = params.positions[token];
   float* row = params.qkv + token * (params.local_n_heads + 2 * n_kv_heads) * head_dim;
-  const int64_t table_idx =
-      params.token_row[token] * params.max_blocks_per_row + position / shape.block_size;
-  const int64_t block_id = params.block_table[table_idx];
-  const int64_t slot = position % shape.block_size;
+  // In 32 bits: a division in 64 is a call.
+  const auto block_size = static_cast<uint32_t>(shape.block_size);
+  const uint32_t block_idx = static_cast<uint32_t>(position) / block_size;
+  const int64_t slot = static_cast<uint32_t>(position) % block_size;
+  const int64_t block_id =
+      params.block_table[params.token_row[token] * params.max_blocks_per_row + block_idx];
   if (item >= n_rotated) {
     const int head_idx = (item - n_rotated) / (head_dim / kWidth);
     const int d = (item - n_rotated) % (head_dim / kWidth) * kWidth;

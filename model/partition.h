@@ -28,8 +28,8 @@ struct Partition {
 // is 2, 4 or 8 into multiples of 4 columns, and one of tp_size and n_kv_heads the other: with more
 // ranks than KV heads, several hold copies of one. Every stage has a layer. With `layers_per_stage`
 // [pp_size] the split is that one; empty means the one whose slowest stage is fastest, counting the
-// LM head on the last stage by its share of weights and breaking ties against the first stage, which
-// has the embedding. INVALID_ARGUMENT names the numbers that do not fit.
+// LM head on the last stage by its share of weights and breaking ties against the first stage, for
+// its embedding. INVALID_ARGUMENT names the numbers that do not fit.
 absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, int pp_size,
                                         absl::Span<const int64_t> layers_per_stage = {});
 

@@ -5,6 +5,7 @@
 #include "kernels/add_rms_norm.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/vector_access.h"
 
 namespace bora {
@@ -132,6 +133,10 @@ void Add(CudaDevice& device, int64_t n, const float* delta, float* residual) {
   const int64_t n_groups = vectors ? n / 4 : n;
   LaunchKernel(device, {.n_blocks_x = CeilDiv(n_groups, kAddThreads), .n_threads = kAddThreads},
                vectors ? AddKernel<4> : AddKernel<1>, n_groups, delta, residual);
+}
+
+void LoadAddRmsNormKernels() {
+  LoadKernels(AddRmsNormKernel<1>, AddRmsNormKernel<4>, AddKernel<1>, AddKernel<4>);
 }
 
 }  // namespace bora

@@ -129,13 +129,41 @@ absl::StatusOr<PinnedBuffer> PinnedBuffer::Allocate(int64_t n_bytes, absl::strin
 
 void PinnedBuffer::Free::operator()(uint8_t* data) const { cudaFreeHost(data); }
 
-absl::StatusOr<CudaStream> CudaStream::Create() {
+namespace {
+
+absl::StatusOr<cudaStream_t> NewStream(int priority) {
   cudaStream_t stream = nullptr;
-  if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (const cudaError_t error =
+          cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority);
       error != cudaSuccess) {
     return absl::UnavailableError(absl::StrCat("stream: ", cudaGetErrorString(error)));
   }
+  return stream;
+}
+
+absl::StatusOr<cudaEvent_t> NewEvent(unsigned flags) {
+  cudaEvent_t event = nullptr;
+  if (const cudaError_t error = cudaEventCreateWithFlags(&event, flags); error != cudaSuccess) {
+    return absl::UnavailableError(absl::StrCat("event: ", cudaGetErrorString(error)));
+  }
+  return event;
+}
+
+}  // namespace
+
+absl::StatusOr<CudaStream> CudaStream::Create() {
   CudaStream result;
+  ASSIGN_OR_RETURN(cudaStream_t stream, NewStream(0));
+  result.stream_.reset(stream);
+  return result;
+}
+
+absl::StatusOr<CudaStream> CudaStream::CreateUrgent() {
+  int least = 0;
+  int greatest = 0;  // the greater the priority, the smaller the number; both 0 without priorities
+  Check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
+  CudaStream result;
+  ASSIGN_OR_RETURN(cudaStream_t stream, NewStream(greatest));
   result.stream_.reset(stream);
   return result;
 }
@@ -149,11 +177,15 @@ void CudaStream::WaitFor(const CudaEvent& event) const {
 }
 
 absl::StatusOr<CudaEvent> CudaEvent::Create() {
-  cudaEvent_t event = nullptr;
-  if (const cudaError_t error = cudaEventCreate(&event); error != cudaSuccess) {
-    return absl::UnavailableError(absl::StrCat("event: ", cudaGetErrorString(error)));
-  }
   CudaEvent result;
+  ASSIGN_OR_RETURN(cudaEvent_t event, NewEvent(cudaEventDisableTiming));
+  result.event_.reset(event);
+  return result;
+}
+
+absl::StatusOr<CudaEvent> CudaEvent::CreateTimed() {
+  CudaEvent result;
+  ASSIGN_OR_RETURN(cudaEvent_t event, NewEvent(cudaEventDefault));
   result.event_.reset(event);
   return result;
 }

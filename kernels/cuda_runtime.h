@@ -85,6 +85,9 @@ class CudaStream {
  public:
   CudaStream() = default;
   static absl::StatusOr<CudaStream> Create();
+  // One whose blocks get a place on the GPU before those of other streams that wait for one: for
+  // what a peer waits for.
+  static absl::StatusOr<CudaStream> CreateUrgent();
 
   CUstream_st* get() const { return stream_.get(); }
   // Waits until all that was queued is done.
@@ -103,14 +106,17 @@ class CudaStream {
 class CudaEvent {
  public:
   CudaEvent() = default;
+  // For order only, which costs the device less than a time.
   static absl::StatusOr<CudaEvent> Create();
+  // One that MillisecondsSince may be asked of.
+  static absl::StatusOr<CudaEvent> CreateTimed();
 
   // Marks what has been queued so far; the mark before is forgotten.
   void Record(const CudaStream& stream);
   // Whether all before the mark is done; true without a mark.
   bool IsDone() const;
   void Wait() const;
-  // Milliseconds on the device between two marks that are done.
+  // Milliseconds on the device between two marks that are done, both of timed events.
   double MillisecondsSince(const CudaEvent& begin) const;
 
  private:

@@ -3,6 +3,7 @@
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
 #include "kernels/embed.h"
+#include "kernels/load_kernels.h"
 #include "kernels/vector_access.h"
 
 namespace bora {
@@ -71,6 +72,11 @@ void ResolveTokens(CudaDevice& device, int64_t n_tokens, const int32_t* last_tok
                    int32_t* tokens) {
   LaunchKernel(device, {.n_blocks_x = CeilDiv(n_tokens, kThreads), .n_threads = kThreads},
                ResolveTokensKernel, n_tokens, last_tokens, tokens);
+}
+
+void LoadEmbedKernels() {
+  LoadKernels(EmbedKernel<Bf16s<8>, 8>, EmbedKernel<Bf16s<1>, 1>, EmbedKernel<Floats<4>, 4>,
+              EmbedKernel<Floats<1>, 1>, ResolveTokensKernel);
 }
 
 }  // namespace bora

@@ -2,6 +2,7 @@
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
 #include "kernels/join_columns.h"
+#include "kernels/load_kernels.h"
 
 namespace bora {
 namespace {
@@ -28,5 +29,7 @@ void JoinColumns(CudaDevice& device, const JoinShape& shape, const float* parts,
                 .n_threads = kThreads},
                JoinColumnsKernel, shape.n_rows, shape.n_cols, shape.n_part_cols, parts, out);
 }
+
+void LoadJoinColumnsKernels() { LoadKernels(JoinColumnsKernel); }
 
 }  // namespace bora

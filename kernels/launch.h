@@ -44,4 +44,15 @@ void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(P
   CHECK(error == cudaSuccess) << "launch: " << cudaGetErrorString(error);
 }
 
+// Loads the kernels' code (kernels/load_kernels.h): whoever asks for a kernel's attributes gets
+// them of loaded code.
+template <typename... Kernels>
+void LoadKernels(Kernels... kernels) {
+  for (const void* kernel : {reinterpret_cast<const void*>(kernels)...}) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    CHECK(error == cudaSuccess) << "a kernel's code: " << cudaGetErrorString(error);
+  }
+}
+
 }  // namespace bora

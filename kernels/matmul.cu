@@ -5,6 +5,7 @@
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/matmul.h"
 #include "kernels/matmul_plan.h"
 #include "kernels/matrix_library.h"
@@ -473,6 +474,11 @@ int64_t MatMulScratchBytes(const CudaDevice& device, int64_t max_rows, const Pac
     n_bytes = std::max(n_bytes, bytes_of(PlanFor(device, m, w), m, w.n_rows));
   }
   return n_bytes;
+}
+
+void LoadMatMulKernels() {
+  LoadKernels(MatMulKernel<0>, MatMulKernel<1>, MatMulKernel<2>, MatMulKernel<3>, MatMulKernel<4>,
+              MatMulKernel<5>, TreeSumKernel<1>, TreeSumKernel<4>);
 }
 
 }  // namespace bora

@@ -10,6 +10,7 @@
 #include "kernels/attention_plan.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/matmul_plan.h"
 #include "kernels/paged_attention.h"
 
@@ -512,6 +513,15 @@ void PagedAttention(CudaDevice& device, const AttentionWorkView& work, const int
     default:
       CHECK(false) << "head_dim " << shape.head_dim;
   }
+}
+
+void LoadPagedAttentionKernels() {
+  LoadKernels(PrefillAttentionKernel<16>, PrefillAttentionKernel<32>, PrefillAttentionKernel<64>,
+              PrefillAttentionKernel<128>);
+  LoadKernels(DecodeAttentionKernel<16>, DecodeAttentionKernel<32>, DecodeAttentionKernel<64>,
+              DecodeAttentionKernel<128>);
+  LoadKernels(MergeAttentionKernel<16>, MergeAttentionKernel<32>, MergeAttentionKernel<64>,
+              MergeAttentionKernel<128>);
 }
 
 }  // namespace bora

@@ -3,6 +3,7 @@
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/rope_store_kv.h"
 #include "kernels/vector_access.h"
 
@@ -136,5 +137,7 @@ void RopeAndStoreKv(CudaDevice& device, const RopeTableView& rope, const StepTok
                 .n_threads = kThreads},
                width == 8 ? RopeAndStoreKvKernel<8> : RopeAndStoreKvKernel<1>, params);
 }
+
+void LoadRopeStoreKvKernels() { LoadKernels(RopeAndStoreKvKernel<1>, RopeAndStoreKvKernel<8>); }
 
 }  // namespace bora

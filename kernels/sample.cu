@@ -15,6 +15,7 @@
 #include "kernels/cuda_prelude.h"
 #include "kernels/draw.h"
 #include "kernels/exact_math.h"
+#include "kernels/load_kernels.h"
 #include "kernels/sample.h"
 #include "kernels/token_order.h"
 
@@ -432,5 +433,7 @@ void Sample(CudaDevice& device, const CudaSampleCall& call) {
       device, {.n_blocks_x = call.n_rows, .n_threads = n_threads, .shared_bytes = WorkspaceBytes()},
       SampleKernel, call, scratch);
 }
+
+void LoadSampleKernels() { LoadKernels(SampleKernel); }
 
 }  // namespace bora

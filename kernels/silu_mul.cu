@@ -3,6 +3,7 @@
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/packed_weight.h"
 #include "kernels/silu_device.h"
 #include "kernels/silu_mul.h"
@@ -42,5 +43,7 @@ void SiluMul(CudaDevice& device, int64_t n_tokens, int64_t hidden_dim, const flo
       {.n_blocks_x = n_tokens, .n_blocks_y = CeilDiv(n_groups, kThreads), .n_threads = kThreads},
       SiluMulKernel, n_groups, gate_up, out);
 }
+
+void LoadSiluMulKernels() { LoadKernels(SiluMulKernel); }
 
 }  // namespace bora

@@ -1,6 +1,7 @@
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/step_deltas.h"
 
 namespace bora {
@@ -33,5 +34,7 @@ void ApplyStepDeltas(CudaDevice& device, const StepDeltas& deltas, int64_t max_b
   LaunchKernel(device, {.n_blocks_x = CeilDiv(deltas.n_opened, kThreads), .n_threads = kThreads},
                OpenSlotsKernel, deltas.n_opened, deltas.opened, sampling);
 }
+
+void LoadStepDeltasKernels() { LoadKernels(TableKernel, OpenSlotsKernel); }
 
 }  // namespace bora

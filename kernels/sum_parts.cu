@@ -1,8 +1,10 @@
 #include <bit>
+#include <utility>
 
 #include "base/int_math.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_prelude.h"
+#include "kernels/load_kernels.h"
 #include "kernels/sum_parts.h"
 #include "kernels/vector_access.h"
 
@@ -50,11 +52,18 @@ void LaunchSum(CudaDevice& device, int n_parts, int64_t n, const float* parts, f
                out);
 }
 
+template <int... kIdx>
+void LoadAll(std::integer_sequence<int, kIdx...>) {
+  LoadKernels(SumPartsKernel<kIdx + 1, 1>..., SumPartsKernel<kIdx + 1, 4>...);
+}
+
 }  // namespace
 
 void SumParts(CudaDevice& device, int n_parts, int64_t n, const float* parts, float* out) {
   CHECK(n_parts >= 1 && n_parts <= kMaxSumParts) << n_parts << " parts";
   LaunchSum<1>(device, n_parts, n, parts, out);
 }
+
+void LoadSumPartsKernels() { LoadAll(std::make_integer_sequence<int, kMaxSumParts>()); }
 
 }  // namespace bora

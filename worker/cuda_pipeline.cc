@@ -52,7 +52,7 @@ absl::Status CudaPipeline::Allocate() {
   for (const auto& [edge, link] :
        {std::pair(&before_, links_->before.get()), std::pair(&after_, links_->after.get())}) {
     if (link == nullptr) continue;
-    ASSIGN_OR_RETURN(edge->stream, CudaStream::Create());
+    ASSIGN_OR_RETURN(edge->stream, CudaStream::CreateUrgent());
     for (int i = 0; i < 2; ++i) {
       ASSIGN_OR_RETURN(
           edge->buffers[i],
@@ -62,7 +62,7 @@ absl::Status CudaPipeline::Allocate() {
     }
   }
   if (links_->feedback == nullptr) return absl::OkStatus();
-  ASSIGN_OR_RETURN(feedback_.stream, CudaStream::Create());
+  ASSIGN_OR_RETURN(feedback_.stream, CudaStream::CreateUrgent());
   ASSIGN_OR_RETURN(feedback_.buffer,
                    CudaBuffer::Allocate(kFeedbackWindow * tokens_bytes(), "sampled tokens"));
   for (int64_t i = 0; i < kFeedbackWindow; ++i) {

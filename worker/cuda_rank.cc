@@ -41,6 +41,7 @@ struct CudaRank::Lane {
   PinnedBuffer sampled;  // CudaSampledToken [head rows]
   CudaEvent begin;
   CudaEvent end;
+  CudaEvent counted;  // counts before have been copied
   int64_t step_id = 0;
   int64_t pipeline_idx = 0;  // CudaPipeline's number of the plan, if it has tokens
   bool has_tokens = false;
@@ -167,8 +168,9 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
                                               "counts of tokens"));
     }
     ASSIGN_OR_RETURN(lane->sampled, PinnedBuffer::Allocate(bytes.sampled, "results"));
-    ASSIGN_OR_RETURN(lane->begin, CudaEvent::Create());
-    ASSIGN_OR_RETURN(lane->end, CudaEvent::Create());
+    ASSIGN_OR_RETURN(lane->begin, CudaEvent::CreateTimed());
+    ASSIGN_OR_RETURN(lane->end, CudaEvent::CreateTimed());
+    ASSIGN_OR_RETURN(lane->counted, CudaEvent::Create());
     lane->head_rows.reserve(MaxHeadRows(limits));
   }
 
@@ -268,7 +270,7 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   lane.has_tokens = epoch.inputs.n_tokens() > 0;
   lane.head_rows.assign(epoch.inputs.head_rows().begin(), epoch.inputs.head_rows().end());
   QueueDeltas(plan, lane);
-  if (IsSampler(shape())) QueueTokenCounts(plan, lane);
+  if (IsSampler(shape())) RETURN_IF_ERROR(QueueTokenCounts(plan, lane));
   if (!lane.has_tokens) {
     lane.begin.Record(*stream_);
     lane.end.Record(*stream_);
@@ -363,14 +365,15 @@ void CudaRank::QueueDeltas(const StepPlan& plan, Lane& lane) {
 }
 
 // What slots with penalties have already; what they draw is counted on the device.
-void CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
+absl::Status CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
   const int64_t vocab_size = config().vocab_size;
   int64_t n_counted = 0;
   for (const SlotOpen& open : plan.opened) {
     if (!open.sampling.has_penalties()) continue;
     if (n_counted == kCountedTogether) {
       // Copies of this plan must have read what is overwritten now.
-      stream_->Synchronize();
+      lane.counted.Record(*stream_);
+      RETURN_IF_ERROR(WaitUntil([&] { return lane.counted.IsDone(); }));
       n_counted = 0;
     }
     uint32_t* const counts =
@@ -380,6 +383,7 @@ void CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
                  token_counts_memory_.data() + open.slot * TokenCountsBytes(config()), counts,
                  TokenCountsBytes(config()));
   }
+  return absl::OkStatus();
 }
 
 // Queues the stage's part of the forward pass and the draws; also what a graph is recorded from, so
@@ -437,6 +441,14 @@ const absl::Status& CudaRank::GroupError() const {
   return epoch.group_error;
 }
 
+absl::Status CudaRank::WaitUntil(absl::FunctionRef<bool()> is_done) const {
+  while (!is_done()) {
+    RETURN_IF_ERROR(GroupError());
+    absl::SleepFor(kPoll);
+  }
+  return absl::OkStatus();
+}
+
 bool CudaRank::IsDone() const {
   CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
   return LaneIsDone(*epoch_->begun.front()) || !GroupError().ok();
@@ -446,11 +458,8 @@ absl::StatusOr<std::optional<StepResult>> CudaRank::Finish() {
   CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
   const Lane& lane = *epoch_->begun.front();
   if (!epoch_->has_peers()) lane.end.Wait();
-  while (!LaneIsDone(lane)) {
-    epoch_->failure = GroupError();
-    RETURN_IF_ERROR(epoch_->failure);
-    absl::SleepFor(kPoll);
-  }
+  epoch_->failure = WaitUntil([&] { return LaneIsDone(lane); });
+  RETURN_IF_ERROR(epoch_->failure);
   epoch_->begun.pop_front();
   // Ordered by the links, so that a stage's times arrive after its activations did.
   epoch_->failure = epoch_->times.Enter(lane.has_tokens);

@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda_device.h"
@@ -80,7 +81,7 @@ class CudaRank final : public StepExecutor {
   int64_t GraphRows(const StepPlan& plan, const StepInputs& inputs) const;
   absl::Status QueuePlan(const StepPlan& plan);
   void QueueDeltas(const StepPlan& plan, Lane& lane);
-  void QueueTokenCounts(const StepPlan& plan, Lane& lane);
+  absl::Status QueueTokenCounts(const StepPlan& plan, Lane& lane);
   absl::Status QueueInputs(const StepPlan& plan, Lane& lane, CudaStepView* step,
                            int64_t* graph_rows);
   absl::Status QueueStep(const CudaStepView& step);
@@ -89,6 +90,8 @@ class CudaRank final : public StepExecutor {
   // What keeps the group from going on, looked for at most once a millisecond; OK in a group of
   // one.
   const absl::Status& GroupError() const;
+  // Waits for what the device does; in a group while nothing keeps the group from going on.
+  absl::Status WaitUntil(absl::FunctionRef<bool()> is_done) const;
 
   CudaDevice* const device_;
   const CudaStream* const stream_;

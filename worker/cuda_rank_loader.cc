@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cuda_runtime.h"
+#include "kernels/load_kernels.h"
 #include "kernels/matrix_library.h"
 #include "worker/cuda_rank.h"
 #include "worker/cuda_rank_memory.h"
@@ -169,6 +171,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, precision, readers, load_options,
                                                    std::make_unique<CudaWeightMemory>(&stream_)));
   RETURN_IF_ERROR(PrepareLibrary(*weights, load));
+  LoadAllKernels();
   LoadedRank result;
   LoadedModel& loaded = result.loaded;
   loaded.load = load;
@@ -194,6 +197,10 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions& options) {
+  // Read by the driver at its first use. Streams share hardware queues when they are more than
+  // these (8 unless it is set), and then wait for each other: ours are up to four, and NCCL has two
+  // for each communicator.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(options.ordinal));
   // Said at start rather than when a model is to be loaded.
   if (!options.deterministic) RETURN_IF_ERROR(OpenMatrixLibrary().status());

@@ -157,6 +157,40 @@ TEST_P(CudaGroupTest, ANewEpochServesWhateverTheLastOneWasDoing) {
   ExpectSame(*group, requests, alone, 3, "after ranks that were left alone");
 }
 
+// The sampler has a step that never gets its activations, and then a plan with more prompts to
+// count than it has room for at a time.
+TEST_P(CudaGroupTest, ARankThatCountsPromptsBehindAStuckStepLeavesTheGroup) {
+  GroupLimits limits = TinyLimits();
+  limits.max_num_seqs = 12;
+  auto started = LocalGroup::Start(DummyWeights(EightRanksConfig(), kSeed),
+                                   {.pp_size = 2,
+                                    .limits = limits,
+                                    .precision = DType::kBf16,
+                                    .make_rank = CudaRanks({.nccl = &Nccl()})});
+  ASSERT_TRUE(started.ok()) << started.status();
+  LocalGroup& group = **started;
+  StepPlan stuck;
+  stuck.epoch = group.epoch();
+  stuck.opened = {{.slot = 0, .n_prompt_tokens = 3}};
+  stuck.grants = {{0, 0, 0}};
+  stuck.rows = {{.slot = 0, .n_tokens = 3, .sample = true}};
+  stuck.tokens = {1, 2, 3};
+  group.SubmitTo(1, stuck);
+  StepPlan counts;
+  counts.epoch = group.epoch();
+  counts.step_id = 1;
+  for (int32_t slot = 1; slot <= 10; ++slot) {
+    counts.opened.push_back({.slot = slot,
+                             .n_prompt_tokens = 3,
+                             .sampling = {.presence_penalty = 1},
+                             .known_tokens = {1, 2, 3}});
+  }
+  group.SubmitTo(1, counts);
+  const absl::Status next = group.NextEpoch();
+  ASSERT_TRUE(next.ok()) << next;
+  EXPECT_TRUE(RunAlone(group, RandomRequests(limits, 1, kSeed)).ok());
+}
+
 TEST_P(CudaGroupTest, ABadPlanIsRefusedAndTheNextEpochServes) {
   const auto group = StartGroup({2, 2});
   ASSERT_NE(group, nullptr);

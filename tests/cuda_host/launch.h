@@ -32,4 +32,8 @@ void LaunchKernel(CudaDevice& device, const LaunchShape& shape, void (*kernel)(P
   });
 }
 
+// Code is always there.
+template <typename... Kernels>
+void LoadKernels(Kernels...) {}
+
 }  // namespace bora

@@ -1,5 +1,7 @@
 // The device layer of kernels/cuda_runtime.h on the CPU: device memory is heap blocks of exactly
 // their size, so that AddressSanitizer guards them.
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -16,16 +18,18 @@
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/stream.h"
 
-// Of one thread.
+// Of one thread; the queue and the counts are under device_mutex, since another thread may let the
+// stream go on.
 struct CUstream_st {
   bool capturing = false;
   std::deque<std::function<bool()>> queue;  // what has not run; of the graph while capturing
-  int64_t n_queued = 0;                     // over the stream's life
-  int64_t n_run = 0;
+  std::atomic<int64_t> n_queued = 0;        // over the stream's life
+  std::atomic<int64_t> n_run = 0;
   const std::thread::id owner = std::this_thread::get_id();
 };
 
 struct CUevent_st {
+  bool timed = false;
   CUstream_st* stream = nullptr;
   int64_t mark = 0;           // n_queued when it was recorded
   mutable int n_queries = 0;  // since then
@@ -50,9 +54,9 @@ std::vector<CUstream_st*> all_streams;  // under device_mutex
 // Runs work up to the mark until a piece cannot go on; true if any ran.
 bool RunSome(CUstream_st* stream, int64_t mark) {
   bool has_run = false;
-  while (stream->n_run < mark) {
+  while (true) {
     const std::lock_guard<std::mutex> lock(device_mutex);
-    if (!stream->queue.front()()) break;
+    if (stream->n_run >= mark || !stream->queue.front()()) break;
     stream->queue.pop_front();
     ++stream->n_run;
     has_run = true;
@@ -60,13 +64,13 @@ bool RunSome(CUstream_st* stream, int64_t mark) {
   return has_run;
 }
 
-// Lets all streams of this thread go on; true if any work ran.
-bool RunStreams() {
+// Lets all streams of a thread go on; true if any work ran.
+bool RunStreams(std::thread::id owner) {
   std::vector<CUstream_st*> streams;
   {
     const std::lock_guard<std::mutex> lock(device_mutex);
     for (CUstream_st* stream : all_streams) {
-      if (stream->owner == std::this_thread::get_id()) streams.push_back(stream);
+      if (stream->owner == owner) streams.push_back(stream);
     }
   }
   bool has_run = false;
@@ -78,7 +82,7 @@ void RunUntil(CUstream_st* stream, int64_t mark) {
   while (true) {
     RunSome(stream, mark);
     if (stream->n_run >= mark) return;
-    if (!RunStreams()) std::this_thread::sleep_for(kIdle);
+    if (!RunStreams(stream->owner)) std::this_thread::sleep_for(kIdle);
   }
 }
 
@@ -100,10 +104,21 @@ void Submit(CUstream_st* stream, std::function<void()> work) {
 
 void SubmitTry(CUstream_st* stream, std::function<bool()> try_work) {
   CHECK(stream != nullptr);
-  stream->queue.push_back(std::move(try_work));
-  if (stream->capturing) return;
-  ++stream->n_queued;
+  {
+    const std::lock_guard<std::mutex> lock(device_mutex);
+    stream->queue.push_back(std::move(try_work));
+    if (stream->capturing) return;
+    ++stream->n_queued;
+  }
   if (run_options().eager_copies) RunSome(stream, stream->n_queued);
+}
+
+void RunQueued(CUstream_st* stream) {
+  {
+    const std::lock_guard<std::mutex> lock(device_mutex);
+    if (std::find(all_streams.begin(), all_streams.end(), stream) == all_streams.end()) return;
+  }
+  RunUntil(stream, stream->n_queued);
 }
 
 }  // namespace cuda_host
@@ -162,6 +177,8 @@ absl::StatusOr<CudaStream> CudaStream::Create() {
   return stream;
 }
 
+absl::StatusOr<CudaStream> CudaStream::CreateUrgent() { return Create(); }
+
 void CudaStream::Destroy::operator()(CUstream_st* stream) const {
   RunUntil(stream, stream->n_queued);
   {
@@ -186,6 +203,12 @@ absl::StatusOr<CudaEvent> CudaEvent::Create() {
   return event;
 }
 
+absl::StatusOr<CudaEvent> CudaEvent::CreateTimed() {
+  CudaEvent event;
+  event.event_.reset(new CUevent_st{.timed = true});
+  return event;
+}
+
 void CudaEvent::Destroy::operator()(CUevent_st* event) const { delete event; }
 
 void CudaEvent::Record(const CudaStream& stream) {
@@ -200,7 +223,7 @@ void CudaEvent::Record(const CudaStream& stream) {
 bool CudaEvent::IsDone() const {
   if (event_->stream == nullptr || event_->stream->n_run >= event_->mark) return true;
   if (event_->n_queries++ == 0) return false;
-  RunStreams();
+  RunStreams(std::this_thread::get_id());
   return event_->stream->n_run >= event_->mark;
 }
 
@@ -209,6 +232,7 @@ void CudaEvent::Wait() const {
 }
 
 double CudaEvent::MillisecondsSince(const CudaEvent& begin) const {
+  CHECK(event_->timed && begin.event_->timed) << "events without times";
   return std::chrono::duration<double, std::milli>(event_->reached - begin.event_->reached).count();
 }
 

@@ -21,4 +21,8 @@ void Submit(CUstream_st* stream, std::function<void()> work);
 // launch, so one that has returned true must be ready to begin anew. Not on the null stream.
 void SubmitTry(CUstream_st* stream, std::function<bool()> try_work);
 
+// Waits until all that is queued on the stream has run, and lets all streams of its thread go on
+// meanwhile: that thread may wait, too. Returns at once if there is no such stream.
+void RunQueued(CUstream_st* stream);
+
 }  // namespace bora::cuda_host

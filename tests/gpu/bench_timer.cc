@@ -96,7 +96,7 @@ std::vector<Timing> TimeInTurns(const GpuBench& bench, const std::vector<GpuWork
   }
   std::vector<CudaEvent> marks((kSamples * works.size() + 1));
   for (CudaEvent& mark : marks) {
-    auto event = CudaEvent::Create();
+    auto event = CudaEvent::CreateTimed();
     CHECK_OK(event.status());
     mark = *std::move(event);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -147,10 +148,15 @@ absl::Status CudaLinks::AsyncError() const {
   return absl::OkStatus();
 }
 
+// NCCL's abort waits for the streams that the communicator's work was queued on. The computing
+// stream has the work of several, and waits for events of the others' streams: one after another,
+// the first abort would wait for work that only a later one ends.
 void CudaLinks::Abort() {
+  std::vector<std::thread> threads;
   for (const auto* link : {&tensor, &before, &after, &feedback}) {
-    if (*link != nullptr) (*link)->Abort();
+    if (*link != nullptr) threads.emplace_back([link] { (*link)->Abort(); });
   }
+  for (std::thread& thread : threads) thread.join();
 }
 
 namespace {

@@ -7,6 +7,9 @@
 // as it does when a rank is missing. Within a group the messages of two ranks are matched in the
 // order of the calls, collectives with collectives and sends with receives.
 //
+// As NCCL does, ncclCommAbort ends what the communicator's own operations wait for and then waits
+// until all that is queued on the streams that carried them has run.
+//
 // The environment, for tests of failures:
 //   FAKE_NCCL_VERSION=N     the version that is told
 //   FAKE_NCCL_HANG_AFTER=N  read at init: the communicator's N-th operation here (a group is one,
@@ -229,6 +232,7 @@ Result Queue(ncclComm* comm, Operation operation) {
   if (operation.stream == nullptr) return Fail(Result::kInvalidArgument, "there is no stream");
   if (operation.part_bytes == 0 && operation.kind != NcclKind::kSend) return Result::kSuccess;
   operation.rank = comm->rank;
+  rank.AddStream(operation.stream);
   group.push_back(std::move(operation));
   return group_depth > 0 ? Result::kSuccess : QueueGroup();
 }
@@ -285,6 +289,7 @@ Result ncclCommAbort(ncclComm* comm) {
     std::this_thread::sleep_for(std::chrono::seconds(1));
   }
   comm->rank->Abort();
+  for (CUstream_st* const stream : comm->rank->streams()) bora::cuda_host::RunQueued(stream);
   delete comm;
   return Result::kSuccess;
 }

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -113,6 +114,18 @@ bool NcclRank::AllAttached() const {
 void NcclRank::Abort() {
   if (!AllAttached()) unlink(file_.c_str());
   is_aborted_.store(true, std::memory_order_release);
+}
+
+void NcclRank::AddStream(CUstream_st* stream) {
+  const std::lock_guard<std::mutex> lock(streams_mutex_);
+  if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) {
+    streams_.push_back(stream);
+  }
+}
+
+std::vector<CUstream_st*> NcclRank::streams() const {
+  const std::lock_guard<std::mutex> lock(streams_mutex_);
+  return streams_;
 }
 
 void NcclRank::Fail(nccl::Result error, const std::string& message) {

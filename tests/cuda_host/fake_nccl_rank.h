@@ -5,11 +5,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "kernels/nccl_abi.h"
 #include "tests/cuda_host/byte_ring.h"
+
+struct CUstream_st;
 
 namespace bora::cuda_host {
 
@@ -53,6 +56,10 @@ class NcclRank {
   // Ends all waiting. The other ranks are not told.
   void Abort();
 
+  // The streams that carried operations. Of any thread.
+  void AddStream(CUstream_st* stream);
+  std::vector<CUstream_st*> streams() const;
+
   // The first failure, kSuccess without; of any thread, as is its text after a failure.
   nccl::Result error() const { return error_.load(std::memory_order_acquire); }
   const std::string& message() const { return message_; }
@@ -85,6 +92,8 @@ class NcclRank {
   int64_t n_operations_ = 0;
   std::vector<Order> sends_;
   std::vector<Order> recvs_;
+  mutable std::mutex streams_mutex_;
+  std::vector<CUstream_st*> streams_;
   std::atomic<bool> is_aborted_ = false;
   std::atomic<nccl::Result> error_ = nccl::Result::kSuccess;
   std::string message_;

@@ -85,7 +85,11 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
   if (!place.taken) {
     ApiError error =
         QueueFull("generation", "sequences", place.n_waiting, options_.max_num_queued_reqs);
-    error.retry_delay = absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed));
+    const int32_t n_missing =
+        std::max(1, place.n_waiting + n_sequences - options_.max_num_queued_reqs);
+    error.retry_delay =
+        std::min(kRetryDelayMax,
+                 n_missing * absl::Microseconds(retry_delay_us_.load(std::memory_order_relaxed)));
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);

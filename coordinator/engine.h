@@ -191,7 +191,7 @@ class Engine final : public RequestEngine, public WorkerEvents, private ClusterO
   std::atomic<bool> accepting_{false};  // serving, not draining, and all workers are heard
   std::atomic<bool> drain_asked_{false};
   std::atomic<int64_t> n_loops_{0};
-  std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about when a place is free
+  std::atomic<int64_t> retry_delay_us_;  // for QUEUE_FULL: about how long until one place is free
 
   // Owned by the engine thread.
   Cluster cluster_;

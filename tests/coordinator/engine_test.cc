@@ -165,7 +165,10 @@ TEST_F(EngineTest, EachCandidateTakesAPlaceInTheQueue) {
   AwaitSnapshot([](const ServerSnapshot& s) { return s.load.n_running == 1; });
   // Five of the first request's candidates wait for its prompt.
   several.n_candidates = 4;
-  EXPECT_EQ(ExpectRefused(several).metadata.at("queueDepth"), "5");
+  const ApiError one_missing = ExpectRefused(several);
+  EXPECT_EQ(one_missing.metadata.at("queueDepth"), "5");
+  several.n_candidates = 8;
+  EXPECT_EQ(*ExpectRefused(several).retry_delay, 5 * *one_missing.retry_delay);
   several.n_candidates = 3;
   requests.push_back(Submit(several));
   EXPECT_EQ(ExpectRefused(Spec(3, 4)).metadata.at("queueDepth"), "8");

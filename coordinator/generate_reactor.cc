@@ -89,7 +89,8 @@ void GenerateReactor::Start(const grpc::CallbackServerContext& context,
       TaskPool::Kind::kPrompt,
       [self = self_, request = grpc::ByteBuffer(request)] { self->Admit(request); });
   if (!accepted) {
-    const int64_t n_waiting = static_cast<int64_t>(services_.tasks->max_num_waiting());
+    const int64_t n_waiting =
+        static_cast<int64_t>(services_.tasks->max_num_waiting(TaskPool::Kind::kPrompt));
     Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
   }
 }

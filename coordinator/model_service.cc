@@ -147,6 +147,7 @@ v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
   limits->set_max_stop_token_ids(kMaxStopTokenIds);
   limits->set_max_batch_inputs(kMaxBatchInputs);
   limits->set_max_request_bytes(kMaxMessageBytes);
+  limits->set_max_candidates(kMaxCandidates);
   return out;
 }
 

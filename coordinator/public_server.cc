@@ -27,9 +27,11 @@ constexpr const char* kReadinessNames[] = {"", "readiness", "bora.inference.v1.I
                                            "bora.inference.v1.ModelService"};
 constexpr char kLivenessName[] = "liveness";
 
-// A request that waits for a thread holds its message, so that twice this many times 4 MiB is the
-// bound. A text of 1 MiB takes 0.3 s, so that the last of those that wait is done in 5 s.
-constexpr size_t kMaxWaitingTasks = 16;
+// A request that waits for a thread holds its message, of 4 MiB at most. A burst of prompts is what
+// the engine's queue is for, so that many of them may wait: 256 MiB. A text of 1 MiB takes 0.3 s,
+// so that the last of those that wait is done in 5 s if nothing else needs the core.
+constexpr size_t kMaxWaitingPrompts = 64;
+constexpr size_t kMaxWaitingTexts = 16;
 // For the transport to write what calls that have ended have left to it.
 constexpr absl::Duration kLastBytesTime = absl::Milliseconds(100);
 
@@ -105,7 +107,7 @@ PublicServer::PublicServer(const PublicServerOptions& options, const ModelFacts&
       validator_(model_, tokenizer),
       access_log_(options.access_log),
       pump_(options.slow_reader_timeout),
-      tasks_(PromptThreads(), kMaxWaitingTasks),
+      tasks_(PromptThreads(), kMaxWaitingPrompts, kMaxWaitingTexts),
       inference_service_(services_),
       model_service_(facts_, services_) {
   services_.engine = engine;

@@ -18,8 +18,11 @@ void GiveWay() { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kTe
 
 }  // namespace
 
-TaskPool::TaskPool(int n_prompt_threads, size_t max_num_waiting)
-    : max_num_waiting_(max_num_waiting), prompts_(max_num_waiting), texts_(max_num_waiting) {
+TaskPool::TaskPool(int n_prompt_threads, size_t max_waiting_prompts, size_t max_waiting_texts)
+    : max_waiting_prompts_(max_waiting_prompts),
+      max_waiting_texts_(max_waiting_texts),
+      prompts_(max_waiting_prompts),
+      texts_(max_waiting_texts) {
   const auto run = [](Tasks* tasks) {
     while (std::optional<std::function<void()>> task =
                tasks->PopUntil(SteadyTime::InfiniteFuture())) {

@@ -19,8 +19,8 @@ class TaskPool {
  public:
   enum class Kind { kPrompt, kText };
 
-  // At most `max_num_waiting` tasks of each kind wait.
-  TaskPool(int n_prompt_threads, size_t max_num_waiting);
+  // At most so many tasks of each kind wait.
+  TaskPool(int n_prompt_threads, size_t max_waiting_prompts, size_t max_waiting_texts);
   // Runs what is waiting, then joins the threads.
   ~TaskPool();
 
@@ -28,12 +28,15 @@ class TaskPool {
   // came. False: too many are waiting, and it is not run.
   bool TryRun(Kind kind, std::function<void()> task);
 
-  size_t max_num_waiting() const { return max_num_waiting_; }
+  size_t max_num_waiting(Kind kind) const {
+    return kind == Kind::kPrompt ? max_waiting_prompts_ : max_waiting_texts_;
+  }
 
  private:
   using Tasks = Mailbox<std::function<void()>>;
 
-  const size_t max_num_waiting_;
+  const size_t max_waiting_prompts_;
+  const size_t max_waiting_texts_;
   Tasks prompts_;
   Tasks texts_;
   std::vector<std::thread> threads_;

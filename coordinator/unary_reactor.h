@@ -49,7 +49,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
       Run(bytes);
     } else if (!services_.tasks->TryRun(TaskPool::Kind::kText,
                                         [this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
-      const int64_t n_waiting = static_cast<int64_t>(services_.tasks->max_num_waiting());
+      const int64_t n_waiting =
+          static_cast<int64_t>(services_.tasks->max_num_waiting(TaskPool::Kind::kText));
       Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
     }
   }

@@ -120,6 +120,7 @@ TEST(PublicServerTest, ModelServiceTellsLimitsAndState) {
     EXPECT_EQ(models.models(0).name(), "models/test");
     EXPECT_EQ(models.models(0).weights_digest(), "abc");
     EXPECT_EQ(models.models(0).limits().max_prompt_bytes(), 1 << 20);
+    EXPECT_EQ(models.models(0).limits().max_candidates(), 16);
   }
   {
     grpc::ClientContext context;

@@ -16,7 +16,7 @@ TEST(TaskPoolTest, TextsThatWaitKeepNoPromptWaiting) {
   absl::Notification begun, go_on, prompt_ran;
   std::atomic<int> n_texts = 0;
   {
-    TaskPool pool(/*n_prompt_threads=*/1, /*max_num_waiting=*/2);
+    TaskPool pool(/*n_prompt_threads=*/1, /*max_waiting_prompts=*/5, /*max_waiting_texts=*/2);
     ASSERT_TRUE(pool.TryRun(Kind::kText, [&] {
       begun.Notify();
       go_on.WaitForNotification();
@@ -39,7 +39,7 @@ TEST(TaskPoolTest, TextsGiveWayToAllOtherThreads) {
   std::atomic<int> of_prompts = -1;
   std::atomic<int> of_texts = -1;
   {
-    TaskPool pool(1, 2);
+    TaskPool pool(1, 5, 2);
     ASSERT_TRUE(pool.TryRun(Kind::kPrompt, [&] { of_prompts = getpriority(PRIO_PROCESS, 0); }));
     ASSERT_TRUE(pool.TryRun(Kind::kText, [&] { of_texts = getpriority(PRIO_PROCESS, 0); }));
   }

@@ -103,6 +103,8 @@ class Cluster {
   // Every rank is heard as often as it should be.
   bool all_heard() const { return n_suspects_ == 0; }
   int64_t epoch() const { return epoch_; }
+  // Of the checkpoint that every worker must have; empty until known.
+  const std::string& fingerprint() const { return fingerprint_; }
   int32_t pp_size() const { return static_cast<int32_t>(options_.load.layers_per_stage.size()); }
   int32_t n_ranks() const { return pp_size() * options_.load.tensor_parallel_size; }
   // Fills the group's part of the snapshot.

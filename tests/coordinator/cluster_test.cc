@@ -264,7 +264,7 @@ TEST_F(ClusterTest, TakesTheCheckpointThatMoreWorkersHave) {
   EXPECT_TRUE(links[2]->open);
   EXPECT_FALSE(links[0]->open);
   EXPECT_EQ(links[0]->close_reason.message(), "2 workers have checkpoint f2, 1 had f1");
-  EXPECT_EQ(Snapshot().fingerprint, "f2");
+  EXPECT_EQ(cluster_->fingerprint(), "f2");
   // The group forms of those that have it, and is what counts from then on.
   say_other(links[3]);
   const auto again = Attach(FakeHello("a"));
@@ -280,15 +280,15 @@ TEST_F(ClusterTest, TakesTheCheckpointThatMoreWorkersHave) {
     EXPECT_FALSE(links[3]->open) << "f1 is refused as often as it comes";
   }
   EXPECT_TRUE(again->open);
-  EXPECT_EQ(Snapshot().fingerprint, "f2");
+  EXPECT_EQ(cluster_->fingerprint(), "f2");
 }
 
 TEST_F(ClusterTest, ForgetsACheckpointThatNobodyHasAnyMore) {
   const auto wrong = Attach(FakeHello("a"));
   SayLoaded(wrong);
-  EXPECT_EQ(Snapshot().fingerprint, "f1");
+  EXPECT_EQ(cluster_->fingerprint(), "f1");
   cluster_->OnGone(wrong.get(), "stopped", now_);
-  EXPECT_EQ(Snapshot().fingerprint, "");
+  EXPECT_EQ(cluster_->fingerprint(), "");
   const auto right = Attach(FakeHello("a"));
   LoadedModel other = FakeLoaded(*right->Last<LoadModel>());
   other.fingerprint = "f2";

@@ -29,8 +29,12 @@ TEST(LatencyHistogramTest, BucketsGrowByAFourthOfADoubling) {
   for (double us = 1; us < 1e9; us *= 1.07) {
     const int bucket = BucketOf(absl::Microseconds(us));
     const double bound = 100 * std::exp2(bucket / 4.0);
-    if (bucket < LatencyHistogram::kBuckets - 1) EXPECT_LE(us, bound * (1 + 1e-9));
-    if (bucket > 0) EXPECT_GT(us, bound / std::exp2(0.25) * (1 - 1e-9));
+    if (bucket < LatencyHistogram::kBuckets - 1) {
+      EXPECT_LE(us, bound * (1 + 1e-9));
+    }
+    if (bucket > 0) {
+      EXPECT_GT(us, bound / std::exp2(0.25) * (1 - 1e-9));
+    }
   }
 }
 

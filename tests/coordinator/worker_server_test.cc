@@ -75,7 +75,7 @@ class Peer {
   Peer(int port, const std::string& credential)
       : stub_(pb::WorkerService::NewStub(grpc::CreateCustomChannel(
             "127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), Arguments()))),
-        stream_(stub_->Attach(&context_)) {}
+        stream_(stub_->Attach(WithGate(credential, &context_))) {}
   ~Peer() {
     context_.TryCancel();
     if (!finished_) stream_->Finish();
@@ -85,6 +85,12 @@ class Peer {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return arguments;
+  }
+
+  static grpc::ClientContext* WithGate(const std::string& credential,
+                                       grpc::ClientContext* context) {
+    if (!credential.empty()) context->AddMetadata(kGateHeader, WorkerAuth(credential).Gate());
+    return context;
   }
 
   bool Say(const pb::WorkerMessage& message) { return stream_->Write(message); }

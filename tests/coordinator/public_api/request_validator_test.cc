@@ -305,7 +305,7 @@ TEST_F(RequestValidatorTest, TheModelsDefaultsHoldForWhatIsUnset) {
   const RequestValidator validator(facts, tokenizer_);
   const auto spec_of = [&](const v1::GenerateStreamRequest& request) {
     CallFacts call;
-    call.arrival = absl::UnixEpoch();
+    call.arrival = SteadyTime();
     const auto result = validator.Validate(request, call);
     EXPECT_TRUE(std::holds_alternative<ValidatedRequest>(result));
     return std::get<ValidatedRequest>(result).spec;

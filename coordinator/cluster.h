@@ -123,7 +123,7 @@ class Cluster {
     double load_progress = 0;
     int64_t loaded_bytes = 0;  // the most that it has said while it loads
     SteadyTime last_progress;  // when it said so
-    LoadProgress load_bytes;  // that it follows from
+    LoadProgress load_bytes;   // that it follows from
     LoadedModel loaded;
   };
 

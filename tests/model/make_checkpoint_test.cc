@@ -140,7 +140,7 @@ TEST(MakeCheckpointCommandTest, HelpListsItsFlags) {
   const auto [code, output] = RunCommand("--help");
   EXPECT_EQ(code, 0);
   EXPECT_THAT(output, HasSubstr("--hidden-dim"));
-  EXPECT_THAT(output, HasSubstr("Exit status"));
+  EXPECT_THAT(output, HasSubstr("Exit codes"));
 }
 
 }  // namespace

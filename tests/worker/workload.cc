@@ -208,7 +208,8 @@ std::vector<WorkRequest> RandomRequests(const GroupLimits& limits, int n_request
     sampling.n_prompt_logprobs = below(2) == 0 ? -1 : below(4);
     if (below(3) == 0) {
       sampling.min_tokens = below(10);
-      sampling.stop_token_ids = {below(20), 20 + below(20), 40 + below(20)};
+      const int32_t third = std::min(20, limits.vocab_size / 3);
+      sampling.stop_token_ids = {below(third), third + below(third), 2 * third + below(third)};
     }
     if (below(3) == 0) {
       // Tokens occur seldom among so many: penalties are rewards as often, so that some repeat.

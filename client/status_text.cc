@@ -39,7 +39,7 @@ double Part(double value, double all) { return all > 0 ? value / all : 0; }
 
 std::string Milliseconds(double ms) {
   if (ms < 0) return "-";
-  if (std::isinf(ms)) return "> 90 s";
+  if (std::isinf(ms)) return "> 88 s";
   if (ms >= 10000) return absl::StrFormat("%.1f s", ms / 1000);
   return absl::StrFormat("%.*f ms", ms < 10 ? 1 : 0, ms);
 }

@@ -14,7 +14,7 @@ namespace bora {
 // Owned by one thread.
 class LatencyHistogram {
  public:
-  // Bucket i has what took up to 0.1 ms * 2^(i/4): a percentile is known to 19 %. The last, from 94
+  // Bucket i has what took up to 0.1 ms * 2^(i/4): a percentile is known to 19 %. The last, from 88
   // s on, has the rest.
   static constexpr int kBuckets = 81;
 

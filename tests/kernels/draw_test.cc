@@ -312,9 +312,9 @@ TEST(DrawTest, APartOfTheVocabularyDrawsAsInTheWhole) {
 }
 
 // A draft whose logits are the target's and some noise, and which draws with the same seed and
-// position, agrees with the target with probability sum_i 1 / sum_j max(p_j / p_i, q_j / q_i);
-// rejection sampling would accept sum_i min(p_i, q_i). Of these 0.83 and 0.86, a draft with noise
-// of its own agrees in sum_i p_i q_i = 0.45.
+// position, agrees with the target with probability sum_i 1 / sum_j max(p_j / p_i, q_j / q_i), here
+// 0.84; rejection sampling would accept sum_i min(p_i, q_i), 0.87. A draft with random numbers of
+// its own agrees in sum_i p_i q_i, 0.39.
 TEST(DrawTest, ADraftWithTheSameNoiseAgreesAsOftenAsRejectionSamplingWouldAccept) {
   constexpr int kContexts = 1200;
   constexpr int64_t kTokens = 300;

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/command_words.h"
+#include "base/log.h"
 
 namespace bora {
 namespace {
@@ -149,6 +150,21 @@ class Application {
     return command == nullptr ? app_.help() : app_.get_subcommand(command->name())->help();
   }
 
+  // After Parse: the flags, but those that only print.
+  std::vector<std::pair<std::string, std::string>> Settings(const CommandFlags& flags) const {
+    std::vector<std::pair<std::string, std::string>> settings;
+    for (const Definition& definition : flags.definitions()) {
+      if (definition.is_argument || definition.name == "help" || definition.name == "version") {
+        continue;
+      }
+      const auto given = texts_.find(&definition);
+      std::string text = given == texts_.end() ? definition.value.default_text : given->second;
+      if (text.empty() && definition.value.is_boolean) text = "false";
+      settings.emplace_back(definition.name, std::move(text));
+    }
+    return settings;
+  }
+
   // Errors of values, in the order of the definitions.
   std::vector<std::string> Parse(const CommandWords& words) {
     std::vector<std::string> line = words.program_words;
@@ -184,6 +200,7 @@ class Application {
   }
 
   bool Set(const Definition& definition, const CLI::results_t& texts) {
+    texts_[&definition] = absl::StrJoin(texts, ",");
     for (const std::string& text : texts) {
       const absl::Status status = definition.value.read(text);
       if (status.ok()) continue;
@@ -199,6 +216,7 @@ class Application {
   const int n_arguments_;  // what a repeatable argument takes
   CLI::App app_;
   std::map<const CLI::Option*, const Definition*> definitions_;
+  std::map<const Definition*, std::string> texts_;  // that were given
   const std::set<const Definition*>* given_ = nullptr;
   std::vector<std::string> errors_;
 };
@@ -253,6 +271,7 @@ CommandLine::Parsed CommandLine::Parse(int argc, const char* const* argv) {
   if (words.command != nullptr) parsed.command = words.command->name();
   parsed.errors = words.errors;
   for (std::string& error : application.Parse(words)) parsed.errors.push_back(std::move(error));
+  parsed.settings = application.Settings(program_);
   if (!words.errors.empty()) return parsed;  // what seems to be missing may be misspelt
   for (const CommandFlags* flags : {words.command, &std::as_const(program_)}) {
     if (flags == nullptr) continue;
@@ -270,7 +289,7 @@ void PrintErrors(absl::string_view program, const std::vector<std::string>& erro
   std::string text;
   for (const std::string& error : errors) absl::StrAppend(&text, program, ": ", error, "\n");
   if (is_usage) absl::StrAppend(&text, "Try ", program, " --help.\n");
-  std::fputs(text.c_str(), stderr);
+  WriteToStderr(text);
 }
 
 }  // namespace bora

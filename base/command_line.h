@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -44,6 +45,8 @@ class CommandLine {
     std::optional<int> exit_code;
     std::string command;              // empty in a program without commands
     std::vector<std::string> errors;  // one line each; empty: all variables are set
+    // The program's own flags and the texts that hold, given or default.
+    std::vector<std::pair<std::string, std::string>> settings;
   };
   // Reads the words of `argv` behind the program's name, and the environment, into the variables.
   // After errors those flags that are right are set nevertheless, so that more can be checked.

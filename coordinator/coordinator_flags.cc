@@ -120,6 +120,18 @@ void AddProcessFlags(CommandFlags* table, CoordinatorFlags* flags) {
               "Exit when the process that started this one is gone.");
 }
 
+void AddLogFlags(CommandFlags* table, CoordinatorFlags* flags) {
+  table->Heading("Log");
+  table->Flag("log-level", ChoiceFlag(&flags->log_level, {"debug", "info", "warning", "error"}),
+              "Lowest level of the lines that are written to standard error.");
+  table->Flag("log-format", ChoiceFlag(&flags->log_format, {"json", "text"}),
+              "One JSON object a line, or text for people.");
+  table->Flag("access-log", ChoiceFlag(&flags->access_log, {"all", "errors", "off"}),
+              "Calls of clients that have a line.");
+  table->Flag("access-log-sample", NumberFlag(&flags->access_log_sample, {.min = 0, .max = 1}),
+              "Part of the calls that succeed which has a line, chosen by request id.");
+}
+
 }  // namespace
 
 CommandLine CoordinatorCommandLine(CoordinatorFlags* flags) {
@@ -129,6 +141,7 @@ CommandLine CoordinatorCommandLine(CoordinatorFlags* flags) {
   AddModelFlags(table, &flags->server);
   AddGroupFlags(table, &flags->server);
   AddSchedulingFlags(table, &flags->server);
+  AddLogFlags(table, flags);
   AddProcessFlags(table, flags);
   return command_line;
 }

@@ -18,6 +18,10 @@ struct CoordinatorFlags {
   std::string worker_credential_file;  // empty: the environment variable
   // With what follows it, a drain ends within the 30 s after which Kubernetes kills.
   absl::Duration shutdown_timeout = absl::Seconds(25);
+  std::string log_level = "info";
+  std::string log_format = "json";
+  std::string access_log = "all";
+  double access_log_sample = 1;
   bool exit_with_parent = false;
 };
 

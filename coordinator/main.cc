@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "base/accept_guard.h"
+#include "base/cgroup.h"
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/credential.h"
@@ -22,6 +23,7 @@
 #include "base/process.h"
 #include "base/process_limits.h"
 #include "base/rpc_log.h"
+#include "base/start_log.h"
 #include "base/status_macros.h"
 #include "base/steady_waits.h"
 #include "coordinator/coordinator_flags.h"
@@ -42,6 +44,9 @@ PublicServerOptions PublicOptions(const CoordinatorFlags& flags) {
   PublicServerOptions options;
   options.listen_address = flags.listen;
   options.insecure_listen = flags.insecure_listen;
+  if (flags.access_log == "errors") options.access_log.mode = AccessLogMode::kErrors;
+  if (flags.access_log == "off") options.access_log.mode = AccessLogMode::kOff;
+  options.access_log.sample = flags.access_log_sample;
   return options;
 }
 
@@ -86,6 +91,21 @@ DescriptorNeeds NeedsOf(const ServerConfig& config) {
   return needs;
 }
 
+// Prompts that run and wait, of full length, beside what the process needs when idle.
+void WarnOfLittleMemory(const ServerConfig& config) {
+  constexpr int64_t kIdleBytes = 64 << 20;
+  const ServerFacts& facts = config.server_facts;
+  const int64_t n_sequences = int64_t{facts.max_num_seqs} + facts.max_num_queued_reqs;
+  const int64_t needed_bytes = kIdleBytes + n_sequences * config.model_facts.context_length *
+                                                static_cast<int64_t>(sizeof(int32_t));
+  const absl::optional<CgroupMemory> memory = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
+  if (!memory.has_value() || memory->left_bytes >= needed_bytes) return;
+  LogWarning("little memory", {{"control_group", memory->dir},
+                               {"left_bytes", memory->left_bytes},
+                               {"needed_bytes", needed_bytes},
+                               {"for", "as many prompts of full length as may run and wait"}});
+}
+
 // Everything that keeps the process from starting, as far as it can be known together. `usage`:
 // errors of the command line itself. Fills in the credential, and returns the configuration if
 // there are no errors.
@@ -110,18 +130,19 @@ absl::StatusOr<ServerConfig> CheckStart(CoordinatorFlags* flags, ErrorList* usag
   return config;
 }
 
-int Run(CoordinatorFlags flags, const std::vector<std::string>& command_line_errors,
-        StopSignals* signals) {
+int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* signals) {
   ErrorList usage;
   ErrorList addresses;
-  for (const std::string& error : command_line_errors) usage.Add(absl::InvalidArgumentError(error));
+  for (const std::string& error : parsed.errors) usage.Add(absl::InvalidArgumentError(error));
   const absl::StatusOr<ServerConfig> config = CheckStart(&flags, &usage, &addresses);
   if (!usage.empty() || !addresses.empty()) {
     PrintErrors(kProgram, usage.lines(), /*is_usage=*/false);
-    PrintErrors(kProgram, addresses.lines(), /*is_usage=*/!command_line_errors.empty());
+    PrintErrors(kProgram, addresses.lines(), /*is_usage=*/!parsed.errors.empty());
     return usage.empty() ? kExitCannotStart : kExitUsage;
   }
 
+  LogConfiguration(parsed.settings);
+  WarnOfLittleMemory(*config);
   const absl::Status descriptors = CheckDescriptors(RaiseDescriptorLimit(), NeedsOf(*config));
   if (!descriptors.ok()) return Fail(descriptors);
 
@@ -176,11 +197,10 @@ int main(int argc, char** argv) {
   bora::CoordinatorFlags flags;
   const bora::CommandLine::Parsed parsed = bora::CoordinatorCommandLine(&flags).Parse(argc, argv);
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
-  bora::InitLog("coordinator", bora::LogLevel::kInfo);
   bora::BlockStopSignals();
   if (flags.exit_with_parent && !bora::EndWithParent(parent)) return 0;
+  bora::StartLog("coordinator", flags.log_level, flags.log_format);
   bora::StopSignals signals;
-  bora::StartLogWriter();
   bora::TakeOverRpcLogs(bora::LogLevel::kWarning);
   bora::GuardAccept();
   if (!bora::UseSteadyWaits()) {
@@ -188,7 +208,7 @@ int main(int argc, char** argv) {
   }
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  const int exit_code = bora::Run(std::move(flags), parsed.errors, &signals);
+  const int exit_code = bora::Run(std::move(flags), parsed, &signals);
   bora::FlushLog();
   std::fflush(stdout);
   // The signal thread still waits: leave without running destructors under it.

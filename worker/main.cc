@@ -19,7 +19,9 @@
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/process_limits.h"
 #include "base/rpc_log.h"
+#include "base/start_log.h"
 #include "base/status_macros.h"
 #include "base/steady_waits.h"
 #include "kernels/device_list.h"
@@ -28,6 +30,7 @@
 #include "worker/coordinator_client.h"
 #include "worker/cpu_rank_loader.h"
 #include "worker/cuda_rank_loader.h"
+#include "worker/host_memory.h"
 #include "worker/rank_loader.h"
 #include "worker/sim_cost.h"
 #include "worker/sim_rank_loader.h"
@@ -116,9 +119,8 @@ int Fail(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
-int Run(const WorkerFlags& flags, const std::vector<std::string>& command_line_errors,
-        StopSignals* signals) {
-  if (flags.list_devices && command_line_errors.empty()) {
+int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals* signals) {
+  if (flags.list_devices && parsed.errors.empty()) {
     const absl::StatusOr<SimdChoice> simd = ChosenSimd(flags);
     if (!simd.ok()) return Fail(simd.status(), kExitUsage);
     for (const std::string& line : ListDevices(*simd)) std::printf("%s\n", line.c_str());
@@ -127,7 +129,7 @@ int Run(const WorkerFlags& flags, const std::vector<std::string>& command_line_e
   }
   ErrorList usage;
   ErrorList devices;  // that cannot be used
-  for (const std::string& error : command_line_errors) usage.Add(absl::InvalidArgumentError(error));
+  for (const std::string& error : parsed.errors) usage.Add(absl::InvalidArgumentError(error));
   usage.Add(Annotate(CheckHostPort(flags.coordinator, /*min_port=*/1), "--coordinator"));
   const absl::StatusOr<std::string> credential =
       ReadCredential("--credential-file", flags.credential_file);
@@ -136,9 +138,15 @@ int Run(const WorkerFlags& flags, const std::vector<std::string>& command_line_e
   (absl::IsInvalidArgument(loader.status()) ? usage : devices).Add(loader.status());
   if (!usage.empty() || !devices.empty()) {
     PrintErrors(kProgram, usage.lines(), /*is_usage=*/false);
-    PrintErrors(kProgram, devices.lines(), /*is_usage=*/!command_line_errors.empty());
+    PrintErrors(kProgram, devices.lines(), /*is_usage=*/!parsed.errors.empty());
     return usage.empty() ? kExitCannotStart : kExitUsage;
   }
+  LogConfiguration(parsed.settings, {{"available_memory_bytes", AvailableMemoryBytes()},
+                                     {"memory_bound", MemoryBoundText()}});
+  // A few for each of the other ranks, whose number is known only later.
+  const absl::Status descriptors =
+      CheckDescriptors(RaiseDescriptorLimit(), {.to_start = 64, .at_full_load = 256});
+  if (!descriptors.ok()) return Fail(descriptors, kExitCannotStart);
   const absl::StatusOr<std::string> bind_address = AwaitBindAddress(flags);
   if (!bind_address.ok()) return Fail(bind_address.status(), kExitUsage);
   (*loader)->UseAddress(*bind_address);
@@ -177,18 +185,17 @@ int main(int argc, char** argv) {
   bora::WorkerFlags flags;
   const bora::CommandLine::Parsed parsed = bora::WorkerCommandLine(&flags).Parse(argc, argv);
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
-  bora::InitLog("worker", bora::LogLevel::kInfo);
   bora::BlockStopSignals();
   if (flags.exit_with_parent && !bora::EndWithParent(parent)) return 0;
+  bora::StartLog("worker", flags.log_level, flags.log_format);
   bora::StopSignals signals;
   if (!bora::UseSteadyWaits()) {
     bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
-  bora::StartLogWriter();
   bora::TakeOverRpcLogs(bora::LogLevel::kWarning);
   // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  const int exit_code = bora::Run(flags, parsed.errors, &signals);
+  const int exit_code = bora::Run(flags, parsed, &signals);
   bora::FlushLog();
   std::fflush(stdout);
   // The signal thread still waits: leave without running destructors under it.

@@ -74,6 +74,12 @@ CommandLine WorkerCommandLine(WorkerFlags* flags) {
   table.Flag("enforce-eager", BooleanFlag(&flags->enforce_eager),
              "Queue every kernel of every step instead of recorded graphs.");
 
+  table.Heading("Log");
+  table.Flag("log-level", ChoiceFlag(&flags->log_level, {"debug", "info", "warning", "error"}),
+             "Lowest level of the lines that are written to standard error.");
+  table.Flag("log-format", ChoiceFlag(&flags->log_format, {"json", "text"}),
+             "One JSON object a line, or text for people.");
+
   table.Heading("Process");
   table.Flag("exit-with-parent", BooleanFlag(&flags->exit_with_parent),
              "Exit when the process that started this one is gone, so that no orphan keeps a "

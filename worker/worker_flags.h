@@ -20,6 +20,8 @@ struct WorkerFlags {
   bool deterministic = true;
   bool enforce_eager = false;
   std::string bind;  // empty: the address from which this host reaches the coordinator
+  std::string log_level = "info";
+  std::string log_format = "json";
   bool list_devices = false;
   bool exit_with_parent = false;
 };

@@ -150,7 +150,7 @@ INSTANTIATE_TEST_SUITE_P(
                     ConformanceCase{"wide_hf_sharded", "wide", 2, 1},
                     ConformanceCase{"wide_hf_sharded", "wide", 1, 2},
                     ConformanceCase{"wide_hf_sharded", "wide", 2, 2},
-                    ConformanceCase{"wide_hf_sharded", "wide", 8, 1},
+                    ConformanceCase{"wide_hf_sharded", "wide", 4, 1},
                     ConformanceCase{"wide_hf_sharded", "wide_long", 2, 2},
                     ConformanceCase{"wide_hf_bf16", "wide_bf16"},
                     ConformanceCase{"wide_mistral_bf16", "wide_bf16", 2, 1},

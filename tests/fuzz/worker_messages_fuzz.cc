@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/cluster.h"
 #include "model/peer_text.h"
@@ -247,7 +248,7 @@ class Life {
   Observer observer_;
   bora::Cluster cluster_;
   std::vector<std::shared_ptr<Link>> links_;
-  absl::Time now_ = absl::FromUnixSeconds(1000);
+  bora::SteadyTime now_ = bora::SteadyTime() + absl::Seconds(1000);
 };
 
 }  // namespace

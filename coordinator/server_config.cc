@@ -63,6 +63,7 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   WeightFacts facts;
   if (flags.load_format == "dummy") {
     facts.fingerprint = DummyWeights(directory.config, flags.seed).fingerprint().ToHex();
+    LogInfo("dummy weights", {{"fingerprint", facts.fingerprint}, {"seed", flags.seed}});
     return facts;
   }
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(flags.model, directory);

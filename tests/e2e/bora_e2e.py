@@ -268,11 +268,12 @@ class Cluster:
             self.stub.close()
         self.stub = Stub(f"{self.host}:{self.port}")
 
-    def start_worker(self, extra_flags=(), credential=None):
+    def start_worker(self, extra_flags=(), credential=None, port=None):
+        """port: that it dials, if that is not the coordinator's worker port."""
         index = len(self.workers)
         prefix = list(self.worker_prefix(index)) if self.worker_prefix is not None else self.prefix
         command = prefix + [
-            binary(self.worker_binary), f"--coordinator={self.host}:{self.worker_port}",
+            binary(self.worker_binary), f"--coordinator={self.host}:{port or self.worker_port}",
             f"--credential-file={credential or self.credential}"
         ] + self.worker_flags + list(extra_flags)
         worker = Process(f"worker {index}", command, os.path.join(self.directory, f"worker{index}.log"))

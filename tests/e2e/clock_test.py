@@ -12,8 +12,8 @@ import unittest
 import grpc
 
 from bora_e2e import BINARY_DIR, Cluster, error_reason, inference, stream_request, wait_until
-from bora.worker.v1alpha1 import worker_service_pb2 as worker_pb
 from parallel_util import OpenStream
+from worker_peer import WorkerPeer, read_credential
 
 HOUR_S = 3600
 LIBRARY = os.path.join(BINARY_DIR, "test", "libstepped_clock.so")
@@ -62,15 +62,9 @@ class ClockTest(unittest.TestCase):
         wait_until(lambda: cluster.stub.info().load.running_count == 1, PATIENCE_S, f"{what}: the call is gone")
 
     def expect_strangers_to_be_sent_away(self, cluster, what):
-        """A timer of gRPC's own: a stream that says nothing is ended after 5 s."""
-        with grpc.insecure_channel(f"127.0.0.1:{cluster.worker_port}") as channel:
-            never = iter(lambda: time.sleep(60), None)
-            call = channel.stream_stream(
-                "/bora.worker.v1alpha1.WorkerService/Attach", request_serializer=lambda m: m.SerializeToString(),
-                response_deserializer=worker_pb.CoordinatorMessage.FromString)(never, timeout=5 + PATIENCE_S)
-            with self.assertRaises(grpc.RpcError) as raised:
-                list(call)
-            self.assertEqual(raised.exception.details(), "no hello within 5 s", what)
+        """A timer of gRPC's own: a stream that shows the credential and then says nothing is ended after 5 s."""
+        with WorkerPeer(cluster.worker_port, read_credential(cluster), timeout=5 + PATIENCE_S) as peer:
+            self.assertEqual(peer.end().details(), "no hello within 5 s", what)
 
     def test_the_clock_is_set_under_a_running_service(self):
         clock = SteppedClock()

@@ -166,7 +166,7 @@ class HostileWorkersTest(unittest.TestCase):
         self.assertIn(spare.end().code(), (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED))
 
     def test_wrong_ports(self):
-        worker = self.cluster.start_worker(extra_flags=[f"--coordinator=127.0.0.1:{self.cluster.port}"])
+        worker = self.cluster.start_worker(port=self.cluster.port)
         wait_until(lambda: worker.log_field("no coordinator", "reason"), 20, "the worker was told")
         self.assertIn("workers dial its worker port", worker.log_field("no coordinator", "reason"))
         self.assertIn("client port", self.cluster.coordinator.log())
@@ -267,7 +267,7 @@ class HostileCoordinatorTest(unittest.TestCase):
             epoch = 1
             for fields in (dict(n_blocks=2**31 - 1), dict(n_blocks=-1), dict(max_num_seqs=65536),
                            dict(max_num_batched_tokens=1 << 20), dict(max_model_len=1 << 24), dict(block_size=0),
-                           dict(block_size=-16), dict(vocab_size=1), dict(timeout_ms=0), dict(timeout_ms=-2**31),
+                           dict(block_size=-16), dict(vocab_size=0), dict(vocab_size=self.config["vocab_size"] + 1), dict(timeout_ms=0), dict(timeout_ms=-2**31),
                            dict(n_ranks=0), dict(n_ranks=2), dict(n_ranks=65536)):
                 with self.subTest(device=device, fields=fields):
                     epoch += 1

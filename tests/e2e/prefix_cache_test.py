@@ -3,7 +3,7 @@
 import threading
 import unittest
 
-from bora_e2e import Cluster, collect, error_details, grpc, inference, stream_request
+from bora_e2e import Cluster, collect, error_details, grpc, inference, stream_request, wait_until
 
 BLOCK = 16
 PLAY = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n"
@@ -57,8 +57,9 @@ class PrefixCacheTest(unittest.TestCase):
         continued = stream_request(token_ids=stub_tokens(stub, prompt) + list(cold[1]), max_tokens=3, seed=1)
         text, ids, _, messages = collect(stub.generate_stream(continued, timeout=60))
         self.assertGreaterEqual(messages[-1].usage.cached_prompt_token_count, n_prompt // BLOCK * BLOCK)
+        # The server looks at its counters eight times a second.
+        wait_until(lambda: stub.info().load.kv_block_cached_count > 0, 10, "blocks are counted as cached")
         load = stub.info().load
-        self.assertGreater(load.kv_block_cached_count, 0)
         self.assertGreater(load.cached_prompt_token_total, n_prompt)
 
     def test_without(self):

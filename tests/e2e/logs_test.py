@@ -242,17 +242,17 @@ class LinesTest(unittest.TestCase):
                                     capture_output=True, text=True, timeout=60)
             self.assertNotEqual(result.returncode, 0)
             self.assertNotIn("libprotobuf", result.stderr)
-        # Who asks for gRPC's lines gets them, whatever the level.
-        env = dict(os.environ, GRPC_VERBOSITY="debug")
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
-            log = []
-            while not log or entries(log[-1:])[0]["message"] != "listening":
-                log.append(process.stderr.readline())
-                self.assertTrue(log[-1], log)
-            process.terminate()
-            log += process.stderr.readlines()
-        levels = {entry["level"] for entry in entries(log) if entry["component"] == "grpc"}
-        self.assertIn("debug", levels)
+            # Who asks for gRPC's lines gets them, whatever the level.
+            env = dict(os.environ, GRPC_VERBOSITY="debug")
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+                log = []
+                while not log or entries(log[-1:])[0]["message"] != "listening":
+                    log.append(process.stderr.readline())
+                    self.assertTrue(log[-1], log)
+                process.terminate()
+                log += process.stderr.readlines()
+            levels = {entry["level"] for entry in entries(log) if entry["component"] == "grpc"}
+            self.assertIn("debug", levels)
 
 
 class ReportsTest(unittest.TestCase):

@@ -98,10 +98,14 @@ std::string RowsOfClass(int i) {
 }
 
 #if defined(__x86_64__)
-// Conversions of float16: bit 29 of ECX of leaf 1. Clang 14 has no name for it.
+// Conversions of float16: bit 29 of ECX of leaf 1. Clang 14 has no name for it. Asked once: under a
+// hypervisor the instruction takes microseconds, and operations ask for their level each time.
 bool HasF16c() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+  static const bool has = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+  }();
+  return has;
 }
 #endif
 

@@ -479,9 +479,10 @@ absl::Status Scheduler::CheckResult(const StepInFlight& step, const StepResult& 
           "result of step ", result.step_id, " has a token of slot ", token.slot, " at position ",
           token.position, " where the plan asked for slot ", row.slot, ", position ", position));
     }
-    return Annotate(CheckSampledToken(token, n_top, options_.limits.vocab_size),
-                    absl::StrCat("result of step ", result.step_id, ", slot ", token.slot,
-                                 ", position ", position));
+    absl::Status status = CheckSampledToken(token, n_top, options_.limits.vocab_size);
+    if (status.ok()) return status;  // almost always: no words are put together for it
+    return Annotate(status, absl::StrCat("result of step ", result.step_id, ", slot ", token.slot,
+                                         ", position ", position));
   };
   auto sampled = result.sampled.begin();
   auto prompt_logprob = result.prompt_logprobs.begin();

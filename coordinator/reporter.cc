@@ -4,11 +4,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/server_report.h"
 
@@ -16,10 +15,6 @@ namespace bora {
 namespace {
 
 constexpr int kTickMs = 1000;
-
-absl::Duration SinceBoot() {
-  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
 
 }  // namespace
 
@@ -42,7 +37,7 @@ void Reporter::Run() {
   pollfd stop = {stop_event_.get(), POLLIN, 0};
   do {
     sources_.access_log->FlushRefusals();
-    const auto lines = report.OnTick(SinceBoot(), sources_.snapshot(),
+    const auto lines = report.OnTick(SteadyNow().since_beginning(), sources_.snapshot(),
                                      [this] { return sources_.access_log->TakeStats(); });
     for (const ReportLine& line : lines) LogList(line.level, line.message, line.fields);
     const bool stalled = watch.IsStalled(sources_.engine_loop_count());

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
@@ -56,7 +55,7 @@ SpareDescriptor& Spare() {
 }
 
 void LogTurnedAway(int error) {
-  static LogRate* const rate = new LogRate(std::chrono::seconds(1));
+  static LogRate* const rate = new LogRate(absl::Seconds(1));
   const std::optional<int64_t> n_left_out = rate->Take();
   if (!n_left_out.has_value()) return;
   rlimit limit = {};

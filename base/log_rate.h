@@ -1,13 +1,14 @@
 // For lines that strangers can cause: one in a while, with the number of those left out.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace bora {
 
@@ -15,11 +16,10 @@ namespace bora {
 class LogRate {
  public:
   // At most one line in `interval`.
-  explicit LogRate(std::chrono::milliseconds interval) : interval_(interval) {}
+  explicit LogRate(absl::Duration interval) : interval_(interval) {}
 
   // Nothing: no line now. Otherwise how many were left out since the last one.
-  std::optional<int64_t> Take(
-      std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now()) {
+  std::optional<int64_t> Take(SteadyTime now = SteadyNow()) {
     absl::MutexLock lock(&mutex_);
     if (last_.has_value() && now - *last_ < interval_) {
       ++n_left_out_;
@@ -30,9 +30,9 @@ class LogRate {
   }
 
  private:
-  const std::chrono::milliseconds interval_;
+  const absl::Duration interval_;
   absl::Mutex mutex_;
-  std::optional<std::chrono::steady_clock::time_point> last_ ABSL_GUARDED_BY(mutex_);
+  std::optional<SteadyTime> last_ ABSL_GUARDED_BY(mutex_);
   int64_t n_left_out_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <grpc/support/log.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@
 namespace bora {
 namespace {
 
-constexpr std::chrono::milliseconds kMinInterval(50);
+constexpr absl::Duration kMinInterval = absl::Milliseconds(50);
 
 // gRPC's hook is a plain function: what it needs to know is here.
 std::atomic<LogLevel> g_error_level{LogLevel::kWarning};

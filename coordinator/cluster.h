@@ -9,7 +9,6 @@
 // the epoch goes on, but nothing new should be accepted until it is heard again.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -172,7 +171,7 @@ class Cluster {
   absl::StatusOr<int32_t> CountBlocks() const;
 
   ClusterOptions options_;
-  LogRate refusal_lines_{std::chrono::milliseconds(200)};
+  LogRate refusal_lines_{absl::Milliseconds(200)};
   ClusterObserver* observer_;
   std::function<std::string()> make_secret_;
   std::vector<std::unique_ptr<Worker>> workers_;

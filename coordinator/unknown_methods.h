@@ -25,7 +25,7 @@ class UnknownMethods final : public grpc::CallbackGenericService {
  private:
   const std::string other_prefix_;
   const std::string hint_;
-  LogRate log_rate_{std::chrono::seconds(1)};
+  LogRate log_rate_{absl::Seconds(1)};
 };
 
 // What the two ports of a coordinator say about each other's methods.

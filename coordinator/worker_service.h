@@ -45,7 +45,7 @@ class WorkerServiceImpl final : public RawWorkerService {
 
   const WorkerServiceOptions options_;
   WorkerEvents* const events_;
-  LogRate log_rate_{std::chrono::milliseconds(100)};
+  LogRate log_rate_{absl::Milliseconds(100)};
   absl::Mutex mutex_;
   Strangers<std::shared_ptr<WorkerLink>> strangers_ ABSL_GUARDED_BY(mutex_);
 };

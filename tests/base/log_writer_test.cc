@@ -21,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log_rate.h"
 #include "base/unique_fd.h"
 
@@ -214,13 +215,13 @@ TEST(LogWriterTest, WriteWithinGivesUp) {
 }
 
 TEST(LogRateTest, CountsWhatItLeavesOut) {
-  LogRate rate(std::chrono::milliseconds(100));
-  const std::chrono::steady_clock::time_point begin;
+  LogRate rate(absl::Milliseconds(100));
+  const SteadyTime begin;
   EXPECT_EQ(rate.Take(begin), 0);
-  EXPECT_EQ(rate.Take(begin + std::chrono::milliseconds(99)), std::nullopt);
-  EXPECT_EQ(rate.Take(begin + std::chrono::milliseconds(99)), std::nullopt);
-  EXPECT_EQ(rate.Take(begin + std::chrono::milliseconds(100)), 2);
-  EXPECT_EQ(rate.Take(begin + std::chrono::milliseconds(300)), 0);
+  EXPECT_EQ(rate.Take(begin + absl::Milliseconds(99)), std::nullopt);
+  EXPECT_EQ(rate.Take(begin + absl::Milliseconds(99)), std::nullopt);
+  EXPECT_EQ(rate.Take(begin + absl::Milliseconds(100)), 2);
+  EXPECT_EQ(rate.Take(begin + absl::Milliseconds(300)), 0);
 }
 
 }  // namespace

@@ -243,8 +243,6 @@ class WorkerServiceImpl::Stream final
     }
 
    private:
-    std::shared_ptr<Link> Self() { return shared_from_this(); }
-
     void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       outgoing_ = std::move(queue_.front());
       queue_.pop_front();
@@ -260,10 +258,12 @@ class WorkerServiceImpl::Stream final
       if (!writing_) {
         FinishLocked();
       } else {
-        // The write may never end when the worker has stopped reading.
+        // The write may never end when the worker has stopped reading. The alarm is part of the
+        // link and keeps its function after the function has run: it must not own the link.
         close_alarm_.Set(std::chrono::system_clock::now() + kCloseTimeout,
-                         [self = Self()](bool expired) {
-                           if (expired) self->CancelIfOpen();
+                         [weak_self = weak_from_this()](bool expired) {
+                           const std::shared_ptr<Link> self = weak_self.lock();
+                           if (expired && self != nullptr) self->CancelIfOpen();
                          });
       }
     }

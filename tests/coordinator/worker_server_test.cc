@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "bora/inference/v1/model_service.grpc.pb.h"
 #include "coordinator/worker_inbox.h"
 #include "model/worker_auth.h"
@@ -52,6 +54,17 @@ class NotingEvents final : public WorkerEvents {
     const auto is_gone = [this] { return !reasons_.empty(); };
     EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&is_gone), kPatience));
     return reasons_.empty() ? "" : reasons_.back();
+  }
+  // Of the last worker that has attached; null until then.
+  std::shared_ptr<WorkerLink> AwaitLink() {
+    absl::MutexLock lock(&mutex_);
+    const auto is_there = [this] { return link_ != nullptr; };
+    mutex_.AwaitWithTimeout(absl::Condition(&is_there), kPatience);
+    return link_;
+  }
+  void ForgetLink() {
+    absl::MutexLock lock(&mutex_);
+    link_ = nullptr;
   }
   size_t AwaitMessages(size_t n) {
     absl::MutexLock lock(&mutex_);
@@ -249,6 +262,24 @@ TEST_F(WorkerServerTest, ClosesAWorkerWhoseMessagesMakeNoSense) {
   peer->Say(message);
   ExpectEnd(peer.get(), grpc::StatusCode::INVALID_ARGUMENT, "9 is not in [0, 8]");
   EXPECT_THAT(events_.AwaitGone(), HasSubstr("9 is not in [0, 8]"));
+}
+
+// The stream is closed while gRPC is still at a write. Nothing may stay of it: a coordinator that
+// runs for months sees many such workers.
+TEST_F(WorkerServerTest, ClosesAWorkerThatDoesNotReadAndForgetsIt) {
+  const auto peer = Dial();
+  ASSERT_TRUE(peer->Authenticate(kSecret) && peer->SayHello("deaf"));
+  std::shared_ptr<WorkerLink> link = events_.AwaitLink();
+  ASSERT_NE(link, nullptr);
+  for (int i = 0; i < 8192; ++i)
+    link->Send(LeaveGroup{.epoch = 1, .reason = std::string(8000, 'r')});
+  EXPECT_THAT(events_.AwaitGone(), HasSubstr("the worker does not read: 256 messages wait"));
+  const std::weak_ptr<WorkerLink> ghost = link;
+  link = nullptr;
+  events_.ForgetLink();
+  const SteadyTime deadline = SteadyNow() + kPatience;
+  while (!ghost.expired() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_TRUE(ghost.expired());
 }
 
 TEST_F(WorkerServerTest, TellsAClientThatThisIsTheWorkerPort) {

@@ -247,6 +247,11 @@ class Cluster:
                 print("\n".join(process.log().splitlines()[-60:]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def worker_at(self, stage, tensor_rank):
+        """The process that holds this place of the group: which one does depends on the order in which they attached."""
+        pid = next(w.pid for w in self.stub.info().workers if (w.stage, w.tensor_rank) == (stage, tensor_rank))
+        return next(w for w in self.workers if w.alive() and w.pid == pid)
+
     def start_coordinator(self, port=0, worker_port=0):
         command = self.prefix + [
             binary("bora-coordinator"), f"--model={self.model}", f"--listen={self.host}:{port}",

@@ -52,10 +52,6 @@ class FailureTestCase(unittest.TestCase):
     def cluster(self, tp=2, pp=2, **options):
         return Cluster(model=self.model, tp=tp, pp=pp, worker_flags=["--threads=1"], **options)
 
-    def worker_at(self, cluster, stage, tensor_rank):
-        pid = next(w.pid for w in cluster.stub.info().workers if (w.stage, w.tensor_rank) == (stage, tensor_rank))
-        return next(w for w in cluster.workers if w.alive() and w.pid == pid)
-
     def check_lost(self, cluster, streams, fault_time, what, silence_s=0):
         """After the fault: not serving in time, every stream ended in time with WORKER_LOST."""
         cluster.wait_not_serving(10)
@@ -87,7 +83,7 @@ class WorkerLossTest(FailureTestCase):
             for place in [(0, 0), (1, 0), (1, 1)]:
                 what = f"SIGKILL of stage {place[0]} tensor rank {place[1]}"
                 epoch = cluster.stub.info().epoch
-                victim = self.worker_at(cluster, *place)
+                victim = cluster.worker_at(*place)
                 survivors = [w for w in cluster.workers if w.alive() and w is not victim]
                 streams = open_streams(cluster.stub, N_STREAMS)
                 fault_time = time.monotonic()
@@ -103,7 +99,7 @@ class WorkerLossTest(FailureTestCase):
             for n_spares, place in enumerate([(0, 0), (1, 0), (0, 1)]):
                 what = f"SIGSTOP of stage {place[0]} tensor rank {place[1]}"
                 epoch = cluster.stub.info().epoch
-                victim = self.worker_at(cluster, *place)
+                victim = cluster.worker_at(*place)
                 survivors = [w for w in cluster.workers if w.alive() and w is not victim]
                 streams = open_streams(cluster.stub, N_STREAMS)
                 fault_time = time.monotonic()
@@ -134,7 +130,7 @@ class WorkerLossTest(FailureTestCase):
         with self.cluster() as cluster:
             answers = answer_bytes(cluster.stub)
             epoch = cluster.stub.info().epoch
-            victim = self.worker_at(cluster, 1, 1)
+            victim = cluster.worker_at(1, 1)
             streams = open_streams(cluster.stub, N_STREAMS)
             fault_time = time.monotonic()
             victim.signal(signal.SIGSTOP)
@@ -148,7 +144,7 @@ class WorkerLossTest(FailureTestCase):
         with self.cluster() as cluster:
             epoch = cluster.stub.info().epoch
             streams = open_streams(cluster.stub, N_STREAMS)
-            for victim in (self.worker_at(cluster, 0, 1), self.worker_at(cluster, 1, 0), cluster.coordinator):
+            for victim in (cluster.worker_at(0, 1), cluster.worker_at(1, 0), cluster.coordinator):
                 begin = time.monotonic()
                 victim.signal(signal.SIGSTOP)
                 if victim is not cluster.coordinator:
@@ -246,7 +242,7 @@ class WorkerLossTest(FailureTestCase):
             baseline = None
             for i in range(10):
                 streams = open_streams(cluster.stub, 2, seed=i)
-                victim = self.worker_at(cluster, i // 2 % 2, i % 2)
+                victim = cluster.worker_at(i // 2 % 2, i % 2)
                 fault_time = time.monotonic()
                 victim.kill()
                 self.check_lost(cluster, streams, fault_time, f"loss {i + 1}")

@@ -99,8 +99,7 @@ class ModelFilesTest(unittest.TestCase):
             digest = self.served(cluster).weights_digest
             self.assertEqual(len(digest), 32)
             self.flip_bit(model)
-            # Of its place, rank 1.
-            cluster.workers[1].kill()
+            cluster.worker_at(stage=0, tensor_rank=1).kill()
             changed = cluster.start_worker()
             self.assertEqual(changed.wait(30), 3, changed.log())
             self.assertIn("has read other weights than rank 1 had before (head: digest", changed.log())

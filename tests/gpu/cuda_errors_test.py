@@ -30,8 +30,8 @@ class CudaErrorsTest(unittest.TestCase):
     def test_bad_flags_are_named(self):
         for flag, message in (
             ("--device=cuda:-1", "--device=cuda:-1: a GPU is cuda or cuda:N with N >= 0"),
-            ("--gpu-memory-utilization=0", "--gpu-memory-utilization=0 is not in (0, 1]"),
-            ("--gpu-memory-utilization=1.5", "--gpu-memory-utilization=1.5 is not in (0, 1]"),
+            ("--gpu-memory-utilization=0", "--gpu-memory-utilization=0: must be in (0, 1]"),
+            ("--gpu-memory-utilization=1.5", "--gpu-memory-utilization=1.5: must be in (0, 1]"),
         ):
             with self.subTest(flag=flag):
                 result = run(flag)

@@ -7,7 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "base/build_info.h"
-#include "base/quantity.h"
+#include "base/flags/quantity.h"
 #include "base/status_macros.h"
 #include "client/text.h"
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/command_line.h"
+#include "base/flags/command_line.h"
 #include "client/commands.h"
 #include "client/plan.h"
 

@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "base/command_line.h"
+#include "base/flags/command_line.h"
 #include "client/client.h"
 
 namespace bora {
 
-// 0 done, 1 the server refused or failed, 2 bad usage (base/command_line.h), 3 the server cannot be
-// reached or is not ready.
+// 0 done, 1 the server refused or failed, 2 bad usage (base/flags/command_line.h), 3 the server
+// cannot be reached or is not ready.
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUnavailable = 3;

@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
-#include "base/quantity.h"
+#include "base/flags/quantity.h"
 #include "base/status_macros.h"
-#include "model/checkpoint.h"
-#include "model/layout_plan.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/planning/layout_plan.h"
 
 namespace bora {
 namespace {

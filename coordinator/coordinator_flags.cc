@@ -25,7 +25,7 @@ constexpr char kEpilogue[] =
 
 constexpr int64_t kMaxKvCacheBytes = int64_t{1} << 50;
 // Most of what one machine's descriptors and a step's arrays can hold.
-constexpr int64_t kMaxNumSeqsLimit = 4096;
+constexpr int64_t kHighestMaxNumSeqs = 4096;
 constexpr int64_t kMaxBatchedTokensLimit = 65536;
 
 void AddModelFlags(CommandFlags* table, ServerFlags* flags) {
@@ -72,7 +72,7 @@ void AddGroupFlags(CommandFlags* table, ServerFlags* flags) {
 
 void AddSchedulingFlags(CommandFlags* table, ServerFlags* flags) {
   table->Heading("Requests");
-  table->Flag("max-num-seqs", CountFlag(&flags->max_num_seqs, 1, kMaxNumSeqsLimit),
+  table->Flag("max-num-seqs", CountFlag(&flags->max_num_seqs, 1, kHighestMaxNumSeqs),
               "Requests that run at the same time.");
   table->Flag("max-num-batched-tokens",
               CountFlag(&flags->max_num_batched_tokens, 1, kMaxBatchedTokensLimit),

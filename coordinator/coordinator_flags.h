@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "base/command_line.h"
+#include "base/flags/command_line.h"
 #include "coordinator/server_config.h"
 
 namespace bora {

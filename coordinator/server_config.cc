@@ -14,14 +14,14 @@
 #include "base/int_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "model/added_tokens.h"
-#include "model/checkpoint.h"
-#include "model/dummy_weights.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/checkpoint/tensor_id.h"
 #include "model/generation_config.h"
 #include "model/json.h"
-#include "model/partition.h"
-#include "model/tensor_id.h"
-#include "model/tokenizer_model.h"
+#include "model/planning/partition.h"
+#include "model/text/added_tokens.h"
+#include "model/text/tokenizer_model.h"
 
 namespace bora {
 namespace {

@@ -9,10 +9,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "coordinator/engine.h"
-#include "coordinator/model_facts.h"
+#include "coordinator/api/model_facts.h"
+#include "coordinator/engine/engine.h"
 #include "model/config.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 namespace bora {
 

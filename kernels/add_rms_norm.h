@@ -4,7 +4,7 @@
 #pragma once
 
 #include "base/bf16.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 
 namespace bora {
 

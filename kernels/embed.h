@@ -2,7 +2,7 @@
 #pragma once
 
 #include "absl/types/span.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 
 namespace bora {
 

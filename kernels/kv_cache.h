@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 
 namespace bora {
 

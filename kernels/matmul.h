@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/bf16.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 #include "kernels/packed_weight.h"
 
 namespace bora {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/bf16.h"
 #include "base/check.h"
 
 namespace bora {

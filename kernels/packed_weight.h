@@ -17,7 +17,7 @@
 
 #include "base/bf16.h"
 #include "base/int_math.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 
 namespace bora {
 

@@ -13,7 +13,7 @@
 
 #include "absl/types/span.h"
 #include "base/bf16.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 #include "kernels/kv_cache.h"
 
 namespace bora {

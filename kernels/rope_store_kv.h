@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 #include "kernels/kv_cache.h"
 
 namespace bora {

@@ -4,10 +4,10 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "kernels/device.h"
+#include "kernels/device_views.h"
 #include "kernels/token_counts.h"
-#include "model/sampling_params.h"
-#include "model/step.h"
+#include "model/step/sampling_params.h"
+#include "model/step/step.h"
 
 namespace bora {
 

@@ -8,7 +8,7 @@
 #include "base/status_macros.h"
 #include "model/config.h"
 #include "model/json.h"
-#include "model/sampling_params.h"
+#include "model/step/sampling_params.h"
 
 namespace bora {
 namespace {

@@ -16,9 +16,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/host/unique_fd.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "base/unique_fd.h"
 #include "model/git_lfs.h"
 
 namespace bora {

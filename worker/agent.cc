@@ -12,9 +12,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "worker/collectives.h"
-#include "worker/host_memory.h"
-#include "worker/load_progress_log.h"
+#include "worker/stage/collectives.h"
+#include "worker/stage/load_progress_log.h"
+#include "worker/weights/host_memory.h"
 
 namespace bora {
 namespace {

@@ -15,10 +15,11 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "base/mailbox.h"
-#include "model/worker_protocol.h"
-#include "worker/comm/communicator.h"
-#include "worker/rank_loader.h"
-#include "worker/step_executor.h"
+#include "model/protocol/worker_protocol.h"
+#include "worker/comm/listener.h"
+#include "worker/comm/mesh.h"
+#include "worker/stage/rank_loader.h"
+#include "worker/stage/step_executor.h"
 
 namespace bora {
 

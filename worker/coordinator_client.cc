@@ -13,12 +13,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/host/unique_fd.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "base/unique_fd.h"
-#include "model/peer_text.h"
-#include "model/worker_auth.h"
-#include "model/worker_codec.h"
+#include "model/protocol/peer_text.h"
+#include "model/protocol/worker_auth.h"
+#include "model/protocol/worker_codec.h"
 
 namespace bora {
 namespace {

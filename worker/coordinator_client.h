@@ -12,11 +12,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "base/peer_silence.h"
 #include "base/steady_cond_var.h"
 #include "bora/worker/v1alpha1/worker_service.grpc.pb.h"
-#include "model/worker_auth.h"
-#include "model/worker_protocol.h"
+#include "model/protocol/peer_silence.h"
+#include "model/protocol/worker_auth.h"
+#include "model/protocol/worker_protocol.h"
 #include "worker/agent.h"
 
 namespace bora {

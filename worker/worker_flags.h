@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "base/command_line.h"
+#include "base/flags/command_line.h"
 
 namespace bora {
 
@@ -15,7 +15,7 @@ struct WorkerFlags {
   std::string device = "auto";
   int32_t threads = 0;  // 0: as many as the process may use
   bool pin_threads = false;
-  std::string isa = "auto";  // a name of kernels/simd_choice.h
+  std::string isa = "auto";  // a name of kernels/cpu/simd/simd_choice.h
   double gpu_memory_utilization = 0.9;
   bool deterministic = true;
   bool enforce_eager = false;

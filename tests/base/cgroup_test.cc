@@ -1,4 +1,4 @@
-#include "base/cgroup.h"
+#include "base/host/cgroup.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

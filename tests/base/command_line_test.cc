@@ -1,4 +1,4 @@
-#include "base/command_line.h"
+#include "base/flags/command_line.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "base/cpu_features.h"
-#include "base/edit_distance.h"
+#include "base/flags/edit_distance.h"
+#include "base/host/cpu_features.h"
 
 namespace bora {
 namespace {

@@ -1,5 +1,5 @@
 // What is accepted as a credential file, and that each refusal says why.
-#include "base/credential.h"
+#include "base/auth/credential.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

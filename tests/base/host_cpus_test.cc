@@ -1,4 +1,4 @@
-#include "base/host_cpus.h"
+#include "base/host/host_cpus.h"
 
 #include <gtest/gtest.h>
 #include <pthread.h>

@@ -1,4 +1,4 @@
-#include "base/host_port.h"
+#include "base/host/host_port.h"
 
 #include <gtest/gtest.h>
 

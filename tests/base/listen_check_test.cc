@@ -1,4 +1,4 @@
-#include "base/listen_check.h"
+#include "base/host/listen_check.h"
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
@@ -9,7 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
 
 namespace bora {
 namespace {

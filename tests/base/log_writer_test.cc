@@ -22,8 +22,8 @@
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/host/unique_fd.h"
 #include "base/log_rate.h"
-#include "base/unique_fd.h"
 
 namespace bora {
 namespace {

@@ -1,4 +1,4 @@
-#include "base/process_limits.h"
+#include "base/host/process_limits.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
 
 namespace bora {
 namespace {

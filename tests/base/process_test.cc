@@ -1,4 +1,4 @@
-#include "base/process.h"
+#include "base/host/process.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>

@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "model/step.h"
-#include "model/step_cost.h"
+#include "model/step/step.h"
+#include "model/step/step_cost.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
 

@@ -29,7 +29,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "base/check.h"
-#include "base/flag_names.h"
+#include "base/flags/flag_names.h"
 #include "tests/bench/peak_loops.h"
 
 ABSL_FLAG(int, threads, 2, "Threads that work at the same time.");

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 
 namespace bora {
 namespace {

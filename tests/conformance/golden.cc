@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/safetensors.h"
 
 namespace bora {
 namespace {

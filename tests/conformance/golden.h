@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kernels/device.h"
-#include "model/step.h"
+#include "kernels/device_views.h"
+#include "model/step/step.h"
 
 namespace bora {
 

@@ -20,10 +20,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
-#include "model/detokenizer.h"
-#include "model/tokenizer.h"
-#include "model/tokenizer_model.h"
-#include "model/utf8.h"
+#include "base/utf8.h"
+#include "model/text/detokenizer.h"
+#include "model/text/tokenizer.h"
+#include "model/text/tokenizer_model.h"
 
 namespace bora {
 namespace {

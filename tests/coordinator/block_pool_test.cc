@@ -1,4 +1,4 @@
-#include "coordinator/block_pool.h"
+#include "coordinator/scheduler/block_pool.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "coordinator/calibration.h"
+#include "coordinator/engine/calibration.h"
 
 #include <gtest/gtest.h>
 

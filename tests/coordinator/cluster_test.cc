@@ -1,5 +1,5 @@
 // The cluster's decisions, with workers played by hand and a clock that the test moves.
-#include "coordinator/cluster.h"
+#include "coordinator/cluster/cluster.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

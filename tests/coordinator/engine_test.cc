@@ -1,6 +1,6 @@
 // The engine with its own thread, scheduler, cluster and text, and a group that answers from a
 // script: requests in every state, and every way to end.
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

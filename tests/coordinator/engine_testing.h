@@ -19,7 +19,7 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 #include "tests/coordinator/fake_worker.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
 #include "tests/coordinator/scripted_group.h"

@@ -1,4 +1,4 @@
-#include "coordinator/fair_queue.h"
+#include "coordinator/scheduler/fair_queue.h"
 
 #include <gtest/gtest.h>
 

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "coordinator/cluster.h"
+#include "coordinator/cluster/cluster.h"
 
 namespace bora {
 

@@ -1,4 +1,4 @@
-#include "coordinator/latency_histogram.h"
+#include "coordinator/api/latency_histogram.h"
 
 #include <gtest/gtest.h>
 

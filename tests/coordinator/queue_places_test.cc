@@ -1,4 +1,4 @@
-#include "coordinator/queue_places.h"
+#include "coordinator/engine/queue_places.h"
 
 #include <gtest/gtest.h>
 

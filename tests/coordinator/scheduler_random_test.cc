@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 #include "tests/coordinator/transcript.h"
 

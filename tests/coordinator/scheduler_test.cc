@@ -1,6 +1,6 @@
 // The scheduler's rules as golden transcripts (tests/coordinator/transcript.h), and what must hold
 // whatever happens to it.
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

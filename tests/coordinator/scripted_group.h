@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/status_macros.h"
-#include "model/step.h"
+#include "model/step/step.h"
 
 namespace bora {
 

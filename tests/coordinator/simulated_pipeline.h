@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 
 namespace bora {

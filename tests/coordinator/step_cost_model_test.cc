@@ -1,4 +1,4 @@
-#include "coordinator/step_cost_model.h"
+#include "coordinator/scheduler/step_cost_model.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 
 namespace bora {

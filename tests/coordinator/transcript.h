@@ -9,7 +9,7 @@
 #include <string>
 
 #include "absl/types/optional.h"
-#include "coordinator/scheduler.h"
+#include "coordinator/scheduler/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 
 namespace bora {

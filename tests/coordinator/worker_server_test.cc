@@ -1,6 +1,6 @@
 // The worker port: strangers are few, brief and small, and reach nobody; a worker that proves
 // itself is heard, up to what the coordinator can listen to.
-#include "coordinator/worker_server.h"
+#include "coordinator/worker_port/worker_server.h"
 
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
@@ -15,8 +15,8 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "bora/inference/v1/model_service.grpc.pb.h"
-#include "coordinator/worker_inbox.h"
-#include "model/worker_auth.h"
+#include "coordinator/worker_port/worker_inbox.h"
+#include "model/protocol/worker_auth.h"
 
 namespace bora {
 namespace {

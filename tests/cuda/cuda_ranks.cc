@@ -4,9 +4,10 @@
 #include <utility>
 
 #include "base/status_macros.h"
-#include "kernels/cuda_runtime.h"
-#include "worker/cuda_rank_memory.h"
-#include "worker/cuda_weight_memory.h"
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
+#include "worker/cuda/cuda_rank_memory.h"
+#include "worker/cuda/cuda_weight_memory.h"
 
 namespace bora {
 namespace {

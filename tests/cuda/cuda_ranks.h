@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "tests/worker/local_group.h"
-#include "worker/cuda_rank.h"
+#include "worker/cuda/cuda_rank.h"
 
 namespace bora {
 

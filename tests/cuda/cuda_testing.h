@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_runtime.h"
+#include "kernels/cuda/runtime/cuda_device.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
 #include "kernels/kv_cache.h"
 
 namespace bora {

@@ -7,8 +7,9 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda/sum_parts.h"
 #include "kernels/ops.h"
-#include "kernels/sum_parts.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "model/dummy_weights.h"
-#include "model/partition.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/planning/partition.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/worker/local_group.h"

@@ -10,8 +10,8 @@
 #include <set>
 #include <vector>
 
-#include "kernels/matmul_plan.h"
-#include "kernels/matrix_library.h"
+#include "kernels/cuda/matmul_plan.h"
+#include "kernels/cuda/runtime/matrix_library.h"
 #include "kernels/silu_mul.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/kernels/op_testing.h"

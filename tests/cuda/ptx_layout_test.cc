@@ -1,5 +1,6 @@
-// The instructions of kernels/ptx.h: layouts against the tables of the PTX ISA, products against
-// float64. On the CPU this tests what stands in for them, on a GPU that both are the same.
+// The instructions of kernels/cuda/runtime/ptx.h: layouts against the tables of the PTX ISA,
+// products against float64. On the CPU this tests what stands in for them, on a GPU that both are
+// the same.
 #include <gtest/gtest.h>
 
 #include <cmath>

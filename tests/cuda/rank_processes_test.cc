@@ -15,10 +15,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/host/unique_fd.h"
 #include "base/status_macros.h"
-#include "base/unique_fd.h"
-#include "model/dummy_weights.h"
-#include "model/partition.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/planning/partition.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/cuda/test_nccl.h"
 #include "tests/worker/comm/comm_test_util.h"

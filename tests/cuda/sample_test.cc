@@ -8,7 +8,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/cpu/cpu_device.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/kernels/draw_model.h"
 #include "tests/kernels/op_testing.h"

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "kernels/nccl_library.h"
+#include "kernels/nccl/nccl_library.h"
 
 namespace bora {
 

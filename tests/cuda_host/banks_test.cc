@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "kernels/matmul_plan.h"
+#include "kernels/cuda/matmul_plan.h"
 #include "kernels/paged_attention.h"
 #include "tests/cuda_host/ops_testing.h"
 #include "tests/cuda_host/ptx.h"

@@ -12,7 +12,7 @@
 
 #include "base/check.h"
 #include "base/int_math.h"
-#include "kernels/shared_layout.h"
+#include "kernels/cuda/runtime/shared_layout.h"
 #include "tests/cuda_host/async.h"
 #include "tests/cuda_host/fiber.h"
 #include "tests/cuda_host/race.h"

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <string>
 
-#include "kernels/launch_shape.h"
+#include "kernels/cuda/runtime/launch_shape.h"
 #include "tests/cuda_host/vector_types.h"
 
 namespace bora::cuda_host {

@@ -1,4 +1,4 @@
-// A library with NCCL's interface, as far as kernels/nccl_abi.h declares it, whose ranks are
+// A library with NCCL's interface, as far as kernels/nccl/nccl_abi.h declares it, whose ranks are
 // threads or processes of one machine without a GPU. Data moves by memory that the ranks share; the
 // work is queued on streams of tests/cuda_host/stream.h, whose functions the program must export.
 //

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/nccl_abi.h"
+#include "kernels/nccl/nccl_abi.h"
 #include "tests/cuda_host/byte_ring.h"
 
 struct CUstream_st;

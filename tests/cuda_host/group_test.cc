@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/cuda/cuda_ranks.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/cuda/test_nccl.h"

@@ -1,11 +1,11 @@
-// Runs a kernel on the CPU, with the contract of kernels/launch.h. On the null stream it has run
-// when this returns.
+// Runs a kernel on the CPU, with the contract of kernels/cuda/runtime/launch.h. On the null stream
+// it has run when this returns.
 #pragma once
 
 #include <tuple>
 
-#include "kernels/cuda_device.h"
-#include "kernels/launch_shape.h"
+#include "kernels/cuda/runtime/cuda_device.h"
+#include "kernels/cuda/runtime/launch_shape.h"
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/stream.h"
 

@@ -9,7 +9,7 @@
 
 #include "base/check.h"
 #include "tests/cuda_host/nccl_testing.h"
-#include "worker/cuda_links.h"
+#include "worker/cuda/cuda_links.h"
 
 namespace bora {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/matrix_library.h"
+#include "kernels/cuda/runtime/matrix_library.h"
 
 namespace bora {
 

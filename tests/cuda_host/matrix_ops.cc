@@ -1,4 +1,4 @@
-// ldmatrix, mma.m16n8k16 and ex2, after the tables in kernels/ptx.h.
+// ldmatrix, mma.m16n8k16 and ex2, after the tables in kernels/cuda/runtime/ptx.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -1,5 +1,5 @@
-// What kernels/nccl_library.h and nccl_communicator.h say when the library or a rank is missing,
-// ranks do not do the same, or an operation hangs; with the library of fake_nccl.cc.
+// What kernels/nccl/nccl_library.h and nccl_communicator.h say when the library or a rank is
+// missing, ranks do not do the same, or an operation hangs; with the library of fake_nccl.cc.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>

@@ -1,5 +1,5 @@
-// The operations of kernels/nccl_communicator.h with the library of fake_nccl.cc, between threads
-// and once between processes. Inputs are small integers: sums are exact.
+// The operations of kernels/nccl/nccl_communicator.h with the library of fake_nccl.cc, between
+// threads and once between processes. Inputs are small integers: sums are exact.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>

@@ -10,8 +10,8 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "kernels/cuda_runtime.h"
-#include "kernels/nccl_communicator.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
+#include "kernels/nccl/nccl_communicator.h"
 
 namespace bora {
 

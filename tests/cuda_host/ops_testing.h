@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/runtime/cuda_device.h"
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/race.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/cuda_prelude.h"
+#include "kernels/cuda/runtime/cuda_prelude.h"
 #include "tests/cuda_host/planted_norm.h"
 
 namespace bora::cuda_host {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/runtime/cuda_device.h"
 
 namespace bora::cuda_host {
 

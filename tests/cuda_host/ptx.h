@@ -1,5 +1,5 @@
-// The instructions of kernels/ptx.h, with its contracts, on the CPU. Each takes a hidden place for
-// messages.
+// The instructions of kernels/cuda/runtime/ptx.h, with its contracts, on the CPU. Each takes a
+// hidden place for messages.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,10 @@
-// Kernels that the tests of the instructions of kernels/ptx.h run, one warp each.
+// Kernels that the tests of the instructions of kernels/cuda/runtime/ptx.h run, one warp each.
 #pragma once
 
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/runtime/cuda_device.h"
 
 namespace bora::cuda_host {
 

@@ -28,7 +28,7 @@ MAX_REGISTERS = {
     "DecodeAttentionKernel<128>": 255,
     "EmbedKernel": 32,
     "JoinColumnsKernel": 32,
-    # 128 threads, but 256 for the last, and as many blocks as kernels/matmul_plan.h says.
+    # 128 threads, but 256 for the last, and as many blocks as kernels/cuda/matmul_plan.h says.
     "MatMulKernel<0>": 255,
     "MatMulKernel<1>": 255,
     "MatMulKernel<2>": 255,
@@ -91,7 +91,7 @@ class RegistersTest(unittest.TestCase):
 
     def test_kernels_keep_within_their_registers(self):
         seen = set()
-        for path in sorted(glob.glob(os.path.join(SOURCE_DIR, "kernels", "*.cu"))):
+        for path in sorted(glob.glob(os.path.join(SOURCE_DIR, "kernels", "cuda", "*.cu"))):
             for name, architecture, spilled, registers in report(path):
                 print(f"{name} {architecture}: {registers} registers, {spilled} bytes of stack and spills")
                 with self.subTest(kernel=name, architecture=architecture):

@@ -1,5 +1,5 @@
-// The device layer of kernels/cuda_runtime.h on the CPU: device memory is heap blocks of exactly
-// their size, so that AddressSanitizer guards them.
+// The device layer of kernels/cuda/runtime/cuda_runtime.h on the CPU: device memory is heap blocks
+// of exactly their size, so that AddressSanitizer guards them.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -14,7 +14,7 @@
 
 #include "base/check.h"
 #include "base/int_math.h"
-#include "kernels/cuda_runtime.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/stream.h"
 

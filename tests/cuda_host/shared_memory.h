@@ -1,9 +1,9 @@
-// Shared memory on the CPU: the contract is that of kernels/shared_memory.h. Each array is a heap
-// block of its own, so that AddressSanitizer sees its end.
+// Shared memory on the CPU: the contract is that of kernels/cuda/runtime/shared_memory.h. Each
+// array is a heap block of its own, so that AddressSanitizer sees its end.
 #pragma once
 
 #include "base/int_math.h"
-#include "kernels/shared_layout.h"
+#include "kernels/cuda/runtime/shared_layout.h"
 #include "tests/cuda_host/block.h"
 
 namespace bora {

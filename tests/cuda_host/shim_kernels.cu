@@ -1,4 +1,4 @@
-#include "kernels/cuda_prelude.h"
+#include "kernels/cuda/runtime/cuda_prelude.h"
 #include "tests/cuda_host/shim_kernels.h"
 
 namespace bora::cuda_host {

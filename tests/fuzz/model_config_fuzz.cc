@@ -1,7 +1,7 @@
 // Any text is either refused or gives a config that is valid and survives being written and read.
 #include "base/check.h"
 #include "model/config.h"
-#include "model/partition.h"
+#include "model/planning/partition.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t n_bytes) {
   const absl::string_view text(reinterpret_cast<const char*>(data), n_bytes);

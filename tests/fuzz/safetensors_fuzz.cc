@@ -1,7 +1,7 @@
 // Any bytes are either refused or describe tensors that lie inside the file, do not overlap and
 // have the bytes that dtype and shape need.
 #include "base/check.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t n_bytes) {
   const auto header = bora::ParseSafetensorsHeader(absl::MakeConstSpan(data, n_bytes));

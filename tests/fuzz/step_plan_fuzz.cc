@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "model/worker_codec.h"
+#include "model/protocol/worker_codec.h"
 
 namespace {
 

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "base/check.h"
-#include "model/detokenizer.h"
-#include "model/tokenizer.h"
-#include "model/tokenizer_model.h"
-#include "model/utf8.h"
+#include "base/utf8.h"
+#include "model/text/detokenizer.h"
+#include "model/text/tokenizer.h"
+#include "model/text/tokenizer_model.h"
 #include "tests/model/tokenizer_testing.h"
 
 namespace bora {

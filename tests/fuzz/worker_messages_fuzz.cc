@@ -14,9 +14,9 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/cluster.h"
-#include "model/peer_text.h"
-#include "model/worker_codec.h"
+#include "coordinator/cluster/cluster.h"
+#include "model/protocol/peer_text.h"
+#include "model/protocol/worker_codec.h"
 
 namespace {
 

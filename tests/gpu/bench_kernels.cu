@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/int_math.h"
-#include "kernels/cuda_prelude.h"
+#include "kernels/cuda/runtime/cuda_prelude.h"
 #include "tests/gpu/bench_kernels.h"
 
 namespace bora {

@@ -3,7 +3,8 @@
 //
 // Prints a row for each case
 //   figure NAME VALUE UNIT [p10 A p90 B] [limit L ratio R]
-// The limit is the floor of model/roofline.h: every weight and every key and value read once at
+// The limit is the floor of model/planning/roofline.h: every weight and every key and value read
+// once at
 // --read-gb-per-s, or the arithmetic at --tflop-per-s where that takes longer; R is the floor's
 // time over the time that it took, so more is better. Cases:
 //   decode:BxC    a step of B sequences that have C tokens each; _idle is the part of the time in
@@ -31,7 +32,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "base/flag_names.h"
+#include "base/flags/flag_names.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "tests/bench/model_shapes.h"

@@ -19,11 +19,11 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
-#include "kernels/cuda_runtime.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
 #include "tests/cuda/test_nccl.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/cuda_collectives.h"
-#include "worker/cuda_links.h"
+#include "worker/cuda/cuda_collectives.h"
+#include "worker/cuda/cuda_links.h"
 
 namespace bora {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/bf16.h"
-#include "kernels/cublas_lt.h"
-#include "kernels/cuda_runtime.h"
+#include "kernels/cuda/runtime/cublas_lt.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
 
 namespace bora {
 

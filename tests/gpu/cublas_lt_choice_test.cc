@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "kernels/cublas_lt.h"
+#include "kernels/cuda/runtime/cublas_lt.h"
 #include "tests/cuda/cuda_testing.h"
 
 namespace bora {

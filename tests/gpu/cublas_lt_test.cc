@@ -1,11 +1,11 @@
 // Opening cuBLASLt where it, or the GPU, is missing.
-#include "kernels/cublas_lt.h"
+#include "kernels/cuda/runtime/cublas_lt.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
-#include "kernels/cuda_runtime.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
 
 namespace bora {
 namespace {

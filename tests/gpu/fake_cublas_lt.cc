@@ -1,6 +1,6 @@
 // A library with cuBLASLt's interface that multiplies on the CPU, as the interface defines it: what
-// kernels/cublas_lt.cc asks for is thus tested without a GPU. An algorithm's first word is the
-// number of rows that it was asked for (the columns of cuBLASLt's second matrix).
+// kernels/cuda/runtime/cublas_lt.cc asks for is thus tested without a GPU. An algorithm's first
+// word is the number of rows that it was asked for (the columns of cuBLASLt's second matrix).
 #include <cublasLt.h>
 
 #include <cstring>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cublas_lt.h"
+#include "kernels/cuda/runtime/cublas_lt.h"
 #include "tests/cuda/cuda_testing.h"
 #include "tests/kernels/op_testing.h"
 

@@ -9,9 +9,9 @@
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
-#include "coordinator/scheduler.h"
-#include "model/dummy_weights.h"
-#include "model/partition.h"
+#include "coordinator/scheduler/scheduler.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/planning/partition.h"
 
 namespace bora {
 namespace {

@@ -9,10 +9,10 @@
 
 #include "absl/status/statusor.h"
 #include "model/config.h"
-#include "model/roofline.h"
+#include "model/planning/roofline.h"
 #include "tests/bench/engine_driver.h"
 #include "tests/worker/local_group.h"
-#include "worker/cuda_rank_loader.h"
+#include "worker/cuda/cuda_rank_loader.h"
 
 namespace bora {
 
@@ -30,7 +30,7 @@ struct ModelBenchOptions {
 // Seconds of something that was done several times, and what it takes at least.
 struct BenchSamples {
   std::vector<double> seconds;
-  double floor_seconds = 0;  // by model/roofline.h; 0: unknown
+  double floor_seconds = 0;  // by model/planning/roofline.h; 0: unknown
   double busy = 0;           // part of the time in which the device worked
   double n_tokens = 0;       // that one sample generates
 };

@@ -1,5 +1,5 @@
-// The declarations of kernels/nccl_abi.h are those of NCCL's header.
-#include "kernels/nccl_abi.h"
+// The declarations of kernels/nccl/nccl_abi.h are those of NCCL's header.
+#include "kernels/nccl/nccl_abi.h"
 
 #include <gtest/gtest.h>
 #include <nccl.h>

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "base/clock.h"
-#include "kernels/cuda_runtime.h"
-#include "kernels/nccl_communicator.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
+#include "kernels/nccl/nccl_communicator.h"
 
 namespace bora {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/cuda_prelude.h"
+#include "kernels/cuda/runtime/cuda_prelude.h"
 #include "tests/gpu/wgmma_probe.h"
 
 namespace bora {

@@ -1,5 +1,6 @@
 """House rules that a reader relies on and a compiler does not check."""
 
+import collections
 import json
 import os
 import re
@@ -10,23 +11,70 @@ import unittest
 SOURCE_DIR = os.environ["BORA_SOURCE_DIR"]
 BINARY_DIR = os.environ["BORA_BINARY_DIR"]
 
-# Which folders the files of a folder may include, besides their own. The step and the sampling parameters are plain data
-# without code; operations may know them.
-ALLOWED_INCLUDES = {
+# The rooms of the house, from the lowest floor up: which rooms the files of a room may include, besides their own. A room is
+# a folder, or a folder inside one of those; what lies deeper belongs to its room. Directions that matter:
+#   - kernels are contracts that know the step and nothing else of model/; their CPU and CUDA forms do not know each other;
+#   - a worker's devices (cpu, cuda, sim) do not know each other, its transport knows no model;
+#   - the scheduler knows the step, and neither the engine above it nor a wire;
+#   - what a request is (coordinator/api) knows no transport: a second front end is a room beside coordinator/grpc.
+ROOMS = {
     "base": set(),
-    "kernels": {"base", "model/step.h", "model/sampling_params.h"},
-    "model": {"base", "proto"},
-    "worker": {"base", "proto", "model", "kernels"},
-    "coordinator": {"base", "proto", "model"},
-    "client": {"base", "proto", "model"},
+    "base/flags": {"base"},
+    "base/host": {"base"},
+    "base/rpc": {"base"},
+    "base/auth": {"base", "base/host"},
+    "model/step": {"base"},
+    "model": {"base", "base/host", "model/step"},
+    "model/checkpoint": {"base", "base/host", "model"},
+    "model/planning": {"base", "base/flags", "model", "model/step"},
+    "model/text": {"base", "model"},
+    "model/protocol": {"base", "base/auth", "proto", "model", "model/checkpoint", "model/step"},
+    "model/tools": {"base", "base/flags", "base/host", "model", "model/checkpoint"},
+    "kernels": {"base", "model/step"},
+    "kernels/cpu": {"base", "base/host", "kernels"},
+    "kernels/cuda": {"base", "kernels"},
+    "kernels/nccl": {"base"},
+    "worker/comm": {"base", "base/auth", "base/host"},
+    "worker/weights": {"base", "base/host", "kernels", "kernels/cpu", "model", "model/checkpoint", "model/planning"},
+    "worker/stage": {
+        "base", "kernels", "kernels/cpu", "model", "model/checkpoint", "model/planning", "model/protocol", "model/step",
+        "worker/comm", "worker/weights"
+    },
+    "worker/cpu": {"base", "base/host", "kernels", "kernels/cpu", "model/step", "worker/stage", "worker/weights"},
+    "worker/cuda": {
+        "base", "base/host", "kernels", "kernels/cpu", "kernels/cuda", "kernels/nccl", "model", "model/planning", "model/step",
+        "worker/stage", "worker/weights"
+    },
+    "worker/sim": {"base", "model", "model/planning", "model/step", "worker/stage", "worker/weights"},
+    "worker": {
+        "base", "base/auth", "base/flags", "base/host", "base/rpc", "proto", "kernels/cpu", "model/protocol", "worker/comm",
+        "worker/cpu", "worker/cuda", "worker/sim", "worker/stage", "worker/weights"
+    },
+    "coordinator/scheduler": {"base", "model/step"},
+    "coordinator/api": {"base", "base/host", "proto", "coordinator/scheduler", "model", "model/step", "model/text"},
+    "coordinator/cluster": {"base", "coordinator/api", "model/protocol", "model/step"},
+    "coordinator/engine": {
+        "base", "coordinator/api", "coordinator/cluster", "coordinator/scheduler", "model/protocol", "model/step", "model/text"
+    },
+    "coordinator/grpc": {"base", "base/host", "proto", "coordinator/api", "model/protocol", "model/text"},
+    "coordinator/worker_port": {"base", "base/host", "proto", "coordinator/cluster", "coordinator/grpc", "model/protocol"},
+    "coordinator": {
+        "base", "base/auth", "base/flags", "base/host", "base/rpc", "coordinator/api", "coordinator/engine", "coordinator/grpc",
+        "coordinator/worker_port", "model", "model/checkpoint", "model/planning", "model/text"
+    },
+    "client": {"base", "base/flags", "base/host", "base/rpc", "proto", "model", "model/checkpoint", "model/planning"},
 }
+FOLDERS = {room.split("/")[0] for room in ROOMS}
+# Most files that lie side by side in a folder of the product, and most lines of a file of it.
+MAX_FOLDER_FILES = 26
+MAX_FILE_LINES = 670
 # Generated headers are proto's.
 PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")
 # Where the engine would need gRPC or protobuf if one of these included them.
 RPC_HEADERS = re.compile(r"^(grpc|grpcpp|google/protobuf)/")
 RPC_FILES = {
-    "base/rpc_log.h", "base/rpc_log.cc",
-    "model/worker_auth.h", "model/worker_auth.cc", "model/worker_codec.h", "model/worker_codec.cc",
+    "base/rpc/rpc_log.h", "base/rpc/rpc_log.cc",
+    "model/protocol/worker_auth.h", "model/protocol/worker_auth.cc", "model/protocol/worker_codec.h", "model/protocol/worker_codec.cc",
     "worker/coordinator_client.h", "worker/coordinator_client.cc", "worker/main.cc"
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.M)
@@ -43,35 +91,54 @@ def read(path):
         return file.read()
 
 
-def folder_of(include):
-    if include.startswith(PROTO_PREFIXES):
+def room_of(path):
+    """The room of a file or of what an #include names; None outside the house."""
+    if path.startswith(PROTO_PREFIXES):
         return "proto"
-    first = include.split("/")[0]
-    return first if first in ALLOWED_INCLUDES else None
+    room = "/".join(path.split("/")[:-1][:2])
+    return room if room in ROOMS else None
+
+
+def product_files(*suffixes):
+    return [p for p in tracked(*suffixes) if p.split("/")[0] in FOLDERS]
 
 
 class HouseTest(unittest.TestCase):
 
     def test_includes_follow_the_dependency_direction(self):
         wrong = []
-        for path in tracked(".h", ".cc", ".cu", ".inc"):
-            folder = path.split("/")[0]
-            if folder not in ALLOWED_INCLUDES:
-                continue
+        for path in product_files(".h", ".cc", ".cu", ".inc"):
+            room = room_of(path)
+            self.assertIsNotNone(room, f"{path}: a new room has a line in ROOMS")
             for include in INCLUDE.findall(read(path)):
-                other = folder_of(include)
-                allowed = ALLOWED_INCLUDES[folder]
-                if other not in (None, folder) and other not in allowed and include not in allowed:
+                other = room_of(include)
+                if other not in (None, room) and other not in ROOMS[room]:
                     wrong.append(f"{path} includes {include}")
         self.assertEqual(wrong, [])
 
-    def test_the_engine_includes_no_rpc(self):
+    def test_no_floor_stands_on_one_above_it(self):
+        below = {"proto"}
+        for room, allowed in ROOMS.items():
+            self.assertEqual(allowed - below, set(), f"{room} stands on rooms that are listed after it")
+            below.add(room)
+
+    def test_folders_and_files_are_small(self):
+        n_files = collections.Counter(os.path.dirname(p) for p in product_files(".h", ".cc", ".cu", ".inc"))
+        self.assertEqual({folder: n for folder, n in n_files.items() if n > MAX_FOLDER_FILES}, {})
+        lengths = {p: read(p).count("\n") for p in product_files(".h", ".cc", ".cu", ".inc")}
+        self.assertEqual({p: n for p, n in lengths.items() if n > MAX_FILE_LINES}, {})
+
+    def test_the_coordinators_core_and_the_engine_include_no_rpc(self):
+        """Everything but the services and the codec builds without gRPC and protobuf; a request's rules know no gRPC."""
         wrong = []
-        for path in tracked(".h", ".cc"):
-            if path.split("/")[0] not in ("base", "kernels", "model", "worker") or path in RPC_FILES:
+        for path in product_files(".h", ".cc"):
+            room = room_of(path)
+            if room in ("coordinator", "coordinator/grpc", "coordinator/worker_port", "client") or path in RPC_FILES:
                 continue
             for include in INCLUDE.findall(read(path)):
-                if RPC_HEADERS.match(include) or include.startswith(PROTO_PREFIXES):
+                is_grpc = re.match(r"^(grpc|grpcpp)/", include) or include.endswith(".grpc.pb.h")
+                is_rpc = RPC_HEADERS.match(include) or include.startswith(PROTO_PREFIXES)
+                if is_grpc or is_rpc and room != "coordinator/api":
                     wrong.append(f"{path} includes {include}")
         self.assertEqual(wrong, [])
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "kernels/device.h"
+#include "kernels/cpu/cpu_device.h"
 
 namespace bora {
 namespace {

@@ -25,6 +25,7 @@
 #include "absl/strings/str_split.h"
 #include "base/int_math.h"
 #include "base/philox.h"
+#include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
 #include "tests/bench/peak_loops.h"
 

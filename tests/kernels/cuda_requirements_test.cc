@@ -1,4 +1,4 @@
-#include "kernels/cuda_requirements.h"
+#include "kernels/cuda/runtime/cuda_requirements.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

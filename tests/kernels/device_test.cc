@@ -1,5 +1,3 @@
-#include "kernels/device.h"
-
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -10,6 +8,8 @@
 #include <chrono>
 #include <thread>
 #include <vector>
+
+#include "kernels/cpu/cpu_device.h"
 
 namespace bora {
 namespace {

@@ -1,6 +1,7 @@
-// The draw by its definition (kernels/draw.h, model/sampling_params.h): sort, restrict, take the
-// best score. Shares nothing with the product but Philox; logarithms and exponentials are libm's,
-// so a score may differ in its last bits, which decides nothing unless two are as close as that.
+// The draw by its definition (kernels/draw.h, model/step/sampling_params.h): sort, restrict, take
+// the best score. Shares nothing with the product but Philox; logarithms and exponentials are
+// libm's, so a score may differ in its last bits, which decides nothing unless two are as close as
+// that.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 #include <vector>
 
 #include "base/philox.h"
-#include "model/sampling_params.h"
+#include "model/step/sampling_params.h"
 
 namespace bora {
 

@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/simd/simd.h"
 #include "kernels/sample.h"
-#include "kernels/simd.h"
 #include "kernels/token_order.h"
 #include "tests/kernels/draw_model.h"
 #include "tests/kernels/op_testing.h"

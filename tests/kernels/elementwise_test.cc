@@ -5,9 +5,10 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/simd/simd.h"
 #include "kernels/exact_math.h"
 #include "kernels/ops.h"
-#include "kernels/simd.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 

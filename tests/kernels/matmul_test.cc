@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/int_math.h"
+#include "kernels/cpu/cpu_device.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 

@@ -14,7 +14,7 @@
 #include "base/bf16.h"
 #include "base/int_math.h"
 #include "base/philox.h"
-#include "kernels/device.h"
+#include "kernels/cpu/cpu_device.h"
 #include "kernels/kv_cache.h"
 
 namespace bora {

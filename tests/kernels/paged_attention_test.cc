@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "kernels/cpu/cpu_device.h"
 #include "kernels/rope_store_kv.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"

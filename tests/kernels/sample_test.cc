@@ -5,8 +5,9 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/simd/simd.h"
 #include "kernels/exact_math.h"
-#include "kernels/simd.h"
 #include "tests/kernels/op_testing.h"
 #include "tests/reference/reference.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/simd_choice.h"
+#include "kernels/cpu/simd/simd_choice.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
-#include "base/cpu_features.h"
-#include "kernels/device_list.h"
+#include "base/host/cpu_features.h"
+#include "kernels/cpu/device_list.h"
 
 namespace bora {
 namespace {

@@ -1,5 +1,5 @@
 // Tokens that a fine-tune has added: which files name them, and what they are in the vocabulary.
-#include "model/added_tokens.h"
+#include "model/text/added_tokens.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // Model directories: both layouts, shards, and every way in which the files and the config may
 // contradict each other.
-#include "model/checkpoint.h"
+#include "model/checkpoint/checkpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <functional>
 
 #include "absl/strings/str_replace.h"
-#include "model/dummy_weights.h"
-#include "model/make_checkpoint.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/tools/make_checkpoint.h"
 #include "tests/model/model_test_util.h"
 
 namespace bora {

@@ -1,11 +1,11 @@
-#include "model/layout_plan.h"
+#include "model/planning/layout_plan.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
 
-#include "model/partition.h"
+#include "model/planning/partition.h"
 #include "tests/model/mistral_7b.h"
 
 namespace bora {

@@ -1,11 +1,11 @@
 // What bora-make-checkpoint writes reads back as the dummy weights of the same seed.
-#include "model/make_checkpoint.h"
+#include "model/tools/make_checkpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/model/model_test_util.h"
 
 namespace bora {

@@ -12,9 +12,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/tensor_id.h"
 #include "model/config.h"
-#include "model/safetensors.h"
-#include "model/tensor_id.h"
 #include "tests/model/temp_dir.h"
 
 namespace bora {

@@ -1,4 +1,4 @@
-#include "model/partition.h"
+#include "model/planning/partition.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,12 +1,12 @@
 // What others say is kept short and printable.
-#include "model/peer_text.h"
+#include "model/protocol/peer_text.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 #include <string>
 
-#include "model/utf8.h"
+#include "base/utf8.h"
 
 namespace bora {
 namespace {

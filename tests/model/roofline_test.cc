@@ -1,8 +1,8 @@
-#include "model/roofline.h"
+#include "model/planning/roofline.h"
 
 #include <gtest/gtest.h>
 
-#include "model/partition.h"
+#include "model/planning/partition.h"
 #include "tests/model/mistral_7b.h"
 
 namespace bora {

@@ -1,6 +1,6 @@
 // A well-formed file reads back; each way of being malformed is refused with a message that names
 // the file and the problem, quickly and without large allocations.
-#include "model/safetensors.h"
+#include "model/checkpoint/safetensors.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

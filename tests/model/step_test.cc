@@ -1,6 +1,6 @@
 // Each invariant of a plan has one test that breaks exactly that invariant, and every message names
 // what is wrong.
-#include "model/step.h"
+#include "model/step/step.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "model/detokenizer.h"
-#include "model/tokenizer.h"
-#include "model/utf8.h"
+#include "base/utf8.h"
+#include "model/text/detokenizer.h"
+#include "model/text/tokenizer.h"
 #include "tests/model/tokenizer_testing.h"
 
 namespace bora {

@@ -1,4 +1,4 @@
-#include "model/tokenizer_model.h"
+#include "model/text/tokenizer_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

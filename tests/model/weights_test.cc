@@ -9,14 +9,14 @@
 #include <limits>
 #include <map>
 
-#include "base/flush_subnormals.h"
+#include "base/host/flush_subnormals.h"
 #include "base/int_math.h"
 #include "base/philox.h"
-#include "model/dummy_weights.h"
-#include "model/make_checkpoint.h"
-#include "model/partition.h"
-#include "model/rotary_layout.h"
-#include "model/weights_source.h"
+#include "model/checkpoint/dummy_weights.h"
+#include "model/checkpoint/rotary_layout.h"
+#include "model/checkpoint/weights_source.h"
+#include "model/planning/partition.h"
+#include "model/tools/make_checkpoint.h"
 #include "tests/model/model_test_util.h"
 
 namespace bora {

@@ -1,5 +1,5 @@
 // Only peers that both have the credential believe each other, and the credential is in no message.
-#include "model/worker_auth.h"
+#include "model/protocol/worker_auth.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

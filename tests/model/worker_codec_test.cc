@@ -1,5 +1,5 @@
 // Every message survives the wire, and what does not fit together is refused.
-#include "model/worker_codec.h"
+#include "model/protocol/worker_codec.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

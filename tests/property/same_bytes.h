@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tests/worker/local_group.h"
-#include "worker/rank_weights.h"
+#include "worker/weights/rank_weights.h"
 
 namespace bora {
 

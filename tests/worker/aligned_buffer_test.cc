@@ -1,4 +1,4 @@
-#include "worker/aligned_buffer.h"
+#include "worker/weights/aligned_buffer.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "worker/cuda_step.h"
+#include "worker/cuda/cuda_step.h"
 
 #include <gtest/gtest.h>
 

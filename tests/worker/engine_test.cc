@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"

@@ -1,5 +1,5 @@
 // What memory a worker may take, and that a rank which does not fit is refused with the numbers.
-#include "worker/host_memory.h"
+#include "worker/weights/host_memory.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,8 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "model/config.h"
 #include "tests/model/temp_dir.h"
-#include "worker/aligned_buffer.h"
-#include "worker/cpu_rank_loader.h"
+#include "worker/cpu/cpu_rank_loader.h"
+#include "worker/weights/aligned_buffer.h"
 
 namespace bora {
 namespace {

@@ -1,12 +1,12 @@
 // The planner's memory against what a worker allocates: model/ cannot ask it.
-#include "model/layout_plan.h"
+#include "model/planning/layout_plan.h"
 
 #include <gtest/gtest.h>
 
-#include "model/partition.h"
+#include "model/planning/partition.h"
 #include "tests/model/mistral_7b.h"
-#include "worker/rank_weights.h"
-#include "worker/stage.h"
+#include "worker/stage/stage.h"
+#include "worker/weights/rank_weights.h"
 
 namespace bora {
 namespace {

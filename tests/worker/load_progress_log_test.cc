@@ -1,4 +1,4 @@
-#include "worker/load_progress_log.h"
+#include "worker/stage/load_progress_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

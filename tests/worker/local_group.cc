@@ -11,8 +11,10 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
-#include "model/partition.h"
-#include "worker/sim_rank.h"
+#include "kernels/cpu/cpu_device.h"
+#include "model/planning/partition.h"
+#include "worker/comm/listener.h"
+#include "worker/sim/sim_rank.h"
 
 namespace bora {
 namespace {

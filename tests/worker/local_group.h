@@ -14,10 +14,10 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mailbox.h"
-#include "model/step.h"
-#include "model/weights_source.h"
-#include "worker/rank.h"
-#include "worker/sim_cost.h"
+#include "model/checkpoint/weights_source.h"
+#include "model/step/step.h"
+#include "worker/cpu/cpu_rank.h"
+#include "worker/sim/sim_cost.h"
 
 namespace bora {
 

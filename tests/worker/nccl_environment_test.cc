@@ -1,4 +1,4 @@
-#include "worker/nccl_environment.h"
+#include "worker/cuda/nccl_environment.h"
 
 #include <gtest/gtest.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "model/step.h"
+#include "model/step/step.h"
 
 namespace bora {
 

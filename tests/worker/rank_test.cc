@@ -1,7 +1,5 @@
 // What a rank does when things go wrong: plans and limits that break the rules, peers that go away,
 // numbers that are not finite.
-#include "worker/rank.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,12 +15,14 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "model/dummy_weights.h"
+#include "kernels/cpu/cpu_device.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/base/sanitizers.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
+#include "worker/cpu/cpu_rank.h"
 
 namespace bora {
 namespace {

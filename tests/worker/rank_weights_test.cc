@@ -1,4 +1,4 @@
-#include "worker/rank_weights.h"
+#include "worker/weights/rank_weights.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,9 +12,10 @@
 #include <vector>
 
 #include "base/check.h"
-#include "model/dummy_weights.h"
+#include "kernels/cpu/cpu_device.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/worker/tiny_model.h"
-#include "worker/rank.h"
+#include "worker/cpu/cpu_rank.h"
 
 namespace bora {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/step.h"
+#include "model/step/step.h"
 #include "tests/reference/reference.h"
 #include "tests/worker/reference_inputs.h"
 #include "tests/worker/tiny_model.h"

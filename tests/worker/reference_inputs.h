@@ -7,11 +7,11 @@
 #include "absl/types/span.h"
 #include "base/bf16.h"
 #include "base/check.h"
+#include "model/checkpoint/tensor_id.h"
+#include "model/checkpoint/weights_source.h"
 #include "model/config.h"
-#include "model/tensor_id.h"
-#include "model/weights_source.h"
 #include "tests/reference/reference.h"
-#include "worker/rank_weights.h"
+#include "worker/weights/rank_weights.h"
 
 namespace bora {
 

@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/reference/reference.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/reference_compare.h"

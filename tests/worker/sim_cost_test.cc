@@ -1,4 +1,4 @@
-#include "worker/sim_cost.h"
+#include "worker/sim/sim_cost.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // A simulated rank says of itself what a real one would, from the config alone.
-#include "worker/sim_rank_loader.h"
+#include "worker/sim/sim_rank_loader.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -10,9 +10,9 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/worker/tiny_model.h"
-#include "worker/stage.h"
+#include "worker/stage/stage.h"
 
 namespace bora {
 namespace {

@@ -1,6 +1,6 @@
 // The simulated device takes the time that it is told, gives the same tokens however a request is
 // served, and checks plans as a real one does.
-#include "worker/sim_rank.h"
+#include "worker/sim/sim_rank.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "model/dummy_weights.h"
+#include "model/checkpoint/dummy_weights.h"
 #include "tests/worker/local_group.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/tiny_model.h"

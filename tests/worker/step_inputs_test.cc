@@ -1,4 +1,4 @@
-#include "worker/step_inputs.h"
+#include "worker/stage/step_inputs.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/tiny_model.h"
-#include "worker/collectives.h"
+#include "worker/stage/collectives.h"
 
 namespace bora {
 namespace {

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "model/config.h"
-#include "model/step.h"
-#include "worker/rank_weights.h"
+#include "model/step/step.h"
+#include "worker/weights/rank_weights.h"
 
 namespace bora {
 

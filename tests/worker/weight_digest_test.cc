@@ -1,5 +1,5 @@
 // The digest of the bytes that ranks read: the same for every layout, another for every change.
-#include "model/weight_digest.h"
+#include "model/checkpoint/weight_digest.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "base/check.h"
-#include "model/checkpoint.h"
-#include "model/make_checkpoint.h"
-#include "model/weights_source.h"
+#include "kernels/cpu/cpu_device.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/checkpoint/weights_source.h"
+#include "model/tools/make_checkpoint.h"
 #include "tests/model/temp_dir.h"
-#include "worker/rank_weights.h"
+#include "worker/weights/rank_weights.h"
 
 namespace bora {
 namespace {

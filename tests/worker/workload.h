@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "model/step.h"
+#include "model/step/step.h"
 #include "tests/worker/local_group.h"
 
 namespace bora {

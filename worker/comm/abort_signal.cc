@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 

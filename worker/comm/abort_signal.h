@@ -7,7 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
 
 namespace bora {
 

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 namespace {

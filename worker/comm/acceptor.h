@@ -14,7 +14,7 @@
 
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
 #include "worker/comm/handshake.h"
 #include "worker/comm/rendezvous.h"
 

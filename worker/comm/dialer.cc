@@ -5,8 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/comm/handshake.h"
-#include "worker/comm/shared_ring.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/shared_ring.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/link.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 

@@ -3,7 +3,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 

@@ -18,7 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "base/hmac.h"
+#include "base/auth/hmac.h"
 
 namespace bora {
 

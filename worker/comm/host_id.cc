@@ -7,8 +7,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/socket_util.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 

@@ -1,3 +1,5 @@
+#include "worker/comm/listener.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,9 +17,9 @@
 #include "base/status_macros.h"
 #include "worker/comm/abort_signal.h"
 #include "worker/comm/acceptor.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/link/socket_util.h"
+#include "worker/comm/mesh.h"
 #include "worker/comm/mesh_builder.h"
-#include "worker/comm/socket_util.h"
 
 namespace bora {
 namespace {

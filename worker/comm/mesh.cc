@@ -1,4 +1,6 @@
 // The progress loop of a Mesh: every operation queues messages and RunTransfers moves them.
+#include "worker/comm/mesh.h"
+
 #include <poll.h>
 #include <sys/uio.h>
 
@@ -12,10 +14,9 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "worker/comm/abort_signal.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/link.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/link/socket_util.h"
 #include "worker/comm/mesh_transfer.h"
-#include "worker/comm/socket_util.h"
 
 namespace bora {
 namespace {

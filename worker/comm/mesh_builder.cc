@@ -9,10 +9,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
-#include "base/host_cpus.h"
+#include "base/host/host_cpus.h"
 #include "base/status_macros.h"
 #include "worker/comm/dialer.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 namespace {

@@ -8,8 +8,8 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "worker/comm/abort_signal.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/link.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/mesh.h"
 #include "worker/comm/rendezvous.h"
 
 namespace bora {

@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/mesh.h"
 #include "worker/comm/mesh_transfer.h"
 #include "worker/comm/tree_sum.h"
 

@@ -9,8 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/int_math.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/link.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 

@@ -8,9 +8,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
 #include "worker/comm/handshake.h"
-#include "worker/comm/link.h"
+#include "worker/comm/link/link.h"
 
 namespace bora {
 

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "base/flush_subnormals.h"
+#include "base/host/flush_subnormals.h"
 
 namespace bora {
 namespace {

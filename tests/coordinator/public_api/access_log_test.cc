@@ -1,4 +1,4 @@
-#include "coordinator/access_log.h"
+#include "coordinator/api/access_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,16 +8,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "coordinator/api_error.h"
+#include "coordinator/api/api_error.h"
 
 namespace bora {
 namespace {
 
 using ::testing::HasSubstr;
 
-RpcRecord Call(std::string request_id, absl::StatusCode code = absl::StatusCode::kOk,
-               std::string reason = "") {
-  RpcRecord record;
+CallRecord Call(std::string request_id, absl::StatusCode code = absl::StatusCode::kOk,
+                std::string reason = "") {
+  CallRecord record;
   record.method = "Generate";
   record.request_id = std::move(request_id);
   record.peer = "ipv4:127.0.0.1:1";
@@ -35,7 +35,7 @@ std::vector<std::string> Lines(const std::function<void()>& function) {
 }
 
 TEST(AccessLogTest, ALineSaysWhatTheCallWasAndWhereItsTimeWent) {
-  RpcRecord record = Call("id-1");
+  CallRecord record = Call("id-1");
   GenerationRecord& generation = record.generation.emplace();
   generation.tenant = "shop";
   generation.priority = Priority::kBatch;
@@ -135,7 +135,7 @@ TEST(AccessLogTest, RefusalsInBulkAreCounted) {
 TEST(AccessLogTest, StatsHaveTheMedianOfFirstTokens) {
   AccessLog log({AccessLogMode::kOff, 1});
   for (const int ms : {30, 10, 1000}) {
-    RpcRecord record = Call("a");
+    CallRecord record = Call("a");
     record.generation.emplace().n_output_tokens = 1;
     record.generation->first_token = absl::Milliseconds(ms);
     log.Record(record, absl::ZeroDuration());

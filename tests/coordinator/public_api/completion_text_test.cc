@@ -1,4 +1,4 @@
-#include "coordinator/completion_text.h"
+#include "coordinator/engine/completion_text.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/utf8.h"
 #include "gtest/gtest.h"
-#include "model/utf8.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
 
 namespace bora {

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "base/clock.h"
-#include "coordinator/request_parsing.h"
+#include "coordinator/grpc/request_parsing.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/public_api/test_server.h"

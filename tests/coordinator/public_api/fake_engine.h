@@ -1,4 +1,4 @@
-// A RequestEngine without a model. By hand: a test takes submitted requests and says what their
+// A Generator without a model. By hand: a test takes submitted requests and says what their
 // observers hear. On its own: a thread makes tokens for all open requests, as a pure function of
 // seed and place, with the text rules of the real engine.
 #pragma once
@@ -19,15 +19,15 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "coordinator/completion_text.h"
-#include "coordinator/request_engine.h"
-#include "model/tokenizer.h"
+#include "coordinator/api/generator.h"
+#include "coordinator/engine/completion_text.h"
+#include "model/text/tokenizer.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
 
 namespace bora {
 
 // Thread-safe.
-class FakeEngine : public RequestEngine {
+class FakeEngine : public Generator {
  public:
   enum class Mode { kByHand, kOnItsOwn };
 

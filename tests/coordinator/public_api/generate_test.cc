@@ -12,10 +12,10 @@
 
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "base/unique_fd.h"
+#include "base/host/unique_fd.h"
+#include "base/utf8.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "model/utf8.h"
 #include "tests/coordinator/public_api/test_server.h"
 
 namespace bora {

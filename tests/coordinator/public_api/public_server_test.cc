@@ -1,4 +1,4 @@
-#include "coordinator/public_server.h"
+#include "coordinator/grpc/public_server.h"
 
 #include <string>
 

@@ -1,4 +1,4 @@
-#include "coordinator/request_compression.h"
+#include "coordinator/grpc/request_compression.h"
 
 #include <gtest/gtest.h>
 #include <zlib.h>

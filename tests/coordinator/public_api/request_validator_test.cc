@@ -1,4 +1,4 @@
-#include "coordinator/request_validator.h"
+#include "coordinator/api/request_validator.h"
 
 #include <google/protobuf/descriptor.h>
 
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "coordinator/completion_text.h"
+#include "base/utf8.h"
+#include "coordinator/engine/completion_text.h"
 #include "gtest/gtest.h"
-#include "model/utf8.h"
 #include "tests/coordinator/public_api/test_vocabulary.h"
 
 namespace bora {

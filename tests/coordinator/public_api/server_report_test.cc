@@ -1,4 +1,4 @@
-#include "coordinator/server_report.h"
+#include "coordinator/api/server_report.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

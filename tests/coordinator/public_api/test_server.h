@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "bora/inference/v1/inference_service.grpc.pb.h"
 #include "bora/inference/v1/model_service.grpc.pb.h"
-#include "coordinator/public_server.h"
+#include "coordinator/grpc/public_server.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"

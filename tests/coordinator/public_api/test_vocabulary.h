@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 namespace bora {
 

@@ -15,7 +15,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 namespace {

@@ -10,7 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/listener.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 

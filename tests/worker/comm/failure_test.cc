@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 namespace {

@@ -1,4 +1,6 @@
 // Forming meshes: late peers, strangers, many epochs.
+#include "worker/comm/listener.h"
+
 #include <dirent.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -14,9 +16,10 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/comm/communicator.h"
 #include "worker/comm/handshake.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/link/socket_util.h"
+#include "worker/comm/mesh.h"
 
 namespace bora {
 namespace {

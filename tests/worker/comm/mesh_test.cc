@@ -1,4 +1,6 @@
 // What a healthy mesh computes and moves, on every kind of link.
+#include "worker/comm/mesh.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/link/link.h"
 
 namespace bora {
 namespace {
@@ -193,7 +195,7 @@ TEST(MeshSubgroupTest, SubgroupsReduceIndependently) {
   }
 }
 
-// The capacity rule of communicator.h at its limit: both sides fill a direction before receiving.
+// The capacity rule of mesh.h at its limit: both sides fill a direction before receiving.
 TEST(MeshCapacityTest, BothSidesMaySendTheWholeCapacityFirst) {
   for (const Wiring wiring : {Wiring::kSharedMemory, Wiring::kTcp}) {
     RunRanks(2, wiring, [](Mesh& mesh) {

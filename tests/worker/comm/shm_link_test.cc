@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "base/check.h"
-#include "worker/comm/link.h"
-#include "worker/comm/shared_ring.h"
-#include "worker/comm/socket_util.h"
+#include "worker/comm/link/link.h"
+#include "worker/comm/link/shared_ring.h"
+#include "worker/comm/link/socket_util.h"
 
 namespace bora {
 namespace {

@@ -9,9 +9,9 @@
 #include <new>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/cpu/cpu_device.h"
 #include "tests/worker/comm/comm_test_util.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/mesh.h"
 
 namespace {
 

@@ -1,0 +1,51 @@
+#include "coordinator/api/call_record.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "coordinator/api/api_limits.h"
+#include "coordinator/api/violations.h"
+
+namespace bora {
+namespace {
+
+// With the code that gRPC itself has for calls that are too large.
+ApiError CallTooLarge(std::string field, std::string value, std::string limit) {
+  Violations violations;
+  violations.AddLimit(std::move(field), std::move(value), std::move(limit));
+  ApiError error = violations.TakeError();
+  error.code = absl::StatusCode::kResourceExhausted;
+  return error;
+}
+
+}  // namespace
+
+void RecordCancelled(CallRecord* record) {
+  const bool expired = SteadyNow() >= record->deadline;
+  record->code = expired ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
+  record->reason = reason::kCancelled;
+}
+
+ApiError MetadataTooLarge(int64_t n_bytes) {
+  return CallTooLarge("(metadata)", absl::StrCat(n_bytes, " bytes"),
+                      absl::StrCat("at most ", kMaxMetadataBytes, " bytes"));
+}
+
+ApiError MessageTooLarge(int64_t n_bytes, bool exact) {
+  return CallTooLarge("(message)", absl::StrCat(exact ? "" : "at least ", n_bytes, " bytes"),
+                      absl::StrCat("at most ", kMaxMessageBytes, " bytes"));
+}
+
+ApiError AnswerTooLarge(int64_t n_bytes) {
+  ApiError error;
+  error.code = absl::StatusCode::kInvalidArgument;
+  error.reason = reason::kLimitExceeded;
+  error.metadata = {{"answerBytes", absl::StrCat(n_bytes)},
+                    {"limit", absl::StrCat(kMaxMessageBytes)}};
+  error.message = absl::StrCat("the answer would have ", n_bytes, " bytes, more than the limit of ",
+                               kMaxMessageBytes, ": ask for less in one call");
+  return error;
+}
+
+}  // namespace bora

@@ -1,0 +1,536 @@
+#include "coordinator/api/request_validator.h"
+
+#include <algorithm>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "base/check.h"
+#include "coordinator/api/violations.h"
+#include "model/text/detokenizer.h"
+
+namespace bora {
+namespace {
+
+namespace v1 = inference::v1;
+
+constexpr float kMaxTemperature = 100;
+constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
+
+// UTF-8 is valid here: protobuf refuses anything else (see request_parsing.h).
+int64_t CountCodePoints(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+absl::Duration ToDuration(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+// Every id in [0, vocab_size).
+void CheckTokenIds(absl::string_view field, absl::Span<const int32_t> ids, int32_t vocab_size,
+                   Violations* violations) {
+  int64_t n_unknown = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    if (++n_unknown > Violations::kMaxPerList) continue;
+    violations->CheckRange(absl::StrCat(field, "[", i, "]"), int64_t{ids[i]}, 0, vocab_size - 1);
+  }
+  if (n_unknown > Violations::kMaxPerList) {
+    violations->AddInvalid(std::string(field),
+                           absl::StrCat("a list with ", n_unknown, " unknown ids"),
+                           absl::StrCat("of ids in [0, ", vocab_size - 1, "]"));
+  }
+}
+
+absl::Span<const int32_t> Ids(const v1::TokenIds& token_ids) {
+  return absl::MakeConstSpan(token_ids.ids().data(), token_ids.ids().size());
+}
+
+bool AddsBos(const v1::Prompt& prompt, const Tokenizer& tokenizer) {
+  const bool wanted = prompt.has_add_bos_token() ? prompt.add_bos_token() : prompt.has_text();
+  return wanted && tokenizer.bos_id() >= 0;
+}
+
+void CheckText(const std::string& field, const std::string& text, Violations* violations) {
+  const int64_t n_bytes = static_cast<int64_t>(text.size());
+  if (n_bytes == 0) {
+    violations->AddInvalid(field, "empty", absl::StrCat("1 to ", kMaxPromptBytes, " bytes"));
+  } else if (n_bytes > kMaxPromptBytes) {
+    violations->AddLimit(field, absl::StrCat(n_bytes, " bytes"),
+                         absl::StrCat("1 to ", kMaxPromptBytes, " bytes"));
+  }
+}
+
+void CheckPrompt(const v1::Prompt& prompt, const ModelFacts& model, const Tokenizer& tokenizer,
+                 Violations* violations) {
+  switch (prompt.source_case()) {
+    case v1::Prompt::kText:
+      CheckText("prompt.text", prompt.text(), violations);
+      break;
+    case v1::Prompt::kTokenIds:
+      if (prompt.token_ids().ids().empty()) {
+        violations->AddInvalid("prompt.token_ids.ids", "empty", "at least 1 id");
+      }
+      CheckTokenIds("prompt.token_ids.ids", Ids(prompt.token_ids()), tokenizer.vocab_size(),
+                    violations);
+      break;
+    case v1::Prompt::SOURCE_NOT_SET:
+      violations->AddInvalid("prompt", "absent", "set: either text or token_ids");
+      break;
+  }
+  if (prompt.add_bos_token() && tokenizer.bos_id() < 0) {
+    violations->AddInvalid("prompt.add_bos_token", "true",
+                           "false: the model has no beginning-of-sequence token");
+  }
+  violations->CheckRange("prompt.truncate_prompt_tokens", int64_t{prompt.truncate_prompt_tokens()},
+                         0, model.context_length);
+}
+
+void CheckSampling(const v1::SamplingOptions& sampling, Violations* violations) {
+  if (sampling.has_temperature()) {
+    violations->CheckRange("sampling.temperature", sampling.temperature(), 0.0f, kMaxTemperature);
+  }
+  if (sampling.has_top_p() && !(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
+    violations->AddInvalid("sampling.top_p", FloatText(sampling.top_p()), "in (0, 1]");
+  }
+  if (sampling.has_top_k()) {
+    violations->CheckRange("sampling.top_k", int64_t{sampling.top_k()}, 0, kMaxTopK);
+  }
+  if (sampling.has_min_p()) {
+    violations->CheckRange("sampling.min_p", sampling.min_p(), 0.0f, 1.0f);
+  }
+  if (sampling.has_repetition_penalty()) {
+    violations->CheckRange("sampling.repetition_penalty", sampling.repetition_penalty(),
+                           kMinRepetitionPenalty, kMaxRepetitionPenalty);
+  }
+  if (sampling.has_frequency_penalty()) {
+    violations->CheckRange("sampling.frequency_penalty", sampling.frequency_penalty(), -kMaxPenalty,
+                           kMaxPenalty);
+  }
+  if (sampling.has_presence_penalty()) {
+    violations->CheckRange("sampling.presence_penalty", sampling.presence_penalty(), -kMaxPenalty,
+                           kMaxPenalty);
+  }
+}
+
+void CheckStopSequences(const v1::StopOptions& stopping, Violations* violations) {
+  if (stopping.stop_size() > kMaxStopSequences) {
+    violations->AddLimit("stopping.stop", absl::StrCat(stopping.stop_size(), " sequences"),
+                         absl::StrCat("at most ", kMaxStopSequences));
+  }
+  int n_bad = 0;
+  for (int i = 0; i < stopping.stop_size() && n_bad < Violations::kMaxPerList; ++i) {
+    const int64_t n_code_points = CountCodePoints(stopping.stop(i));
+    if (n_code_points > 0 && n_code_points <= kMaxStopSequenceCodePoints) continue;
+    ++n_bad;
+    const std::string field = absl::StrCat("stopping.stop[", i, "]");
+    const std::string limit = absl::StrCat("1 to ", kMaxStopSequenceCodePoints, " code points");
+    if (n_code_points == 0) {
+      violations->AddInvalid(field, "empty", limit);
+    } else {
+      violations->AddLimit(field, absl::StrCat(n_code_points, " code points"), limit);
+    }
+  }
+}
+
+void CheckStopping(const v1::StopOptions& stopping, int32_t vocab_size, Violations* violations) {
+  if (stopping.has_max_tokens() && stopping.max_tokens() < 1) {
+    violations->AddInvalid("stopping.max_tokens", absl::StrCat(stopping.max_tokens()),
+                           "at least 1");
+  }
+  if (stopping.min_tokens() < 0) {
+    violations->AddInvalid("stopping.min_tokens", absl::StrCat(stopping.min_tokens()),
+                           "in [0, max_tokens]");
+  } else if (stopping.has_max_tokens() && stopping.min_tokens() > stopping.max_tokens()) {
+    violations->CheckRange("stopping.min_tokens", int64_t{stopping.min_tokens()}, 0,
+                           std::max(stopping.max_tokens(), 0));
+  }
+  CheckStopSequences(stopping, violations);
+  const absl::Span<const int32_t> ids(stopping.stop_token_ids().data(),
+                                      stopping.stop_token_ids().size());
+  CheckTokenIds("stopping.stop_token_ids", ids, vocab_size, violations);
+  if (stopping.has_time_limit()) {
+    const google::protobuf::Duration& limit = stopping.time_limit();
+    const bool in_range = limit.seconds() >= 0 && limit.seconds() <= kMaxTimeLimitSeconds &&
+                          limit.nanos() >= 0 && limit.nanos() < 1'000'000'000 &&
+                          ToDuration(limit) > absl::ZeroDuration() &&
+                          ToDuration(limit) <= absl::Seconds(kMaxTimeLimitSeconds);
+    if (!in_range) {
+      violations->AddInvalid("stopping.time_limit",
+                             absl::StrCat(limit.seconds(), " s ", limit.nanos(), " ns"),
+                             absl::StrCat("in (0, ", kMaxTimeLimitSeconds, "] s"));
+    }
+  }
+}
+
+void CheckLogprobs(absl::string_view field, int32_t n, Violations* violations) {
+  const std::string limit = absl::StrCat("in [0, ", kMaxLogprobs, "]");
+  if (n < 0) violations->AddInvalid(std::string(field), absl::StrCat(n), limit);
+  if (n > kMaxLogprobs) violations->AddLimit(std::string(field), absl::StrCat(n), limit);
+}
+
+void CheckOutput(const v1::OutputOptions& output, Violations* violations) {
+  if (output.has_logprobs()) CheckLogprobs("output.logprobs", output.logprobs(), violations);
+  if (output.has_prompt_logprobs()) {
+    CheckLogprobs("output.prompt_logprobs", output.prompt_logprobs(), violations);
+  }
+}
+
+// The ids that end generation: ascending, unique.
+std::vector<int32_t> StopTokenIds(const v1::StopOptions& stopping, const ModelFacts& model) {
+  std::vector<int32_t> ids(stopping.stop_token_ids().begin(), stopping.stop_token_ids().end());
+  if (!stopping.ignore_eos()) {
+    ids.insert(ids.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+// The request's value, or else the model's default, or else the API's, which `value` has.
+template <typename T>
+void Choose(bool is_set, T from_request, const std::optional<T>& from_model, T* value) {
+  *value = is_set ? from_request : from_model.value_or(*value);
+}
+
+SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingDefaults& defaults,
+                            const v1::OutputOptions& output, int32_t min_tokens,
+                            std::vector<int32_t> stop_token_ids) {
+  SamplingParams params;
+  Choose(sampling.has_temperature(), sampling.temperature(), defaults.temperature,
+         &params.temperature);
+  Choose(sampling.has_top_p(), sampling.top_p(), defaults.top_p, &params.top_p);
+  Choose(sampling.has_top_k(), sampling.top_k(), defaults.top_k, &params.top_k);
+  Choose(sampling.has_min_p(), sampling.min_p(), defaults.min_p, &params.min_p);
+  Choose(sampling.has_repetition_penalty(), sampling.repetition_penalty(),
+         defaults.repetition_penalty, &params.repetition_penalty);
+  if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
+  if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
+  // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
+  params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed() >> 12;
+  if (output.has_logprobs()) params.n_logprobs = output.logprobs();
+  if (output.has_prompt_logprobs()) params.n_prompt_logprobs = output.prompt_logprobs();
+  params.min_tokens = min_tokens;
+  params.stop_token_ids = std::move(stop_token_ids);
+  return params;
+}
+
+// `max_tokens` is absent where the request has none.
+ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
+                               absl::optional<int64_t> max_tokens, int32_t context_length) {
+  ApiError error;
+  error.code = absl::StatusCode::kInvalidArgument;
+  error.reason = reason::kContextLengthExceeded;
+  error.metadata = {{"promptTokenCount", absl::StrCat(n_prompt_tokens)},
+                    {"contextLength", absl::StrCat(context_length)}};
+  if (max_tokens.has_value()) error.metadata["maxTokens"] = absl::StrCat(*max_tokens);
+  const std::string prompt =
+      absl::StrCat("the prompt has ", exact ? "" : "at least ", n_prompt_tokens, " tokens");
+  if (n_prompt_tokens >= context_length || !max_tokens.has_value()) {
+    const std::string n_allowed = absl::StrCat(context_length - 1);
+    error.metadata["maxPromptTokenCount"] = n_allowed;
+    error.message = absl::StrCat(prompt, "; it must have at most ", n_allowed,
+                                 ", one less than the context length of ", context_length);
+    error.violations.push_back(
+        {"prompt", absl::StrCat("has ", exact ? "" : "at least ", n_prompt_tokens,
+                                " tokens; it must have at most ", n_allowed)});
+    return error;
+  }
+  error.message = absl::StrCat(prompt, " and max_tokens is ", *max_tokens,
+                               ": together more than the context length of ", context_length);
+  error.violations.push_back(
+      {"stopping.max_tokens",
+       absl::StrCat("is ", *max_tokens, "; it must be in [1, ", context_length - n_prompt_tokens,
+                    "] after a prompt of ", n_prompt_tokens, " tokens")});
+  return error;
+}
+
+void CheckBatch(const std::string& field, int n_inputs, Violations* violations) {
+  if (n_inputs == 0) {
+    violations->AddInvalid(field, "empty", absl::StrCat("1 to ", kMaxBatchInputs, " inputs"));
+  } else if (n_inputs > kMaxBatchInputs) {
+    violations->AddLimit(field, absl::StrCat(n_inputs, " inputs"),
+                         absl::StrCat("1 to ", kMaxBatchInputs, " inputs"));
+  }
+}
+
+bool IsName(absl::string_view name, size_t max_bytes) {
+  return !name.empty() && name.size() <= max_bytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+                  absl::string_view("._:-").find(c) != absl::string_view::npos;
+         });
+}
+
+// The text of all `ids`, to which the completion of `kept`, what truncation leaves of them, adds
+// its own: a character that is begun at the end of both is left to the completion.
+std::string EchoText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
+                     absl::Span<const int32_t> kept) {
+  Detokenizer all(&tokenizer);
+  std::string text;
+  for (const int32_t id : ids) all.AppendTo(id, &text);
+  Detokenizer primed(&tokenizer);
+  primed.Prime(kept);
+  if (all.incomplete() != primed.incomplete()) text += all.Finish();
+  return text;
+}
+
+// `priority` is valid.
+Priority ToPriority(v1::Priority priority) {
+  if (priority == v1::PRIORITY_INTERACTIVE) return Priority::kInteractive;
+  if (priority == v1::PRIORITY_BATCH) return Priority::kBatch;
+  return Priority::kStandard;
+}
+
+}  // namespace
+
+bool IsValidRequestId(absl::string_view request_id) {
+  return IsName(request_id, kMaxRequestIdBytes);
+}
+
+uint64_t RandomSeed() {
+  static_assert(sizeof(std::random_device::result_type) == 4);
+  thread_local std::random_device device;
+  const uint64_t high = device();
+  return (high << 32) | device();
+}
+
+RequestValidator::RequestValidator(const ModelFacts& model, const Tokenizer& tokenizer)
+    : model_(model), tokenizer_(tokenizer) {
+  CHECK_GT(model.context_length, 1);
+  max_token_bytes_ = 3;  // U+FFFD, for a byte that is not UTF-8 by itself
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    max_token_bytes_ =
+        std::max(max_token_bytes_, static_cast<int64_t>(tokenizer.TokenBytes(id).size()));
+  }
+}
+
+std::optional<ApiError> RequestValidator::CheckModel(absl::string_view model) const {
+  absl::string_view name = model;
+  absl::ConsumePrefix(&name, "models/");
+  if (name == model_.name) return std::nullopt;
+  ApiError error;
+  error.code = absl::StatusCode::kNotFound;
+  error.reason = reason::kModelNotFound;
+  error.metadata = {{"model", Excerpt(model)}, {"servedModel", resource_name()}};
+  error.message = absl::StrCat("model \"", error.metadata["model"], "\" is not served here; ",
+                               error.metadata["servedModel"], " is");
+  return error;
+}
+
+std::variant<ValidatedRequest, ApiError> RequestValidator::Validate(
+    const v1::GenerateStreamRequest& request, const CallFacts& call) const {
+  return ValidateRequest(request, call, AnswerKind::kStream);
+}
+
+std::variant<ValidatedRequest, ApiError> RequestValidator::Validate(
+    const v1::GenerateRequest& request, const CallFacts& call) const {
+  return ValidateRequest(request, call, AnswerKind::kWhole);
+}
+
+template <typename Request>
+std::variant<ValidatedRequest, ApiError> RequestValidator::ValidateRequest(const Request& request,
+                                                                           const CallFacts& call,
+                                                                           AnswerKind kind) const {
+  if (!request.model().empty()) {
+    if (std::optional<ApiError> error = CheckModel(request.model())) return *std::move(error);
+  }
+  Violations violations;
+  const v1::StopOptions& stopping = request.stopping();
+  CheckPrompt(request.prompt(), model_, tokenizer_, &violations);
+  CheckSampling(request.sampling(), &violations);
+  CheckStopping(stopping, tokenizer_.vocab_size(), &violations);
+  CheckOutput(request.output(), &violations);
+  if (request.prefix_cache().salt().size() > kMaxCacheSaltBytes) {
+    violations.AddLimit("prefix_cache.salt",
+                        absl::StrCat(request.prefix_cache().salt().size(), " bytes"),
+                        absl::StrCat("at most ", kMaxCacheSaltBytes));
+  }
+  if (!request.request_id().empty() && !IsValidRequestId(request.request_id())) {
+    violations.AddInvalid(
+        "request_id", absl::StrCat("\"", Excerpt(request.request_id()), "\""),
+        absl::StrCat("1 to ", kMaxRequestIdBytes, " characters of [A-Za-z0-9._:-]"));
+  }
+  if (!request.tenant().empty() && !IsName(request.tenant(), kMaxTenantBytes)) {
+    violations.AddInvalid("tenant", absl::StrCat("\"", Excerpt(request.tenant()), "\""),
+                          absl::StrCat("1 to ", kMaxTenantBytes, " characters of [A-Za-z0-9._:-]"));
+  }
+  if (request.has_n()) violations.CheckRange("n", int64_t{request.n()}, 1, kMaxCandidates);
+  if (!v1::Priority_IsValid(request.priority())) {
+    violations.AddInvalid("priority", absl::StrCat(static_cast<int>(request.priority())),
+                          "a value of Priority");
+  }
+  std::vector<int32_t> stop_token_ids = StopTokenIds(stopping, model_);
+  if (stop_token_ids.size() > kMaxStopTokenIds) {
+    violations.AddLimit("stopping.stop_token_ids",
+                        absl::StrCat(stop_token_ids.size(), " ids with the model's own"),
+                        absl::StrCat("at most ", kMaxStopTokenIds));
+  }
+  if (!violations.empty()) return violations.TakeError();
+
+  ValidatedRequest valid;
+  RequestSpec& spec = valid.spec;
+  spec.request_id = call.request_id;
+  spec.arrival = call.arrival;
+  spec.deadline = call.deadline;
+  if (stopping.has_time_limit()) spec.time_limit = call.arrival + ToDuration(stopping.time_limit());
+  spec.stop.assign(stopping.stop().begin(), stopping.stop().end());
+  spec.prefix_cache = !request.prefix_cache().bypass();
+  spec.cache_salt = request.prefix_cache().salt();
+  spec.priority = ToPriority(request.priority());
+  spec.tenant = request.tenant();
+  if (request.has_n()) spec.n_candidates = request.n();
+  spec.include_stop_in_output = stopping.include_stop_str_in_output();
+  spec.sampling = MakeSampling(request.sampling(), model_.sampling_defaults, request.output(),
+                               stopping.min_tokens(), std::move(stop_token_ids));
+  const v1::Prompt& prompt = request.prompt();
+  if (std::optional<ApiError> error = TokenizePrompt(prompt, &spec)) return *std::move(error);
+  if (std::optional<ApiError> error = ChooseMaxTokens(stopping, &spec)) return *std::move(error);
+
+  ResponseOptions& options = valid.options;
+  options.token_ids = request.output().token_ids();
+  options.logprobs = request.output().has_logprobs();
+  options.prompt_logprobs = request.output().has_prompt_logprobs();
+  options.timing = request.output().timing();
+  if (request.output().echo()) {
+    options.echo_text = std::make_shared<const std::string>(
+        prompt.has_text() ? prompt.text()
+                          : EchoText(tokenizer_, Ids(prompt.token_ids()), spec.prompt_tokens));
+  }
+  if (kind == AnswerKind::kWhole) {
+    if (std::optional<ApiError> error = CheckAnswerBytes(valid)) return *std::move(error);
+  }
+  return valid;
+}
+
+std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& prompt,
+                                                         RequestSpec* spec) const {
+  const int64_t n_kept = prompt.truncate_prompt_tokens();
+  const int64_t n_bos = AddsBos(prompt, tokenizer_) ? 1 : 0;
+  // Without truncation a prompt that is too long by its bytes alone need not be tokenized.
+  const int64_t n_tokens_min =
+      n_bos + (prompt.has_text() ? tokenizer_.MinTokens(static_cast<int64_t>(prompt.text().size()))
+                                 : prompt.token_ids().ids_size());
+  if (n_kept == 0 && n_tokens_min >= model_.context_length) {
+    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), absl::nullopt,
+                                 model_.context_length);
+  }
+  std::vector<int32_t> encoded;
+  if (prompt.has_text()) encoded = tokenizer_.Encode(prompt.text());
+  absl::Span<const int32_t> ids = prompt.has_text() ? encoded : Ids(prompt.token_ids());
+  if (n_kept > 0 && static_cast<int64_t>(ids.size()) > n_kept - n_bos) {
+    ids.remove_prefix(ids.size() - (n_kept - n_bos));
+  }
+  std::vector<int32_t> kept;
+  kept.reserve(ids.size() + n_bos);
+  if (n_bos > 0) kept.push_back(tokenizer_.bos_id());
+  kept.insert(kept.end(), ids.begin(), ids.end());
+  spec->prompt_tokens = std::move(kept);
+  if (spec->prompt_tokens.empty()) {
+    Violations violations;
+    violations.AddInvalid("prompt.text", "a text without tokens",
+                          "at least 1 token; set add_bos_token or send other text");
+    return violations.TakeError();
+  }
+  return std::nullopt;
+}
+
+std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions& stopping,
+                                                          RequestSpec* spec) const {
+  const int64_t n_prompt_tokens = static_cast<int64_t>(spec->prompt_tokens.size());
+  const int64_t n_left = model_.context_length - n_prompt_tokens;
+  const int64_t n_wanted = stopping.has_max_tokens() ? stopping.max_tokens() : 1;
+  if (n_wanted > n_left) {
+    return ContextLengthExceeded(
+        n_prompt_tokens, /*exact=*/true,
+        stopping.has_max_tokens() ? absl::make_optional(n_wanted) : absl::nullopt,
+        model_.context_length);
+  }
+  if (stopping.has_max_tokens()) {
+    spec->max_tokens = stopping.max_tokens();
+    return std::nullopt;
+  }
+  const int32_t n_default = model_.sampling_defaults.max_tokens.value_or(kDefaultMaxTokens);
+  spec->context_limited = n_left < n_default;
+  spec->max_tokens = static_cast<int32_t>(std::min<int64_t>(n_left, n_default));
+  Violations violations;
+  violations.CheckRange("stopping.min_tokens", int64_t{stopping.min_tokens()}, 0, spec->max_tokens);
+  if (violations.empty()) return std::nullopt;
+  return violations.TakeError();
+}
+
+int64_t RequestValidator::MaxLogprobBytes(int32_t n_top) const {
+  // A tag is one byte; a token id or rank at most 5, a length at most 3, a float 4, each with its
+  // tag; token and token_bytes have at most max_token_bytes_ each.
+  const int64_t alternative_bytes = 4 + 6 + 2 * (4 + max_token_bytes_) + 5;
+  return alternative_bytes + 6 + n_top * alternative_bytes;
+}
+
+std::optional<ApiError> RequestValidator::CheckAnswerBytes(const ValidatedRequest& request) const {
+  const RequestSpec& spec = request.spec;
+  constexpr int64_t kOtherBytes = 4096;  // ids, names, finish with its stop sequence, usage, timing
+  const auto& echo = request.options.echo_text;
+  int64_t n_bytes = kOtherBytes + (echo == nullptr ? 0 : static_cast<int64_t>(echo->size())) +
+                    spec.max_tokens * max_token_bytes_;
+  if (request.options.token_ids) n_bytes += int64_t{spec.max_tokens} * 5;
+  if (request.options.logprobs)
+    n_bytes += spec.max_tokens * MaxLogprobBytes(spec.sampling.n_logprobs);
+  n_bytes *= spec.n_candidates;
+  if (request.options.prompt_logprobs) {
+    n_bytes += static_cast<int64_t>(spec.prompt_tokens.size()) *
+               MaxLogprobBytes(spec.sampling.n_prompt_logprobs);
+  }
+  if (n_bytes <= kMaxMessageBytes) return std::nullopt;
+  Violations violations;
+  violations.AddLimit("output", absl::StrCat("an answer of up to ", n_bytes, " bytes"),
+                      absl::StrCat("at most ", kMaxMessageBytes, " bytes; use GenerateStream"));
+  return violations.TakeError();
+}
+
+std::optional<ApiError> RequestValidator::Check(const v1::TokenizeRequest& request) const {
+  if (!request.model().empty()) {
+    if (std::optional<ApiError> error = CheckModel(request.model())) return error;
+  }
+  Violations violations;
+  CheckBatch("texts", request.texts_size(), &violations);
+  int n_bad = 0;
+  for (int i = 0; i < request.texts_size() && n_bad < Violations::kMaxPerList; ++i) {
+    if (request.texts(i).size() <= kMaxPromptBytes) continue;
+    ++n_bad;
+    CheckText(absl::StrCat("texts[", i, "]"), request.texts(i), &violations);
+  }
+  if (request.add_bos_token() && tokenizer_.bos_id() < 0) {
+    violations.AddInvalid("add_bos_token", "true",
+                          "false: the model has no beginning-of-sequence token");
+  }
+  if (violations.empty()) return std::nullopt;
+  return violations.TakeError();
+}
+
+std::optional<ApiError> RequestValidator::Check(const v1::DetokenizeRequest& request) const {
+  if (!request.model().empty()) {
+    if (std::optional<ApiError> error = CheckModel(request.model())) return error;
+  }
+  Violations violations;
+  CheckBatch("inputs", request.inputs_size(), &violations);
+  const int n_checked = std::min(request.inputs_size(), kMaxBatchInputs);
+  // Stops after one input's worth of violations, so that the answer stays small.
+  for (int i = 0; i < n_checked && violations.empty(); ++i) {
+    const std::string field = absl::StrCat("inputs[", i, "].ids");
+    if (request.inputs(i).ids_size() > model_.context_length) {
+      violations.AddLimit(field, absl::StrCat(request.inputs(i).ids_size(), " ids"),
+                          absl::StrCat("at most ", model_.context_length));
+    }
+    CheckTokenIds(field, Ids(request.inputs(i)), tokenizer_.vocab_size(), &violations);
+  }
+  if (violations.empty()) return std::nullopt;
+  return violations.TakeError();
+}
+
+}  // namespace bora

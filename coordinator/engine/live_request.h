@@ -1,0 +1,63 @@
+// A request inside the engine; only for the engine's own files.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "coordinator/api/request_spec.h"
+#include "coordinator/engine/completion_text.h"
+#include "model/text/tokenizer.h"
+
+namespace bora {
+
+// Between two ends of requests; also what a client is told to wait at least and at most.
+inline constexpr absl::Duration kRetryDelayMin = absl::Milliseconds(50);
+inline constexpr absl::Duration kRetryDelayMax = absl::Seconds(10);
+
+// A request from its submission to its end. Owned by the engine thread. Candidate i is the
+// scheduler's sequence of the handle i above the request's.
+struct LiveRequest {
+  struct Candidate {
+    CompletionText text;
+    int32_t n_output_tokens = 0;
+    SteadyTime first_token = SteadyTime::InfiniteFuture();
+    SteadyTime last_token;
+    bool ended = false;
+  };
+
+  LiveRequest(uint64_t request_handle, RequestSpec request_spec,
+              std::shared_ptr<RequestObserver> request_observer, const Tokenizer& tokenizer)
+      : handle(request_handle),
+        spec(std::move(request_spec)),
+        observer(std::move(request_observer)),
+        n_places(spec.n_candidates),
+        candidates(spec.n_candidates, Candidate{CompletionText(
+                                          tokenizer, spec.prompt_tokens, spec.stop,
+                                          spec.include_stop_in_output, spec.sampling.min_tokens)}) {
+  }
+
+  int32_t n_output_tokens() const {
+    int32_t n = 0;
+    for (const Candidate& candidate : candidates) n += candidate.n_output_tokens;
+    return n;
+  }
+
+  const uint64_t handle;
+  const RequestSpec spec;
+  const std::shared_ptr<RequestObserver> observer;
+  std::string account;  // of its places in the queue
+  int32_t n_places;     // there: candidates that have not had a slot yet
+  std::vector<Candidate> candidates;
+  int32_t n_ended = 0;
+  int32_t n_cached_prompt_tokens = 0;
+  SteadyTime first_step = SteadyTime::InfiniteFuture();
+  bool running = false;
+  bool forked = false;  // all candidates have sequences
+};
+
+}  // namespace bora

@@ -1,0 +1,42 @@
+// bora.inference.v1.InferenceService over a Generator.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include "bora/inference/v1/inference_service.grpc.pb.h"
+#include "coordinator/grpc/generate_reactor.h"
+
+namespace bora {
+
+// The methods take raw bytes: see request_parsing.h.
+using RawInferenceService = inference::v1::InferenceService::WithRawCallbackMethod_Generate<
+    inference::v1::InferenceService::WithRawCallbackMethod_GenerateStream<
+        inference::v1::InferenceService::WithRawCallbackMethod_Tokenize<
+            inference::v1::InferenceService::WithRawCallbackMethod_Detokenize<
+                inference::v1::InferenceService::Service>>>>;
+
+// Thread-safe. Called by gRPC's threads.
+class InferenceServiceImpl final : public RawInferenceService {
+ public:
+  // `services` outlives this.
+  explicit InferenceServiceImpl(const CallServices& services) : services_(services) {}
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+
+ private:
+  const CallServices& services_;
+};
+
+}  // namespace bora

@@ -1,0 +1,124 @@
+#include "coordinator/grpc/request_parsing.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/descriptor.pb.h>
+#include <google/protobuf/dynamic_message.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/utf8.h"
+#include "coordinator/api/api_limits.h"
+#include "coordinator/api/call_record.h"
+#include "coordinator/api/violations.h"
+#include "coordinator/grpc/request_compression.h"
+
+namespace bora {
+namespace {
+
+namespace pb = google::protobuf;
+
+void StringsToBytes(pb::DescriptorProto* message) {
+  for (pb::FieldDescriptorProto& field : *message->mutable_field()) {
+    if (field.type() == pb::FieldDescriptorProto::TYPE_STRING) {
+      field.set_type(pb::FieldDescriptorProto::TYPE_BYTES);
+    }
+  }
+  for (pb::DescriptorProto& nested : *message->mutable_nested_type()) StringsToBytes(&nested);
+}
+
+// Adds the file and what it imports to `pool`, with every string field as a bytes field.
+void AddWithoutStrings(const pb::FileDescriptor& file, pb::DescriptorPool* pool) {
+  if (pool->FindFileByName(file.name()) != nullptr) return;
+  for (int i = 0; i < file.dependency_count(); ++i) AddWithoutStrings(*file.dependency(i), pool);
+  pb::FileDescriptorProto proto;
+  file.CopyTo(&proto);
+  for (pb::DescriptorProto& message : *proto.mutable_message_type()) StringsToBytes(&message);
+  pool->BuildFile(proto);
+}
+
+// Adds a violation for each field of `message` that is a string in `original` and not UTF-8.
+void FindInvalidUtf8(const pb::Message& message, const pb::Descriptor& original,
+                     const std::string& prefix, int* n_found, Violations* violations) {
+  const pb::Reflection& reflection = *message.GetReflection();
+  std::vector<const pb::FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const pb::FieldDescriptor* field : fields) {
+    const bool was_string =
+        original.FindFieldByNumber(field->number())->type() == pb::FieldDescriptor::TYPE_STRING;
+    const bool is_message = field->cpp_type() == pb::FieldDescriptor::CPPTYPE_MESSAGE;
+    if (!was_string && !is_message) continue;
+    const int n_values = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < n_values && *n_found < Violations::kMaxPerList; ++i) {
+      const std::string path = absl::StrCat(prefix, field->name(),
+                                            field->is_repeated() ? absl::StrCat("[", i, "]") : "");
+      if (is_message) {
+        const pb::Message& child = field->is_repeated()
+                                       ? reflection.GetRepeatedMessage(message, field, i)
+                                       : reflection.GetMessage(message, field);
+        FindInvalidUtf8(child, *original.FindFieldByNumber(field->number())->message_type(),
+                        path + ".", n_found, violations);
+        continue;
+      }
+      const std::string value = field->is_repeated()
+                                    ? reflection.GetRepeatedString(message, field, i)
+                                    : reflection.GetString(message, field);
+      if (IsValidUtf8(value)) continue;
+      ++*n_found;
+      violations->AddInvalid(path, absl::StrCat(value.size(), " bytes that are not UTF-8"),
+                             "valid UTF-8");
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<ApiError> ParseRequest(const grpc::ByteBuffer& bytes, pb::Message* message) {
+  if (bytes.Length() > kMaxMessageBytes) {
+    return MessageTooLarge(static_cast<int64_t>(bytes.Length()), /*exact=*/true);
+  }
+  grpc::ByteBuffer plain(bytes);  // shares the slices
+  if (IsGzip(plain)) {
+    if (std::optional<ApiError> error = Inflate(kMaxMessageBytes, &plain)) return error;
+  }
+  grpc::ByteBuffer copy(plain);  // parsing consumes it
+  if (grpc::SerializationTraits<pb::Message>::Deserialize(&copy, message).ok()) {
+    return std::nullopt;
+  }
+  grpc::Slice slice;
+  if (!plain.DumpToSingleSlice(&slice).ok()) {
+    return DiagnoseUnparsable("", *message);
+  }
+  return DiagnoseUnparsable(
+      absl::string_view(reinterpret_cast<const char*>(slice.begin()), slice.size()), *message);
+}
+
+bool TakesLong(const grpc::ByteBuffer& bytes) {
+  constexpr size_t kMaxInlineRequestBytes = 16 << 10;
+  if (bytes.Length() > kMaxMessageBytes) return false;
+  return bytes.Length() > kMaxInlineRequestBytes || IsGzip(bytes);
+}
+
+ApiError DiagnoseUnparsable(absl::string_view bytes, const pb::Message& message) {
+  const pb::Descriptor& original = *message.GetDescriptor();
+  pb::DescriptorPool pool;
+  AddWithoutStrings(*original.file(), &pool);
+  pb::DynamicMessageFactory factory(&pool);
+  std::unique_ptr<pb::Message> lenient(
+      factory.GetPrototype(pool.FindMessageTypeByName(original.full_name()))->New());
+  Violations violations;
+  int n_found = 0;
+  if (lenient->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    FindInvalidUtf8(*lenient, original, "", &n_found, &violations);
+  }
+  if (violations.empty()) {
+    violations.AddInvalid("(message)", absl::StrCat(bytes.size(), " bytes"),
+                          absl::StrCat("a ", original.full_name()));
+  }
+  return violations.TakeError();
+}
+
+}  // namespace bora

@@ -1,0 +1,118 @@
+// Unary methods that are a function from request to answer: everything but Generate.
+#pragma once
+
+#include <google/protobuf/message.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "base/clock.h"
+#include "coordinator/api/access_log.h"
+#include "coordinator/api/api_limits.h"
+#include "coordinator/api/call_record.h"
+#include "coordinator/grpc/api_error_status.h"
+#include "coordinator/grpc/generate_reactor.h"
+#include "coordinator/grpc/grpc_call.h"
+#include "coordinator/grpc/request_parsing.h"
+
+namespace bora {
+
+// Carries out one call. gRPC's thread or a task pool's runs Run; gRPC keeps context and response
+// until OnDone, which only follows the Finish in Run. Deletes itself in OnDone.
+template <typename Request, typename Response>
+class UnaryReactor final : public grpc::ServerUnaryReactor {
+ public:
+  // Fills the answer or returns an error; of a call that is cancelled, also by its deadline, it may
+  // leave the rest undone. Called once at most, on a gRPC thread or the task pool's.
+  using Handler = std::function<std::optional<ApiError>(const Request&, Response*)>;
+
+  UnaryReactor(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
+               const CallServices& services, Handler handler)
+      : context_(context),
+        response_(response),
+        services_(services),
+        handler_(std::move(handler)),
+        record_(MakeCallRecord(method, *context)) {
+    services_.n_live_calls->fetch_add(1, std::memory_order_relaxed);
+  }
+
+  void Start(const grpc::ByteBuffer& bytes) {
+    context_->AddTrailingMetadata("x-request-id", record_.request_id);
+    if (const std::optional<ApiError> error = CheckMetadata(*context_)) {
+      Fail(*error);
+    } else if (!TakesLong(bytes)) {
+      Run(bytes);
+    } else if (!services_.tasks->TryRun(TaskPool::Kind::kText,
+                                        [this, bytes = grpc::ByteBuffer(bytes)] { Run(bytes); })) {
+      const int64_t n_waiting =
+          static_cast<int64_t>(services_.tasks->max_num_waiting(TaskPool::Kind::kText));
+      Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
+    }
+  }
+
+  void OnCancel() override {}  // Run looks at the context, and Finish follows in any case
+  void OnDone() override {
+    services_.access_log->Record(record_, SteadyNow() - record_.arrival);
+    services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);
+    delete this;
+  }
+
+ private:
+  void Run(const grpc::ByteBuffer& bytes) {
+    Request request;
+    Response answer;
+    std::optional<ApiError> error;
+    // It may have waited for long.
+    if (!context_->IsCancelled()) error = ParseRequest(bytes, &request);
+    if (!error.has_value() && !context_->IsCancelled()) error = handler_(request, &answer);
+    if (context_->IsCancelled()) {
+      RecordCancelled(&record_);
+      Finish(grpc::Status::CANCELLED);  // nobody hears it
+      return;
+    }
+    if (!error.has_value() && answer.ByteSizeLong() > kMaxMessageBytes) {
+      error = AnswerTooLarge(static_cast<int64_t>(answer.ByteSizeLong()));
+    }
+    if (error.has_value()) {
+      Fail(*error);
+      return;
+    }
+    bool own_buffer = false;
+    const grpc::Status status =
+        grpc::SerializationTraits<Response>::Serialize(answer, response_, &own_buffer);
+    Finish(status);
+  }
+
+  void Fail(const ApiError& error) {
+    record_.code = error.code;
+    record_.reason = error.reason;
+    AddErrorTrailers(error, context_);
+    Finish(ToGrpcStatus(error, record_.request_id));
+  }
+
+  grpc::CallbackServerContext* const context_;
+  grpc::ByteBuffer* const response_;
+  const CallServices& services_;
+  const Handler handler_;
+  CallRecord record_;
+};
+
+// The reactor of a call that `handler` answers.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* RunUnary(const char* method, grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request, grpc::ByteBuffer* response,
+                                   const CallServices& services,
+                                   typename UnaryReactor<Request, Response>::Handler handler) {
+  auto* reactor =
+      new UnaryReactor<Request, Response>(method, context, response, services, std::move(handler));
+  reactor->Start(*request);
+  return reactor;
+}
+
+}  // namespace bora

@@ -1,0 +1,328 @@
+#include "coordinator/worker_port/worker_service.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "coordinator/grpc/api_error_status.h"
+#include "coordinator/worker_port/worker_inbox.h"
+#include "model/protocol/peer_text.h"
+#include "model/protocol/worker_auth.h"
+
+namespace bora {
+namespace {
+
+namespace pb = worker::v1alpha1;
+
+// A stream that has not proved the credential is a stranger: few of them, and not for long.
+// gRPC 1.51 holds a message until it is whole, however long it is, once it is asked for one
+// (measured: 60 MiB): a stranger is asked for none before its call's header has shown that it has
+// the credential, and until then gRPC takes 64 KiB of a stream. Whoever has recorded such a header
+// can show it again; the challenge then stops it.
+constexpr size_t kMaxStrangers = 64;
+constexpr std::chrono::seconds kHelloTimeout(5);
+// Of all messages before the worker is attached: nonces, a proof, names and addresses.
+constexpr size_t kMaxFirstBytes = 64 << 10;
+// Messages to a worker that does not read. Plans in flight are bounded by the stages, heartbeats
+// are not repeated.
+constexpr size_t kMaxQueuedMessages = 256;
+// Messages of a worker that the engine has not got to. A worker says something twice a second, five
+// times while it loads, and once for each of the few plans in flight: this is half a minute.
+constexpr int64_t kMaxWaitingMessages = 256;
+// A worker that is told why its stream ends has this long to read what is before it.
+constexpr std::chrono::seconds kCloseTimeout(1);
+
+// "ipv4:10.0.0.1:5123" without the port, so that connections of one host are one host's.
+std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
+
+template <typename Message>
+grpc::ByteBuffer Serialize(const Message& message) {
+  grpc::ByteBuffer bytes;
+  bool own_buffer = false;
+  const grpc::Status status =
+      grpc::SerializationTraits<Message>::Serialize(message, &bytes, &own_buffer);
+  CHECK(status.ok()) << status.error_message();
+  return bytes;
+}
+
+}  // namespace
+
+// One worker's stream. gRPC calls the On... functions on its threads; the cluster calls the link on
+// the engine thread. The reactor lives until OnDone, the link as long as anybody holds it.
+class WorkerServiceImpl::Stream final
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  Stream(WorkerServiceImpl* service, grpc::CallbackServerContext* context)
+      : service_(service),
+        context_(context),
+        link_(std::make_shared<Link>(this)),
+        inbox_(std::make_shared<WorkerInbox>(kMaxWaitingMessages,
+                                             (service->options_.limits.n_stages + 2) *
+                                                 MaxWorkerMessageBytes(service->options_.limits))),
+        auth_(service->options_.credential) {
+    service_->AddStranger(link_, context_->peer());
+    hello_alarm_.Set(std::chrono::system_clock::now() + kHelloTimeout,
+                     [link = link_](bool expired) {
+                       if (expired) link->CloseUnlessAttached();
+                     });
+    if (const absl::Status gate = CheckGate(); !gate.ok()) {
+      link_->Close(gate);
+      return;
+    }
+    pb::CoordinatorMessage challenge;
+    *challenge.mutable_auth_challenge() = auth_.Challenge();
+    link_->Write(Serialize(challenge));
+    StartRead(&incoming_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      link_->Close(absl::UnavailableError("the worker ended the stream"));
+    } else if (const absl::Status status = TakeIncoming(); !status.ok()) {
+      link_->Close(status);
+    } else {
+      StartRead(&incoming_);
+    }
+  }
+
+  void OnWriteDone(bool ok) override { link_->OnWriteDone(ok); }
+
+  void OnCancel() override { link_->Close(absl::UnavailableError("the connection is lost")); }
+
+  void OnDone() override {
+    hello_alarm_.Cancel();
+    const std::string reason = link_->Detach();
+    if (phase_ == Phase::kAttached) {
+      service_->events_->OnWorkerGone(link_, reason);
+    } else {
+      service_->RemoveStranger(link_);
+      if (const auto n_left_out = service_->log_rate_.Take(); n_left_out.has_value()) {
+        LogWarning("stranger on the worker port",
+                   {{"peer", context_->peer()}, {"reason", reason}, {"left_out", *n_left_out}});
+      }
+    }
+    delete this;
+  }
+
+ private:
+  enum class Phase { kStranger, kAuthenticated, kAttached };
+
+  absl::Status CheckGate() const {
+    const auto header = context_->client_metadata().find(kGateHeader);
+    if (header == context_->client_metadata().end()) return auth_.CheckGate("");
+    return auth_.CheckGate(absl::string_view(header->second.data(), header->second.size()));
+  }
+
+  // Deals with the message in incoming_; an error ends the stream.
+  absl::Status TakeIncoming() {
+    const int64_t n_bytes = static_cast<int64_t>(incoming_.Length());
+    std::shared_ptr<void> receipt;
+    if (phase_ == Phase::kAttached) {
+      receipt = inbox_->Take(n_bytes);
+      if (receipt == nullptr) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("the worker sends faster than it is listened to: ", kMaxWaitingMessages,
+                         " messages or as many bytes wait"));
+      }
+    } else if (n_first_bytes_ += incoming_.Length(); n_first_bytes_ > kMaxFirstBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the first messages of a worker have at most ", kMaxFirstBytes, " bytes"));
+    }
+    pb::WorkerMessage proto;
+    if (!grpc::SerializationTraits<pb::WorkerMessage>::Deserialize(&incoming_, &proto).ok()) {
+      return absl::InvalidArgumentError("a worker message that cannot be parsed");
+    }
+    if (phase_ == Phase::kStranger) return Authenticate(proto);
+    ASSIGN_OR_RETURN(WorkerMessage message, FromProto(proto, service_->options_.limits));
+    if (phase_ == Phase::kAttached) {
+      service_->events_->OnWorkerMessage(link_, std::move(message), std::move(receipt));
+      return absl::OkStatus();
+    }
+    auto* hello = std::get_if<Hello>(&message);
+    if (hello == nullptr) {
+      return absl::FailedPreconditionError("the first message of a worker must be hello");
+    }
+    phase_ = Phase::kAttached;
+    link_->SetAttached();
+    service_->events_->OnWorkerAttached(link_, std::move(*hello));
+    return absl::OkStatus();
+  }
+
+  absl::Status Authenticate(const pb::WorkerMessage& proto) {
+    if (!proto.has_auth_response()) {
+      return absl::UnauthenticatedError("a worker must answer the challenge first");
+    }
+    ASSIGN_OR_RETURN(const pb::AuthConfirmation confirmation, auth_.Check(proto.auth_response()));
+    phase_ = Phase::kAuthenticated;
+    service_->RemoveStranger(link_);
+    pb::CoordinatorMessage answer;
+    *answer.mutable_auth_confirmation() = confirmation;
+    link_->Write(Serialize(answer));
+    return absl::OkStatus();
+  }
+
+  // Thread-safe.
+  class Link final : public WorkerLink, public std::enable_shared_from_this<Link> {
+   public:
+    explicit Link(Stream* stream) : stream_(stream) {}
+
+    void Send(CoordinatorMessage message) override {
+      pb::CoordinatorMessage proto;
+      ToProto(message, &proto);
+      Write(Serialize(proto), std::holds_alternative<Heartbeat>(message));
+    }
+
+    void Write(grpc::ByteBuffer message, bool is_heartbeat = false) {
+      absl::MutexLock lock(&mutex_);
+      if (stream_ == nullptr || closing_) return;
+      // One that waits says as much as several; a worker that does not read gets no more of them.
+      if (is_heartbeat && ends_in_heartbeat_ && !queue_.empty()) return;
+      if (queue_.size() >= kMaxQueuedMessages) {
+        CloseLocked(absl::ResourceExhaustedError(
+            absl::StrCat("the worker does not read: ", queue_.size(), " messages wait")));
+        return;
+      }
+      queue_.push_back(std::move(message));
+      ends_in_heartbeat_ = is_heartbeat;
+      if (!writing_) WriteNextLocked();
+    }
+
+    void Close(absl::Status reason) override {
+      absl::MutexLock lock(&mutex_);
+      CloseLocked(std::move(reason));
+    }
+
+    void CloseUnlessAttached() {
+      absl::MutexLock lock(&mutex_);
+      if (!attached_) CloseLocked(absl::DeadlineExceededError("no hello within 5 s"));
+    }
+
+    void SetAttached() {
+      absl::MutexLock lock(&mutex_);
+      attached_ = true;
+    }
+
+    void CancelIfOpen() {
+      absl::MutexLock lock(&mutex_);
+      if (stream_ != nullptr && !finished_) stream_->context_->TryCancel();
+    }
+
+    void OnWriteDone(bool ok) {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+      if (stream_ == nullptr) return;
+      if (closing_) {
+        FinishLocked();
+      } else if (!ok) {
+        CloseLocked(absl::UnavailableError("writing to the worker failed"));
+      } else if (!queue_.empty()) {
+        WriteNextLocked();
+      }
+    }
+
+    // The stream is going away; returns why.
+    std::string Detach() {
+      absl::MutexLock lock(&mutex_);
+      stream_ = nullptr;
+      queue_.clear();
+      close_alarm_.Cancel();
+      return std::string(reason_.message());
+    }
+
+   private:
+    void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      outgoing_ = std::move(queue_.front());
+      queue_.pop_front();
+      writing_ = true;
+      stream_->StartWrite(&outgoing_);
+    }
+
+    void CloseLocked(absl::Status reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      if (stream_ == nullptr || closing_) return;
+      closing_ = true;
+      reason_ = std::move(reason);
+      queue_.clear();
+      if (!writing_) {
+        FinishLocked();
+      } else {
+        // The write may never end when the worker has stopped reading. The alarm is part of the
+        // link and keeps its function after the function has run: it must not own the link.
+        close_alarm_.Set(std::chrono::system_clock::now() + kCloseTimeout,
+                         [weak_self = weak_from_this()](bool expired) {
+                           const std::shared_ptr<Link> self = weak_self.lock();
+                           if (expired && self != nullptr) self->CancelIfOpen();
+                         });
+      }
+    }
+
+    void FinishLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      if (std::exchange(finished_, true)) return;
+      stream_->Finish(grpc::Status(ToGrpcCode(reason_.code()),
+                                   PeerText(reason_.message(), kMaxPeerReasonBytes)));
+    }
+
+    absl::Mutex mutex_;
+    Stream* stream_ ABSL_GUARDED_BY(mutex_);
+    std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
+    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // queue_ does, if it is not empty
+    grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
+    bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+    bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+    bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+    bool attached_ ABSL_GUARDED_BY(mutex_) = false;
+    grpc::Alarm close_alarm_ ABSL_GUARDED_BY(mutex_);
+    absl::Status reason_ ABSL_GUARDED_BY(mutex_);
+  };
+
+  WorkerServiceImpl* const service_;
+  grpc::CallbackServerContext* const context_;
+  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<WorkerInbox> inbox_;
+  const CoordinatorAuth auth_;
+  grpc::Alarm hello_alarm_;
+  // Of the thread that gRPC reads on.
+  grpc::ByteBuffer incoming_;
+  Phase phase_ = Phase::kStranger;
+  size_t n_first_bytes_ = 0;
+};
+
+WorkerServiceImpl::WorkerServiceImpl(WorkerServiceOptions options, WorkerEvents* events)
+    : options_(std::move(options)), events_(events), strangers_(kMaxStrangers) {}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* WorkerServiceImpl::Attach(
+    grpc::CallbackServerContext* context) {
+  return new Stream(this, context);
+}
+
+void WorkerServiceImpl::AddStranger(const std::shared_ptr<WorkerLink>& link,
+                                    const std::string& peer) {
+  std::optional<std::shared_ptr<WorkerLink>> displaced;
+  {
+    absl::MutexLock lock(&mutex_);
+    displaced = strangers_.Add(link, HostOf(peer));
+  }
+  if (!displaced.has_value()) return;
+  (*displaced)
+      ->Close(absl::ResourceExhaustedError(absl::StrCat(
+          "more than ", kMaxStrangers, " streams have not authenticated: the oldest one goes")));
+}
+
+void WorkerServiceImpl::RemoveStranger(const std::shared_ptr<WorkerLink>& link) {
+  absl::MutexLock lock(&mutex_);
+  strangers_.Remove(link);
+}
+
+}  // namespace bora

@@ -1,0 +1,23 @@
+// What every kernel includes instead of CUDA's headers: the language, the instructions that need
+// PTX, the carver of shared memory and the launch. Compiled by another compiler than nvcc, the same
+// words run a kernel on the CPU (tests/cuda_host/). Nothing else asks which compiler it is.
+//
+// What kernels keep to, so that both work:
+//   - no __shared__ and no PTX of their own; no static shared memory;
+//   - blocks are multiples of 32 threads, all of them live until the last barrier; masks are full;
+//   - __syncwarp() wherever lanes exchange data through memory: lockstep is not a barrier;
+//   - no memcpy of memory that other threads see: the race detector sees plain accesses only.
+#pragma once
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/runtime/launch.h"
+#include "kernels/cuda/runtime/ptx.h"
+#include "kernels/cuda/runtime/shared_memory.h"
+#else
+#include "tests/cuda_host/language.h"
+#include "tests/cuda_host/launch.h"
+#include "tests/cuda_host/ptx.h"
+#include "tests/cuda_host/shared_memory.h"
+#endif

@@ -1,0 +1,256 @@
+#include "model/checkpoint/weights_source.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "model/checkpoint/rotary_layout.h"
+
+static_assert(std::endian::native == std::endian::little, "safetensors bytes are read in place");
+
+namespace bora {
+namespace {
+
+// Rows that follow each other in the file are read together, up to this many bytes, so that they
+// are still in the L2 cache when they are checked and converted.
+constexpr int64_t kRunBytes = int64_t{1} << 20;
+
+float Widen(float value) { return value; }
+float Widen(Bf16 value) { return ToFloat(value); }
+
+// HalfToFloat without a branch, so that it is vectorised; also where subnormal floats count as zero
+// (subnormal halves are converted as integers).
+float Widen(Half half) {
+  const uint32_t magnitude = half.bits & 0x7fffu;
+  const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
+  const uint32_t special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);  // all ones or zero
+  const uint32_t normal = ((magnitude << 13) + (112u << 23)) | (special & 0x7f800000u);
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x0400u);
+  return std::bit_cast<float>(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal));
+}
+
+void Narrow(float value, float& dst) { dst = value; }
+// ToBf16 without its branch: NaN comes out as some value that is not finite, which is refused.
+void Narrow(float value, Bf16& dst) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
+  dst.bits = static_cast<uint16_t>(is_finite ? rounded : 0x7f80u);
+}
+
+void Narrow(float value, Half& dst) { dst = ToHalf(value); }
+
+// src: dst.size() elements of type Stored at any alignment.
+template <typename Stored, typename T>
+void Convert(const uint8_t* src, absl::Span<T> dst) {
+  if constexpr (std::is_same_v<Stored, T>) {
+    std::memcpy(dst.data(), src, dst.size() * sizeof(T));
+  } else {
+    for (size_t i = 0; i < dst.size(); ++i) {
+      Stored value;
+      std::memcpy(&value, src + i * sizeof(Stored), sizeof(Stored));
+      Narrow(Widen(value), dst[i]);
+    }
+  }
+}
+
+template <typename T>
+void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
+  switch (dtype) {
+    case FileDType::kF32:
+      return Convert<float>(src, dst);
+    case FileDType::kF16:
+      return Convert<Half>(src, dst);
+    case FileDType::kBf16:
+      return Convert<Bf16>(src, dst);
+    default:
+      CHECK(false) << "dtype " << FileDTypeName(dtype) << " was accepted at open";
+  }
+}
+
+// What a type of number is called, and its bits: all of the exponent's, the lowest of them, the
+// sign.
+template <typename T>
+struct FormatOf;
+template <>
+struct FormatOf<float> {
+  static constexpr FileDType kDType = FileDType::kF32;
+  static constexpr const char* kName = "float32";
+  static constexpr uint32_t kExponent = 0x7f800000u, kOne = 0x00800000u, kSign = 0x80000000u;
+};
+template <>
+struct FormatOf<Bf16> {
+  static constexpr FileDType kDType = FileDType::kBf16;
+  static constexpr const char* kName = "bf16";
+  static constexpr uint16_t kExponent = 0x7f80u, kOne = 0x0080u, kSign = 0x8000u;
+};
+template <>
+struct FormatOf<Half> {
+  static constexpr FileDType kDType = FileDType::kF16;
+  static constexpr const char* kName = "float16";
+  static constexpr uint16_t kExponent = 0x7c00u, kOne = 0x0400u, kSign = 0x8000u;
+};
+
+uint32_t BitsOf(float value) { return std::bit_cast<uint32_t>(value); }
+uint16_t BitsOf(Bf16 value) { return value.bits; }
+uint16_t BitsOf(Half value) { return value.bits; }
+
+// Whether all of n elements are finite, in a pass without branches, which the compiler vectorises.
+// An exponent of all ones is infinity or NaN, and one more carries into the sign.
+template <typename T>
+bool AllFinite(const T* elements, size_t n) {
+  using Bits = decltype(BitsOf(T()));
+  using Format = FormatOf<T>;
+  Bits carries = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const Bits sum = static_cast<Bits>((BitsOf(elements[i]) & Format::kExponent) + Format::kOne);
+    carries = static_cast<Bits>(carries | sum);
+  }
+  return (carries & Format::kSign) == 0;
+}
+
+// Index of the first element that is not finite, or elements.size().
+template <typename T>
+size_t FirstNotFinite(absl::Span<const T> elements) {
+  if (AllFinite(elements.data(), elements.size())) return elements.size();
+  size_t i = 0;
+  while (AllFinite(&elements[i], 1)) ++i;
+  return i;
+}
+
+}  // namespace
+
+CheckpointWeights::CheckpointWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+
+absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
+                                          absl::Span<float> dst) const {
+  return Read(id, slice, dst, nullptr);
+}
+
+absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
+                                          absl::Span<Bf16> dst) const {
+  return Read(id, slice, dst, nullptr);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<float> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<Bf16> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
+}
+
+absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
+                                          absl::Span<Half> dst) const {
+  return Read(id, slice, dst, nullptr);
+}
+
+absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
+                                              absl::Span<Half> dst, DigestSum* digest) const {
+  return Read(id, slice, dst, digest);
+}
+
+template <typename T>
+absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                                     DigestSum* digest) const {
+  const TensorShape shape = ShapeOf(config(), id);
+  CheckSlice(id, shape, slice, dst.size());
+  if (dst.empty()) return absl::OkStatus();  // without a destination there is no address to copy to
+  const StoredTensor stored = checkpoint_.Find(id);
+  const int64_t element_bytes = FileDTypeBytes(stored.dtype);
+  const int64_t span_bytes = slice.n_cols() * element_bytes;
+  const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
+  const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
+  const bool is_copy = stored.dtype == FormatOf<T>::kDType;
+  // A tied head is read as what it is stored as.
+  const bool is_tied_head = id.kind == TensorKind::kOutput && config().tie_word_embeddings;
+  const TensorId stored_id = is_tied_head ? TensorId{TensorKind::kTokEmbeddings} : id;
+  StoredRow unit = {.id = stored_id,
+                    .col_begin = slice.col_begin,
+                    .n_cols = slice.n_cols(),
+                    .unit_cols = DigestUnitCols(config(), stored_id),
+                    .element_bytes = element_bytes};
+  std::unique_ptr<uint8_t[]> staging;
+  if (!is_copy) {
+    const int64_t n_rows = std::min(run_rows, slice.n_rows());
+    staging = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(n_rows * span_bytes));
+  }
+  for (int64_t row = slice.row_begin; row < slice.row_end; row += run_rows) {
+    const int64_t n_rows = std::min(run_rows, slice.row_end - row);
+    const int64_t stored_row =
+        stored.interleaved_rotary ? InterleavedRow(row, config().head_dim) : row;
+    const absl::Span<T> out =
+        dst.subspan((row - slice.row_begin) * slice.n_cols(), n_rows * slice.n_cols());
+    uint8_t* const raw = is_copy ? reinterpret_cast<uint8_t*>(out.data()) : staging.get();
+    RETURN_IF_ERROR(stored.file->ReadAt(
+        *stored.info, (stored_row * shape.n_cols + slice.col_begin) * element_bytes,
+        absl::MakeSpan(raw, n_rows * span_bytes)));
+    if (digest != nullptr) {
+      // What was just read is still in the cache.
+      for (int64_t i = 0; i < n_rows; ++i) {
+        unit.row = stored_row + i;
+        AddRowDigest(unit, absl::MakeConstSpan(raw + i * span_bytes, span_bytes), digest);
+      }
+    }
+    if (!is_copy) Convert(stored.dtype, raw, out);
+    if (const size_t bad = FirstNotFinite<T>(out); bad != out.size()) {
+      float value = 0;
+      Convert(stored.dtype, raw + bad * element_bytes, absl::MakeSpan(&value, 1));
+      const auto bad_idx = static_cast<int64_t>(bad);
+      return absl::DataLossError(absl::StrCat(
+          "tensor ", TensorName(id), ": element [", row + bad_idx / slice.n_cols(), ", ",
+          slice.col_begin + bad_idx % slice.n_cols(), "] is ", value,
+          std::isfinite(value) ? absl::StrCat(", too large for ", FormatOf<T>::kName) : ""));
+    }
+  }
+  return absl::OkStatus();
+}
+
+int64_t CheckpointWeights::StoragePosition(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  return stored.position +
+         (slice.row_begin * shape.n_cols + slice.col_begin) * FileDTypeBytes(stored.dtype);
+}
+
+// Of a part of the columns whole rows are fetched: pages and the disk's own units are as large as
+// the gaps, and on one host the other tensor parallel ranks want the rest.
+void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  CheckSlice(id, shape, slice, slice.n_elements());
+  const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
+  stored.file->WillRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
+}
+
+// Of a part of the columns nothing is dropped: other tensor parallel ranks want the rest.
+void CheckpointWeights::HaveRead(TensorId id, const TensorSlice& slice) const {
+  const StoredTensor stored = checkpoint_.Find(id);
+  const TensorShape shape = ShapeOf(config(), id);
+  if (slice.n_cols() != shape.n_cols) return;
+  const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
+  stored.file->HaveRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
+}
+
+void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size) {
+  CHECK(slice.row_begin >= 0 && slice.row_begin <= slice.row_end && slice.row_end <= shape.n_rows)
+      << TensorName(id) << " rows " << slice.row_begin << ".." << slice.row_end << " of "
+      << shape.n_rows;
+  CHECK(slice.col_begin >= 0 && slice.col_begin <= slice.col_end && slice.col_end <= shape.n_cols)
+      << TensorName(id) << " columns " << slice.col_begin << ".." << slice.col_end << " of "
+      << shape.n_cols;
+  CHECK_EQ(static_cast<int64_t>(dst_size), slice.n_elements());
+}
+
+}  // namespace bora

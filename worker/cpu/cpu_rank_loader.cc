@@ -1,0 +1,110 @@
+#include "worker/cpu/cpu_rank_loader.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/host/host_cpus.h"
+#include "base/int_math.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "kernels/cpu/cpu_device.h"
+#include "worker/cpu/cpu_rank.h"
+#include "worker/weights/host_memory.h"
+
+namespace bora {
+namespace {
+
+GroupLimits LimitsOf(const LoadModel& load, const ModelConfig& config) {
+  GroupLimits limits;
+  limits.max_num_seqs = load.max_num_seqs;
+  limits.max_num_batched_tokens = load.max_num_batched_tokens;
+  limits.max_model_len = load.max_model_len;
+  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  return limits;
+}
+
+// A rank that cannot hold its weights and one request is refused with the numbers, before it reads
+// a byte: where memory ends the kernel ends the process.
+absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
+  const int64_t kv_bytes =
+      CeilDiv(limits.max_model_len, limits.block_size) * plan.kv_bytes_per_block;
+  const int64_t needed_bytes = plan.weight_bytes + plan.workspace_bytes + kv_bytes;
+  const int64_t available_bytes = AvailableMemoryBytes();
+  if (needed_bytes <= available_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "this rank needs ", needed_bytes, " bytes of memory (weights ", plan.weight_bytes,
+      ", working memory ", plan.workspace_bytes, ", keys and values of one request of ",
+      limits.max_model_len, " tokens ", kv_bytes, "), ", available_bytes, " are available (",
+      MemoryBoundText(), "): lower --max-model-len, take --quantization=int8, or divide the model ",
+      "over more workers"));
+}
+
+}  // namespace
+
+std::string CpuRankLoader::DeviceName() const {
+  std::string name = absl::StrCat("cpu (", DescribeSimdChoice(options_.simd));
+  if (const int n_threads = n_threads_; n_threads > 0) {
+    absl::StrAppend(&name, ", ", n_threads, " threads");
+  }
+  return name + ")";
+}
+
+absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
+  device_.reset();
+  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
+  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
+  const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
+  device_ = std::make_unique<CpuDevice>(1, options_.simd);
+  // Where the others are is known when the group is joined; until then all may be here.
+  ShareHost(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
+  const GroupLimits limits = LimitsOf(load, source->config());
+  const CpuRankMemory plan =
+      PlanCpuRankMemory(*device_, source->config(), shape, precision, limits);
+  RETURN_IF_ERROR(CheckMemory(plan, limits));
+  LoadOptions load_options = options;
+  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
+  // pages to take back, in the middle of the load.
+  load_options.drops_what_was_read = plan.weight_bytes > AvailableMemoryBytes() / 4;
+  const SteadyTime begin = SteadyNow();
+  ASSIGN_OR_RETURN(auto weights,
+                   RankWeights::Load(*source, shape, precision, *device_, load_options));
+  LoadedRank result;
+  LoadedModel& loaded = result.loaded;
+  loaded.load = load;
+  loaded.fingerprint = source->fingerprint().ToHex();
+  loaded.weight_bytes = weights->bytes();
+  loaded.digests = weights->digests();
+  loaded.kv_block_bytes = plan.kv_bytes_per_block;
+  result.rank = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
+  // The other ranks of the group may share this host's memory, and take as much of it.
+  const int64_t kv_bytes = AvailableMemoryBytes() / 10 * 9 / n_ranks - plan.workspace_bytes;
+  loaded.max_blocks = std::max<int64_t>(kv_bytes, 0) / std::max<int64_t>(loaded.kv_block_bytes, 1);
+  LogInfo("weights loaded", {{"model", load.model_path},
+                             {"dtype", load.dtype},
+                             {"quantization", load.quantization},
+                             {"stage", load.stage},
+                             {"tensor_rank", load.tensor_rank},
+                             {"layer_begin", shape.layers.begin},
+                             {"layer_end", shape.layers.end},
+                             {"bytes", loaded.weight_bytes},
+                             {"workspace_bytes", plan.workspace_bytes},
+                             {"instruction_set", DescribeSimdChoice(options_.simd)},
+                             {"threads", device_->n_threads()},
+                             {"seconds", absl::ToDoubleSeconds(SteadyNow() - begin)}});
+  return result;
+}
+
+void CpuRankLoader::ShareHost(int place, int n_ranks) {
+  const int n_threads =
+      options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
+  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
+                                                  : std::vector<int>());
+  n_threads_ = n_threads;
+}
+
+}  // namespace bora

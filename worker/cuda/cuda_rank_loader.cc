@@ -1,0 +1,225 @@
+#include "worker/cuda/cuda_rank_loader.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/host/host_cpus.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda/runtime/cuda_runtime.h"
+#include "kernels/cuda/runtime/load_kernels.h"
+#include "kernels/cuda/runtime/matrix_library.h"
+#include "worker/cuda/cuda_rank.h"
+#include "worker/cuda/cuda_rank_memory.h"
+#include "worker/cuda/cuda_weight_memory.h"
+#include "worker/cuda/nccl_environment.h"
+#include "worker/weights/host_memory.h"
+
+namespace bora {
+namespace {
+
+// Threads that read a checkpoint: they copy from the page cache to pinned memory, 2-4 GB/s each.
+constexpr int kMaxLoadThreads = 16;
+// What the driver takes beside the buffers that are planned: recorded graphs and the code of
+// kernels, which it loads when they first run.
+constexpr int64_t kDriverBytes = int64_t{512} << 20;
+// What NCCL's buffers take in a group: about 6 MiB a channel and direction (4 MiB of them for its
+// Simple protocol), up to 32 channels in a tensor group of 8; edges of the pipeline have two.
+constexpr int64_t kNcclBytes = int64_t{512} << 20;
+
+std::string Describe(const CudaDeviceInfo& info) {
+  return absl::StrCat("cuda:", info.ordinal, ": ", info.name, ", compute capability ", info.major,
+                      ".", info.minor, ", ", info.limits.n_multiprocessors, " multiprocessors, ",
+                      info.memory_bytes >> 20, " MiB");
+}
+
+// Owned by the rank thread, but DeviceName.
+class CudaRankLoader final : public RankLoader {
+ public:
+  CudaRankLoader(const CudaLoaderOptions& options, const CudaDeviceInfo& info)
+      : options_(options), info_(info), nccl_(NcclLibrary::Open()) {}
+
+  std::string DeviceName() const override {
+    return absl::StrCat("cuda:", info_.ordinal, " (", info_.name, ", ",
+                        options_.deterministic ? "deterministic" : "with cuBLASLt", ")");
+  }
+
+  std::string CollectivesName() const override {
+    return nccl_.ok() ? absl::StrCat("NCCL ", (*nccl_)->version_text()) : "none";
+  }
+
+  bool SumsOnHost() const override { return false; }
+  void UseAddress(absl::string_view address) override { PrepareNcclEnvironment(address); }
+  absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
+  // A GPU is nobody else's.
+  void ShareHost(int, int) override {}
+
+ private:
+  absl::Status Open();
+  absl::Status PrepareLibrary(const RankWeights& weights, const LoadModel& load);
+  absl::StatusOr<int64_t> CountBlocks(const RankWeights& weights, const LoadModel& load,
+                                      int64_t budget_bytes) const;
+
+  const CudaLoaderOptions options_;
+  const CudaDeviceInfo info_;
+  const absl::StatusOr<std::unique_ptr<NcclLibrary>> nccl_;
+  CudaStream stream_;
+  std::optional<CudaDevice> device_;
+  std::unique_ptr<MatrixLibrary> library_;
+};
+
+// A GPU is opened for a thread; loading comes on the one that stays.
+absl::Status CudaRankLoader::Open() {
+  if (device_.has_value()) return absl::OkStatus();
+  RETURN_IF_ERROR(OpenCudaDevice(options_.ordinal).status());
+  ASSIGN_OR_RETURN(stream_, CudaStream::Create());
+  if (!options_.deterministic) {
+    ASSIGN_OR_RETURN(library_, OpenMatrixLibrary());
+  }
+  device_.emplace(stream_.get(), info_.limits);
+  device_->SetMatrixLibrary(library_.get());
+  return absl::OkStatus();
+}
+
+GroupLimits LimitsOf(const ModelConfig& config, const LoadModel& load) {
+  GroupLimits limits;
+  limits.max_num_seqs = load.max_num_seqs;
+  limits.max_num_batched_tokens = load.max_num_batched_tokens;
+  limits.max_model_len = load.max_model_len;
+  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  return limits;
+}
+
+absl::Status CudaRankLoader::PrepareLibrary(const RankWeights& weights, const LoadModel& load) {
+  if (library_ == nullptr || weights.layers().empty()) return absl::OkStatus();
+  const LayerWeights& layer = weights.layers()[0];  // all have the same shapes
+  for (const PackedWeight* weight : {&layer.wqkv, &layer.wo, &layer.w13, &layer.w2}) {
+    library_->Prepare(*weight, load.max_num_batched_tokens);
+  }
+  if (weights.shape().has_head) {
+    library_->Prepare(weights.output(), StageTraits<CudaDevice>::kHeadTileRows);
+  }
+  return absl::OkStatus();
+}
+
+// KV blocks that fit into what the budget leaves beside weights and working memory.
+absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
+                                                    const LoadModel& load,
+                                                    int64_t budget_bytes) const {
+  const CudaRankMemory memory =
+      PlanCudaRankMemory(*device_, weights, LimitsOf(weights.config(), load));
+  const bool is_alone = load.tensor_parallel_size == 1 && load.layers_per_stage.size() == 1;
+  const int64_t driver_bytes = kDriverBytes + (is_alone ? 0 : kNcclBytes);
+  const int64_t left_bytes = budget_bytes - weights.bytes() - memory.workspace_bytes - driver_bytes;
+  const int64_t n_blocks = left_bytes / memory.kv_bytes_per_block - memory.n_padding_blocks;
+  const int64_t n_needed = CeilDiv(load.max_model_len, GroupLimits().block_size);
+  LogInfo("GPU memory", {{"device", DeviceName()},
+                         {"budget_bytes", budget_bytes},
+                         {"weight_bytes", weights.bytes()},
+                         {"workspace_bytes", memory.workspace_bytes},
+                         {"driver_bytes", driver_bytes},
+                         {"kv_blocks", std::max<int64_t>(n_blocks, 0)},
+                         {"kv_tokens", std::max<int64_t>(n_blocks, 0) * GroupLimits().block_size}});
+  if (n_blocks >= n_needed) return n_blocks;
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "cuda:%d: --gpu-memory-utilization=%.2f gives this process %d bytes; weights "
+      "take %d, working "
+      "memory %d, driver and NCCL %d, and one sequence of %d tokens needs %d for its KV "
+      "cache: raise it, "
+      "or lower --max-model-len, --max-num-batched-tokens or --max-num-seqs",
+      info_.ordinal, options_.memory_utilization, budget_bytes, weights.bytes(),
+      memory.workspace_bytes, driver_bytes, load.max_model_len,
+      (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
+}
+
+absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
+  RETURN_IF_ERROR(Open());
+  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  if (precision.dtype == DType::kF16) {
+    return absl::InvalidArgumentError(
+        "float16 weights are not supported on GPUs: --dtype bfloat16 rounds them");
+  }
+  if (precision.dtype != DType::kBf16 || precision.weights != WeightFormat::kBf16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype is '", load.dtype, "', quantization '", load.quantization,
+                     "': a GPU serves bfloat16 without quantization (--dtype=bfloat16)"));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
+  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
+  const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
+  if (n_ranks > 1) {
+    RETURN_IF_ERROR(Annotate(nccl_.status(), absl::StrCat("a group of ", n_ranks, " GPUs")));
+    LogNcclSettings(**nccl_);
+  }
+  RETURN_IF_ERROR(CheckCudaModel(source->config(), shape));
+  ASSIGN_OR_RETURN(const int64_t free_bytes, FreeCudaBytes());
+  const int64_t budget_bytes = std::min(
+      free_bytes,
+      static_cast<int64_t>(static_cast<double>(info_.memory_bytes) * options_.memory_utilization));
+  const SteadyTime begin = SteadyNow();
+  CpuDevice readers(std::min(kMaxLoadThreads, UsableCpuCount()));
+  LoadOptions load_options = options;
+  load_options.drops_what_was_read = RankWeightBytes(source->config(), shape, precision,
+                                                     /*by_rows=*/true) > AvailableMemoryBytes() / 4;
+  ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, precision, readers, load_options,
+                                                   std::make_unique<CudaWeightMemory>(&stream_)));
+  RETURN_IF_ERROR(PrepareLibrary(*weights, load));
+  LoadAllKernels();
+  LoadedRank result;
+  LoadedModel& loaded = result.loaded;
+  loaded.load = load;
+  loaded.fingerprint = source->fingerprint().ToHex();
+  loaded.weight_bytes = weights->bytes();
+  loaded.digests = weights->digests();
+  loaded.kv_block_bytes =
+      KvBytesPerBlock(source->config(), shape, precision.kv_dtype(), GroupLimits().block_size);
+  loaded.kv_memory_is_reserved = true;
+  ASSIGN_OR_RETURN(loaded.max_blocks, CountBlocks(*weights, load, budget_bytes));
+  LogInfo("weights loaded", {{"model", load.model_path},
+                             {"device", DeviceName()},
+                             {"bytes", loaded.weight_bytes},
+                             {"seconds", absl::ToDoubleSeconds(SteadyNow() - begin)}});
+  result.rank =
+      std::make_unique<CudaRank>(&*device_, &stream_, std::move(weights),
+                                 CudaRankOptions{.use_graphs = options_.use_graphs,
+                                                 .deterministic = options_.deterministic,
+                                                 .nccl = nccl_.ok() ? nccl_->get() : nullptr});
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions& options) {
+  // Read by the driver at its first use. Streams share hardware queues when they are more than
+  // these (8 unless it is set), and then wait for each other: ours are up to four, and NCCL has two
+  // for each communicator.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(options.ordinal));
+  // Said at start rather than when a model is to be loaded.
+  if (!options.deterministic) RETURN_IF_ERROR(OpenMatrixLibrary().status());
+  return std::make_unique<CudaRankLoader>(options, info);
+}
+
+bool HasCudaDevice() {
+  const absl::StatusOr<std::vector<CudaDeviceInfo>> devices = ListCudaDevices();
+  return devices.ok() && !devices->empty();
+}
+
+std::vector<std::string> DescribeCudaDevices() {
+  const absl::StatusOr<std::vector<CudaDeviceInfo>> devices = ListCudaDevices();
+  if (!devices.ok()) return {absl::StrCat("cuda: ", devices.status().message())};
+  if (devices->empty()) return {"cuda: no GPU"};
+  std::vector<std::string> lines;
+  for (const CudaDeviceInfo& info : *devices) lines.push_back(Describe(info));
+  return lines;
+}
+
+}  // namespace bora

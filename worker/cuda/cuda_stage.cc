@@ -1,0 +1,54 @@
+#include "worker/cuda/cuda_stage.h"
+
+#include <algorithm>
+
+#include "worker/stage/stage_impl.h"
+
+namespace bora {
+
+void StageTraits<CudaDevice>::FillWithNan(CudaDevice& device, const CudaBuffer& buffer) {
+  // All ones is a NaN in bf16.
+  FillDevice(device.stream(), buffer.data(), 0xff, buffer.bytes());
+}
+
+int64_t CudaScratchBytes(const CudaDevice& device, const StageScratchShape& shape) {
+  constexpr int64_t kHeadRows = StageTraits<CudaDevice>::kHeadTileRows;
+  const RankShape& rank = shape.weights->shape();
+  int64_t n_bytes = PagedAttentionScratchBytes({.local_n_heads = rank.local_n_heads,
+                                                .local_n_kv_heads = rank.local_n_kv_heads,
+                                                .head_dim = shape.kv.head_dim,
+                                                .max_rows = shape.max_rows,
+                                                .max_tokens = shape.max_tokens,
+                                                .max_positions = shape.max_positions});
+  for (const LayerWeights& w : shape.weights->layers()) {
+    for (const PackedWeight* weight : {&w.wqkv, &w.wo, &w.w13, &w.w2}) {
+      n_bytes = std::max(n_bytes, MatMulScratchBytes(device, shape.max_tokens, *weight));
+    }
+  }
+  if (!rank.has_head) return n_bytes;
+  return std::max({n_bytes, MatMulScratchBytes(device, kHeadRows, shape.weights->output()),
+                   SampleScratchBytes(kHeadRows, shape.weights->config().vocab_size)});
+}
+
+absl::Status StageTraits<CudaDevice>::ReserveScratch(CudaDevice& device,
+                                                     const StageScratchShape& shape,
+                                                     CudaBuffer* buffer) {
+  const int64_t n_bytes = CudaScratchBytes(device, shape);
+  if (buffer->bytes() < n_bytes) {
+    *buffer = CudaBuffer();
+    ASSIGN_OR_RETURN(*buffer, CudaBuffer::Allocate(n_bytes, "working memory"));
+  }
+  device.SetScratch(buffer->data(), buffer->bytes());
+  return absl::OkStatus();
+}
+
+void StageTraits<CudaDevice>::Attend(CudaDevice& device, const StepTokensView& tokens,
+                                     int64_t local_n_heads, const float* qkv,
+                                     const KvLayerView& cache, Bf16* out) {
+  PagedAttention(device, *tokens.attention_work, tokens.block_table, tokens.max_blocks_per_row,
+                 local_n_heads, qkv, cache, out);
+}
+
+template class Stage<CudaDevice>;
+
+}  // namespace bora

@@ -1,0 +1,59 @@
+#include "worker/sim/sim_rank_loader.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "worker/sim/sim_rank.h"
+#include "worker/stage/stage.h"
+#include "worker/weights/host_memory.h"
+
+namespace bora {
+
+namespace {
+
+// 8 bytes for each of up to 16 ranks.
+constexpr int64_t kMemoryPerBlockBytes = 128;
+
+}  // namespace
+
+std::string SimRankLoader::DeviceName() const {
+  return absl::StrCat("sim (", ToString(cost_), ")");
+}
+
+absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const LoadOptions&) {
+  ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  absl::StatusOr<std::unique_ptr<WeightSource>> source = OpenSource(load);
+  if (absl::IsNotFound(source.status())) {
+    LoadModel dummy = load;
+    dummy.dummy_weights = true;
+    source = OpenSource(dummy);
+  }
+  RETURN_IF_ERROR(source.status());
+  const ModelConfig& config = (*source)->config();
+  ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(config, load));
+  LoadedRank result;
+  result.rank = std::make_unique<SimRank>(config, shape, cost_);
+  LoadedModel& loaded = result.loaded;
+  loaded.load = load;
+  loaded.fingerprint = (*source)->fingerprint().ToHex();
+  loaded.kv_block_bytes =
+      KvBytesPerBlock(config, shape, precision.kv_dtype(), GroupLimits().block_size);
+  // It keeps no keys and values, only whose each block is: some bytes, of which all ranks of a
+  // group on this host have their own.
+  loaded.max_blocks = std::min<int64_t>(std::numeric_limits<int32_t>::max(),
+                                        AvailableMemoryBytes() / kMemoryPerBlockBytes);
+  LogInfo("simulates a rank", {{"model", load.model_path},
+                               {"stage", load.stage},
+                               {"tensor_rank", load.tensor_rank},
+                               {"layer_begin", shape.layers.begin},
+                               {"layer_end", shape.layers.end},
+                               {"cost", ToString(cost_)}});
+  return result;
+}
+
+}  // namespace bora

@@ -1,0 +1,63 @@
+// Makes the ranks of one kind of device: what a worker asks when it is told which part of a model
+// it serves.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "model/config.h"
+#include "model/planning/partition.h"
+#include "model/protocol/worker_protocol.h"
+#include "worker/stage/step_executor.h"
+#include "worker/weights/rank_weights.h"
+
+namespace bora {
+
+struct LoadedRank {
+  std::unique_ptr<StepExecutor> rank;
+  LoadedModel loaded;
+};
+
+// Owned by the rank thread, but DeviceName.
+class RankLoader {
+ public:
+  RankLoader() = default;
+  virtual ~RankLoader() = default;
+  RankLoader(const RankLoader&) = delete;
+  RankLoader& operator=(const RankLoader&) = delete;
+
+  // The device, for people: "cpu (avx512, 4 threads)". Thread-safe.
+  virtual std::string DeviceName() const = 0;
+
+  // What its ranks exchange data with, with the version where that must be the same on all ranks of
+  // a group: "host", "NCCL 2.28.9", or "none" where ranks have to be alone. Thread-safe.
+  virtual std::string CollectivesName() const { return "host"; }
+
+  // Whether sums over the tensor group go over the host's links.
+  virtual bool SumsOnHost() const { return true; }
+
+  // The numeric local address on which this worker's ranks reach others, and are reached. Once,
+  // before the first Load, on the thread that made the loader.
+  virtual void UseAddress(absl::string_view) {}
+
+  // Loads a rank; the one before must be gone, and this one must go before the loader does.
+  // Of the options, progress and cancelled count. INVALID_ARGUMENT names what does not fit the
+  // model; other errors are those of the files and of memory.
+  virtual absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) = 0;
+
+  // The rank that was loaded is the place-th of n_ranks ranks of its group on this host.
+  virtual void ShareHost(int place, int n_ranks) = 0;
+};
+
+// The weights that `load` names, read or made up.
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load);
+
+// INVALID_ARGUMENT names the type that does not exist.
+absl::StatusOr<Precision> ParsePrecision(const LoadModel& load);
+
+// INVALID_ARGUMENT names the numbers that do not fit the model or each other.
+absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load);
+
+}  // namespace bora

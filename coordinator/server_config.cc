@@ -305,7 +305,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   errors.Add(tenant_weights.status());
   ModelFiles files = ReadModelFiles(flags, &errors);
   RETURN_IF_ERROR(errors.ToStatus());
-  config.engine.tenant_weights = *std::move(tenant_weights);
+  config.engine.group.tenant_weights = *std::move(tenant_weights);
   config.model = std::move(files.model);
   config.tokenizer = std::move(files.tokenizer);
   const GenerationConfig generation = std::move(files.generation);
@@ -351,9 +351,9 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.kv_cache_bytes_given = flags.kv_cache_memory_bytes != 0;
   config.engine.max_num_queued_reqs = flags.max_num_queued_reqs;
   config.engine.prefix_cache = flags.enable_prefix_caching;
-  config.engine.calibration_budget = kCalibrationBudget;
-  config.engine.run_ahead = flags.async_scheduling;
-  config.engine.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
+  config.engine.group.calibration_budget = kCalibrationBudget;
+  config.engine.group.run_ahead = flags.async_scheduling;
+  config.engine.group.step_time_budget = absl::Milliseconds(flags.step_time_budget_ms);
   config.model_facts =
       MakeModelFacts(flags, config.model, cluster.load, generation, *config.tokenizer);
   config.server_facts = MakeServerFacts(flags, cluster.limits);

@@ -24,9 +24,6 @@ class Generator {
   // The client is gone: frees slot and blocks at the next step. The observer hears nothing more
   // than what is already under way. Unknown or ended handles are ignored.
   virtual void Cancel(uint64_t handle) = 0;
-  // Ends the request with the error, as if the engine had found it; the observer's OnError is
-  // called.
-  virtual void Abort(uint64_t handle, ApiError error) = 0;
   // The reader has caught up after OnDelta said false.
   virtual void Resume(uint64_t handle) = 0;
   // Of a moment ago: 125 ms at most.

@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "coordinator/cluster/cluster.h"
+#include "coordinator/cluster/worker_link.h"
 #include "model/protocol/worker_protocol.h"
 
 namespace bora {

@@ -1,4 +1,4 @@
-// A request inside the engine; only for the engine's own files.
+// A request inside the engine.
 #pragma once
 
 #include <cstdint>
@@ -7,20 +7,16 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "base/clock.h"
 #include "coordinator/api/request_spec.h"
 #include "coordinator/engine/completion_text.h"
+#include "coordinator/scheduler/scheduler.h"
 #include "model/text/tokenizer.h"
 
 namespace bora {
 
-// Between two ends of requests; also what a client is told to wait at least and at most.
-inline constexpr absl::Duration kRetryDelayMin = absl::Milliseconds(50);
-inline constexpr absl::Duration kRetryDelayMax = absl::Seconds(10);
-
-// A request from its submission to its end. Owned by the engine thread. Candidate i is the
-// scheduler's sequence of the handle i above the request's.
+// A request from its submission to its end. Candidate i is the scheduler's sequence of the handle i
+// above the request's. Owned by the engine thread.
 struct LiveRequest {
   struct Candidate {
     CompletionText text;
@@ -50,14 +46,15 @@ struct LiveRequest {
   const uint64_t handle;
   const RequestSpec spec;
   const std::shared_ptr<RequestObserver> observer;
-  std::string account;  // of its places in the queue
-  int32_t n_places;     // there: candidates that have not had a slot yet
+  Scheduler* scheduler = nullptr;  // of the group that runs it; outlives the request
+  std::string account;             // of its places in the queue
+  int32_t n_places;                // in the queue: candidates that have not had a slot yet
   std::vector<Candidate> candidates;
-  int32_t n_ended = 0;
+  int32_t n_ended = 0;  // candidates
   int32_t n_cached_prompt_tokens = 0;
   SteadyTime first_step = SteadyTime::InfiniteFuture();
-  bool running = false;
-  bool forked = false;  // all candidates have sequences
+  bool running = false;  // a candidate has, or has had, a slot
+  bool forked = false;   // all candidates have sequences
 };
 
 }  // namespace bora

@@ -185,6 +185,8 @@ class WorkerServiceImpl::Stream final
       Write(Serialize(proto), std::holds_alternative<Heartbeat>(message));
     }
 
+    void SendPlan(std::shared_ptr<const StepPlan> plan) override { Send(*plan); }
+
     void Write(grpc::ByteBuffer message, bool is_heartbeat = false) {
       absl::MutexLock lock(&mutex_);
       if (stream_ == nullptr || closing_) return;

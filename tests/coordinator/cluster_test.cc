@@ -18,23 +18,12 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class NotingObserver final : public ClusterObserver {
- public:
-  void OnGroupFormed(int64_t epoch, const GroupLimits& limits) override {
-    epochs.push_back(epoch);
-    last_limits = limits;
-  }
-  void OnGroupLost(const std::string& detail) override { losses.push_back(detail); }
-  absl::Status OnStepResult(StepResult result) override {
-    results.push_back(std::move(result));
-    return result_status;
-  }
-
+// What has happened to the group.
+struct Noted {
   std::vector<int64_t> epochs;
   GroupLimits last_limits;
   std::vector<std::string> losses;
   std::vector<StepResult> results;
-  absl::Status result_status;  // of the next results
 };
 
 ClusterOptions Options(int32_t tp_size, std::vector<int32_t> layers_per_stage) {
@@ -62,11 +51,25 @@ class ClusterTest : public testing::Test {
   ClusterTest() { Make(Options(2, {3, 1})); }
 
   void Make(ClusterOptions options) {
-    observer_ = NotingObserver();
-    cluster_ = std::make_unique<Cluster>(std::move(options), &observer_,
+    noted_ = Noted();
+    cluster_ = std::make_unique<Cluster>(std::move(options),
                                          [this] { return std::string(32, next_secret_++); });
   }
 
+  // Takes what has happened to the group, as the engine does after each call.
+  const Noted& noted() {
+    for (GroupEvent& event : cluster_->TakeEvents()) {
+      if (const auto* formed = std::get_if<GroupFormed>(&event)) {
+        noted_.epochs.push_back(formed->epoch);
+        noted_.last_limits = formed->limits;
+      } else if (const auto* lost = std::get_if<GroupLost>(&event)) {
+        noted_.losses.push_back(lost->detail);
+      } else {
+        noted_.results.push_back(std::move(std::get<StepDone>(event).result));
+      }
+    }
+    return noted_;
+  }
   std::shared_ptr<FakeLink> Attach(const Hello& hello) {
     auto link = std::make_shared<FakeLink>();
     cluster_->OnAttached(link, hello, now_);
@@ -108,11 +111,12 @@ class ClusterTest : public testing::Test {
       cluster_->Tick(now_, predicted_step);
     }
   }
-  StepPlan Plan() const {
+  void Broadcast(int64_t epoch) {
     StepPlan plan;
-    plan.epoch = cluster_->epoch();
-    return plan;
+    plan.epoch = epoch;
+    cluster_->Broadcast(std::make_shared<const StepPlan>(std::move(plan)), now_);
   }
+  void Broadcast() { Broadcast(cluster_->epoch()); }
   ServerSnapshot Snapshot() const {
     ServerSnapshot snapshot;
     cluster_->FillSnapshot(&snapshot);
@@ -125,7 +129,7 @@ class ClusterTest : public testing::Test {
 
   SteadyTime now_ = SteadyTime() + absl::Seconds(1000);
   char next_secret_ = 'A';
-  NotingObserver observer_;
+  Noted noted_;
   std::unique_ptr<Cluster> cluster_;
 };
 
@@ -151,10 +155,10 @@ TEST_F(ClusterTest, FormsAGroupOfWorkersThatLoadAndJoin) {
     SayJoined(links[i]);
   }
   EXPECT_TRUE(cluster_->serving());
-  EXPECT_THAT(observer_.epochs, ElementsAre(join->epoch));
+  EXPECT_THAT(noted().epochs, ElementsAre(join->epoch));
   // The smallest of: 40 blocks that fit beside the weights, 8 slots of 16 blocks.
-  EXPECT_EQ(observer_.last_limits.n_blocks, 40);
-  EXPECT_EQ(join->limits, observer_.last_limits);
+  EXPECT_EQ(noted().last_limits.n_blocks, 40);
+  EXPECT_EQ(join->limits, noted().last_limits);
 }
 
 TEST_F(ClusterTest, BeginsAboveEveryEpochThatItsWorkersWereIn) {
@@ -166,7 +170,7 @@ TEST_F(ClusterTest, BeginsAboveEveryEpochThatItsWorkersWereIn) {
   }
   for (const auto& link : links) SayLoaded(link);
   for (const auto& link : links) SayJoined(link);
-  EXPECT_THAT(observer_.epochs, ElementsAre(1795981545339));
+  EXPECT_THAT(noted().epochs, ElementsAre(1795981545339));
   // A spare's epoch counts from the day on which it is in the group.
   Hello hello = FakeHello("a");
   hello.latest_epoch = 1795981549999;
@@ -334,44 +338,49 @@ TEST_F(ClusterTest, GivesThePlaceOfAWorkerThatLoadsNoFurtherToASpare) {
 TEST_F(ClusterTest, DropsWhoSaysAResultThatItDoesNotOwe) {
   const auto links = FormGroup();
   const auto spare = Attach(FakeHello("b"));
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   StepResult result;
   result.epoch = cluster_->epoch();
   Say(spare, result);
   EXPECT_FALSE(spare->open);
   EXPECT_EQ(spare->close_reason.message(), "a step result that this worker does not owe");
   EXPECT_TRUE(cluster_->serving());
-  EXPECT_TRUE(observer_.results.empty());
+  EXPECT_TRUE(noted().results.empty());
   // The one that owes it says it once.
   Say(links[2], result);
-  EXPECT_EQ(observer_.results.size(), 1u);
+  EXPECT_EQ(noted().results.size(), 1u);
   EXPECT_TRUE(cluster_->serving());
   Say(links[2], result);
-  EXPECT_EQ(observer_.results.size(), 1u);
+  EXPECT_EQ(noted().results.size(), 1u);
   EXPECT_FALSE(links[2]->open);
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 3 on a is gone: a step result without a plan"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 3 on a is gone: a step result without a plan"));
 }
 
 TEST_F(ClusterTest, NamesTheMemberThatSaysAResultForAnother) {
   const auto links = FormGroup();
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   StepResult result;
   result.epoch = cluster_->epoch();
   Say(links[3], result);
   EXPECT_FALSE(links[3]->open);
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 4 on a is gone: a step result that this worker "
-                                            "does not owe"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 4 on a is gone: a step result that this worker "
+                                          "does not owe"));
 }
 
 TEST_F(ClusterTest, DropsTheWorkerWhoseResultMakesNoSense) {
   const auto links = FormGroup();
-  cluster_->Broadcast(Plan(), now_);
-  observer_.result_status = absl::InternalError("token 7 is none");
+  Broadcast();
   StepResult result;
   result.epoch = cluster_->epoch();
   Say(links[2], result);
+  EXPECT_EQ(noted().results.size(), 1u);
+  EXPECT_TRUE(links[2]->open);
+  cluster_->RejectStepResult(absl::InternalError("token 7 is none"), now_);
   EXPECT_FALSE(links[2]->open);
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 3 on a is gone: token 7 is none"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 3 on a is gone: token 7 is none"));
+  // The group is lost already: there is no worker to blame.
+  cluster_->RejectStepResult(absl::InternalError("token 7 is none"), now_);
+  EXPECT_TRUE(links[0]->open);
 }
 
 TEST_F(ClusterTest, BelievesTheConfiguredFingerprintFirst) {
@@ -488,7 +497,7 @@ TEST_F(ClusterTest, RepeatsAFailedJoinAfterAWhileWithANewEpochAndSecret) {
     EXPECT_EQ(link->Last<LeaveGroup>()->epoch, first.epoch);
   }
   EXPECT_THAT(Snapshot().group_detail, HasSubstr("worker 2 on a cannot join: port is taken"));
-  EXPECT_TRUE(observer_.losses.empty());  // it never served
+  EXPECT_TRUE(noted().losses.empty());  // it never served
   cluster_->Tick(now_);
   EXPECT_EQ(links[0]->Count<JoinGroup>(), 1);
   Pass(absl::Milliseconds(300), links);
@@ -537,7 +546,7 @@ TEST_F(ClusterTest, LosesAWorkerWithoutHeartbeats) {
   EXPECT_FALSE(cluster_->serving());
   EXPECT_TRUE(cluster_->all_heard());
   EXPECT_EQ(links[0]->close_reason.code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 1 on a is gone: no heartbeat for 5100 ms"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 1 on a is gone: no heartbeat for 5100 ms"));
   for (const auto& link : others) EXPECT_EQ(link->Count<LeaveGroup>(), 1);
 }
 
@@ -545,7 +554,7 @@ TEST_F(ClusterTest, LosesAllSilentWorkersAtOnce) {
   const auto links = FormGroup();
   Pass(absl::Milliseconds(5100), {});
   for (const auto& link : links) EXPECT_FALSE(link->open);
-  EXPECT_EQ(observer_.losses.size(), 1u);
+  EXPECT_EQ(noted().losses.size(), 1u);
   EXPECT_TRUE(Snapshot().workers.empty());
 }
 
@@ -569,7 +578,7 @@ TEST_F(ClusterTest, SuspectsASilentWorkerUntilItIsHeard) {
   EXPECT_EQ(Snapshot().group_detail, "");
   Pass(absl::Seconds(10), links);
   EXPECT_EQ(cluster_->epoch(), epoch);
-  EXPECT_TRUE(observer_.losses.empty());
+  EXPECT_TRUE(noted().losses.empty());
   for (const auto& link : links) EXPECT_TRUE(link->open);
 }
 
@@ -586,7 +595,7 @@ TEST_F(ClusterTest, ASilentSpareIsNoReasonToRefuseRequests) {
 
 TEST_F(ClusterTest, TimeInWhichItWasStoppedItselfSaysNothingOfItsWorkers) {
   const auto links = FormGroup();
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   for (int i = 0; i < 3; ++i) {
     now_ += absl::Hours(1);
     cluster_->Tick(now_);
@@ -602,13 +611,13 @@ TEST_F(ClusterTest, AStepDoesNotAgeWhileARankIsSuspect) {
   Make(options);
   const auto links = FormGroup();
   const std::vector<std::shared_ptr<FakeLink>> others(links.begin() + 1, links.end());
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   Pass(absl::Seconds(20), others, absl::Milliseconds(100));
   EXPECT_TRUE(cluster_->serving());
   Pass(absl::Milliseconds(5300), links, absl::Milliseconds(100));
   EXPECT_TRUE(cluster_->serving());
   Pass(absl::Milliseconds(300), links, absl::Milliseconds(100));
-  EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 7000 ms"));
+  EXPECT_THAT(noted().losses, ElementsAre("a step took longer than 7000 ms"));
 }
 
 TEST_F(ClusterTest, ReplacesALostWorkerByASpareAndFormsTheNextEpoch) {
@@ -616,7 +625,7 @@ TEST_F(ClusterTest, ReplacesALostWorkerByASpareAndFormsTheNextEpoch) {
   const int64_t first = cluster_->epoch();
   const auto spare = Attach(FakeHello("b"));
   cluster_->OnGone(links[1].get(), "connection reset", now_);
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 2 on a is gone: connection reset"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 2 on a is gone: connection reset"));
   EXPECT_EQ(RankOf(spare), 1);
   SayLoaded(spare);
   const std::vector<std::shared_ptr<FakeLink>> alive = {links[0], spare, links[2], links[3]};
@@ -638,16 +647,16 @@ TEST_F(ClusterTest, WaitsForAReplacement) {
   EXPECT_EQ(links[0]->Count<JoinGroup>(), 1);
 }
 
-TEST_F(ClusterTest, SendsPlansToEveryRankAndResultsToTheObserver) {
+TEST_F(ClusterTest, SendsPlansToEveryRankAndTellsOfResults) {
   const auto links = FormGroup();
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   for (const auto& link : links) EXPECT_EQ(link->Count<StepPlan>(), 1);
   StepResult result;
   result.epoch = cluster_->epoch();
   result.stage_us = {17, 4};
   Say(links[2], result);
-  ASSERT_EQ(observer_.results.size(), 1u);
-  EXPECT_EQ(observer_.results[0].stage_us, result.stage_us);
+  ASSERT_EQ(noted().results.size(), 1u);
+  EXPECT_EQ(noted().results[0].stage_us, result.stage_us);
 }
 
 TEST_F(ClusterTest, DropsResultsAndFailuresOfEarlierEpochs) {
@@ -656,21 +665,21 @@ TEST_F(ClusterTest, DropsResultsAndFailuresOfEarlierEpochs) {
   result.epoch = cluster_->epoch() - 1;
   Say(links[2], result);
   Say(links[2], StepFailed{cluster_->epoch() - 1, absl::InternalError("old")});
-  EXPECT_TRUE(observer_.results.empty());
+  EXPECT_TRUE(noted().results.empty());
   EXPECT_TRUE(cluster_->serving());
   Say(links[0], StepFailed{cluster_->epoch(), absl::InternalError("test")});
   result.epoch = cluster_->epoch();
   Say(links[2], result);
-  EXPECT_TRUE(observer_.results.empty());
+  EXPECT_TRUE(noted().results.empty());
 }
 
 TEST_F(ClusterTest, EndsTheEpochWhenAStepFails) {
   const auto links = FormGroup();
   Say(links[3], StepFailed{cluster_->epoch(), absl::InternalError("peer is gone")});
-  EXPECT_THAT(observer_.losses, ElementsAre("worker 4 on a: peer is gone"));
+  EXPECT_THAT(noted().losses, ElementsAre("worker 4 on a: peer is gone"));
   // A second report of the same trouble changes nothing.
   Say(links[2], StepFailed{cluster_->epoch(), absl::InternalError("peer is gone")});
-  EXPECT_EQ(observer_.losses.size(), 1u);
+  EXPECT_EQ(noted().losses.size(), 1u);
   Pass(absl::Milliseconds(300), links);
   EXPECT_EQ(links[0]->Count<JoinGroup>(), 2);
 }
@@ -682,8 +691,8 @@ TEST_F(ClusterTest, EndsTheEpochWhenAStepHangs) {
   const auto links = FormGroup();
   Pass(absl::Seconds(5), links);  // nothing is in flight
   EXPECT_TRUE(cluster_->serving());
-  cluster_->Broadcast(Plan(), now_);
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
+  Broadcast();
   Pass(absl::Milliseconds(1900), links);
   StepResult result;
   result.epoch = cluster_->epoch();
@@ -691,17 +700,17 @@ TEST_F(ClusterTest, EndsTheEpochWhenAStepHangs) {
   Pass(absl::Seconds(2), links);  // the second one began when the first ended
   EXPECT_TRUE(cluster_->serving());
   Pass(absl::Milliseconds(100), links);
-  EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 2000 ms"));
+  EXPECT_THAT(noted().losses, ElementsAre("a step took longer than 2000 ms"));
 }
 
 TEST_F(ClusterTest, AStepHasHungSoonerWhereItWasPredictedToBeShort) {
   const auto links = FormGroup();
-  cluster_->Broadcast(Plan(), now_);
+  Broadcast();
   // 5 s and 20 times the prediction.
   Pass(absl::Milliseconds(6900), links, absl::Milliseconds(100));
   EXPECT_TRUE(cluster_->serving());
   Pass(absl::Milliseconds(200), links, absl::Milliseconds(100));
-  EXPECT_THAT(observer_.losses, ElementsAre("a step took longer than 7000 ms"));
+  EXPECT_THAT(noted().losses, ElementsAre("a step took longer than 7000 ms"));
 }
 
 TEST_F(ClusterTest, RefusesAWorkerThatExchangesDataInAnotherWay) {
@@ -829,9 +838,7 @@ using ClusterDeathTest = ClusterTest;
 
 TEST_F(ClusterDeathTest, SendsNoPlanOfAnotherEpoch) {
   FormGroup();
-  StepPlan plan;
-  plan.epoch = cluster_->epoch() - 1;
-  EXPECT_DEATH(cluster_->Broadcast(plan, now_), "epoch");
+  EXPECT_DEATH(Broadcast(cluster_->epoch() - 1), "epoch");
 }
 
 }  // namespace

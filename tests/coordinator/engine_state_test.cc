@@ -75,16 +75,6 @@ TEST_P(EngineStateTest, CancelFreesEverythingAndSaysNothing) {
   ExpectIdle();
 }
 
-TEST_P(EngineStateTest, AbortEndsWithItsError) {
-  const Submitted request = Prepare();
-  ApiError error;
-  error.reason = "SOME_REASON";
-  engine_->Abort(request.handle, error);
-  EXPECT_EQ(request.observer->error().reason, "SOME_REASON");
-  engine_->Abort(request.handle, error);  // the observer CHECKs that this says nothing
-  ExpectNothingLeft();
-}
-
 TEST_P(EngineStateTest, ResumeIsHarmless) {
   const Submitted request = Prepare();
   request.observer->set_slow(false);

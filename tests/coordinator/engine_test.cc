@@ -257,7 +257,7 @@ TEST_F(EngineTest, NobodyIsForgottenWhenItStops) {
 }
 
 // Many clients at once, each with its own manners.
-TEST_F(EngineTest, ManyThreadsSubmitCancelAbortAndPause) {
+TEST_F(EngineTest, ManyThreadsSubmitCancelAndPause) {
   constexpr int kThreads = 4;
   constexpr int kRequests = 500;  // of each thread
   Serve(TestEngineOptions(2));
@@ -270,15 +270,9 @@ TEST_F(EngineTest, ManyThreadsSubmitCancelAbortAndPause) {
         const uint64_t seed = random();
         const int32_t max_tokens = 1 + static_cast<int32_t>(random() % 20);
         const Submitted request = Submit(Spec(seed, max_tokens), /*slow=*/random() % 4 == 0);
-        ApiError error;
-        error.reason = "ABORTED";
         switch (random() % 4) {
           case 0:
             engine_->Cancel(request.handle);
-            continue;
-          case 1:
-            engine_->Abort(request.handle, error);
-            request.observer->AwaitEnd();
             continue;
           default:
             request.observer->set_slow(false);

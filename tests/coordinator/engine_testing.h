@@ -63,6 +63,7 @@ class ScriptedWorker final : public WorkerLink,
       Say(Heartbeat{});
     }
   }
+  void SendPlan(std::shared_ptr<const StepPlan> plan) override { Send(*plan); }
   void Close(absl::Status reason) override {
     absl::MutexLock lock(&mutex_);
     open_ = false;

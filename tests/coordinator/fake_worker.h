@@ -22,6 +22,7 @@ class FakeLink final : public WorkerLink {
     CHECK(open) << "a message after Close";
     messages.push_back(std::move(message));
   }
+  void SendPlan(std::shared_ptr<const StepPlan> plan) override { Send(*plan); }
   void Close(absl::Status reason) override {
     CHECK(open) << "closed twice";
     open = false;

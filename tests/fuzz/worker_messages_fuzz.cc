@@ -79,6 +79,7 @@ class Link final : public bora::WorkerLink {
     if (const auto* told = std::get_if<bora::LoadModel>(&message)) load = *told;
     if (const auto* join = std::get_if<bora::JoinGroup>(&message)) epoch = join->epoch;
   }
+  void SendPlan(std::shared_ptr<const bora::StepPlan>) override { CHECK(open); }
   void Close(absl::Status) override {
     CHECK(open);
     open = false;
@@ -90,22 +91,29 @@ class Link final : public bora::WorkerLink {
 };
 
 // As the engine: some results make no sense to it.
-class Observer final : public bora::ClusterObserver {
+class Observer {
  public:
-  void OnGroupFormed(int64_t, const GroupLimits& limits) override {
-    CHECK(bora::ValidateLimits(limits).ok());
-    n_plans = 0;
-  }
-  void OnGroupLost(const std::string& detail) override {
-    CHECK_LE(detail.size(), bora::kMaxPeerReasonBytes + 2 * bora::kMaxPeerNameBytes + 64);
-    n_plans = 0;
-  }
-  absl::Status OnStepResult(bora::StepResult result) override {
-    CHECK_GT(n_plans--, 0) << "a result without a plan";
-    CHECK_LE(result.sampled.size(), size_t{kLimits.max_num_seqs});
-    CHECK_LE(result.prompt_logprobs.size(), size_t{kLimits.max_num_batched_tokens});
-    CHECK_LE(result.stage_us.size(), size_t{kStages});
-    return result.step_id % 3 == 1 ? absl::InternalError("nonsense") : absl::OkStatus();
+  // Acts on what has happened to the cluster's group.
+  void Take(bora::Cluster* cluster, bora::SteadyTime now) {
+    for (bora::GroupEvent& event : cluster->TakeEvents()) {
+      if (const auto* formed = std::get_if<bora::GroupFormed>(&event)) {
+        CHECK(bora::ValidateLimits(formed->limits).ok());
+        n_plans = 0;
+      } else if (const auto* lost = std::get_if<bora::GroupLost>(&event)) {
+        CHECK_LE(lost->detail.size(), bora::kMaxPeerReasonBytes + 2 * bora::kMaxPeerNameBytes + 64);
+        n_plans = 0;
+      } else {
+        const bora::StepResult& result = std::get<bora::StepDone>(event).result;
+        CHECK_GT(n_plans--, 0) << "a result without a plan";
+        CHECK_LE(result.sampled.size(), size_t{kLimits.max_num_seqs});
+        CHECK_LE(result.prompt_logprobs.size(), size_t{kLimits.max_num_batched_tokens});
+        CHECK_LE(result.stage_us.size(), size_t{kStages});
+        if (result.step_id % 3 == 1) {
+          cluster->RejectStepResult(absl::InternalError("nonsense"), now);
+          Take(cluster, now);
+        }
+      }
+    }
   }
 
   int n_plans = 0;
@@ -114,7 +122,7 @@ class Observer final : public bora::ClusterObserver {
 class Life {
  public:
   explicit Life(Input* input)
-      : input_(*input), cluster_(Options(), &observer_, [] { return std::string(32, 's'); }) {}
+      : input_(*input), cluster_(Options(), [] { return std::string(32, 's'); }) {}
 
   void Step() {
     switch (input_.Below(8)) {
@@ -128,7 +136,9 @@ class Life {
       case 2:
         if (cluster_.serving() && observer_.n_plans < 3) {
           ++observer_.n_plans;
-          cluster_.Broadcast({.epoch = cluster_.epoch()}, now_);
+          bora::StepPlan plan;
+          plan.epoch = cluster_.epoch();
+          cluster_.Broadcast(std::make_shared<const bora::StepPlan>(plan), now_);
         }
         break;
       case 3:
@@ -140,6 +150,7 @@ class Life {
       default:
         SayWhatIsDue();
     }
+    observer_.Take(&cluster_, now_);
     Check();
   }
 

@@ -60,7 +60,6 @@ class FakeEngine : public Generator {
     cancelled_.insert(handle);
     open_.erase(handle);
   }
-  void Abort(uint64_t, ApiError) override {}
   void Resume(uint64_t handle) override {
     absl::MutexLock lock(&mutex_);
     ++n_resumed_;

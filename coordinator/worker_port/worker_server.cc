@@ -51,6 +51,7 @@ void WorkerServer::Shutdown(SteadyTime deadline) {
   if (server_ == nullptr) return;
   server_->Shutdown(ToSystemTime(deadline));
   server_->Wait();
+  service_.StopOutbox();
 }
 
 }  // namespace bora

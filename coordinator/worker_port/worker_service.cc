@@ -14,10 +14,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/grpc/api_error_status.h"
+#include "coordinator/worker_port/serialize.h"
 #include "coordinator/worker_port/worker_inbox.h"
 #include "model/protocol/peer_text.h"
 #include "model/protocol/worker_auth.h"
@@ -48,27 +48,18 @@ constexpr std::chrono::seconds kCloseTimeout(1);
 // "ipv4:10.0.0.1:5123" without the port, so that connections of one host are one host's.
 std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
-template <typename Message>
-grpc::ByteBuffer Serialize(const Message& message) {
-  grpc::ByteBuffer bytes;
-  bool own_buffer = false;
-  const grpc::Status status =
-      grpc::SerializationTraits<Message>::Serialize(message, &bytes, &own_buffer);
-  CHECK(status.ok()) << status.error_message();
-  return bytes;
-}
-
 }  // namespace
 
 // One worker's stream. gRPC calls the On... functions on its threads; the cluster calls the link on
-// the engine thread. The reactor lives until OnDone, the link as long as anybody holds it.
+// the engine thread, and the outbox writes to it on its own. The reactor lives until OnDone, the
+// link as long as anybody holds it.
 class WorkerServiceImpl::Stream final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   Stream(WorkerServiceImpl* service, grpc::CallbackServerContext* context)
       : service_(service),
         context_(context),
-        link_(std::make_shared<Link>(this)),
+        link_(std::make_shared<Link>(this, service->outbox_)),
         inbox_(std::make_shared<WorkerInbox>(kMaxWaitingMessages,
                                              (service->options_.limits.n_stages + 2) *
                                                  MaxWorkerMessageBytes(service->options_.limits))),
@@ -84,7 +75,7 @@ class WorkerServiceImpl::Stream final
     }
     pb::CoordinatorMessage challenge;
     *challenge.mutable_auth_challenge() = auth_.Challenge();
-    link_->Write(Serialize(challenge));
+    link_->Write(Serialize(challenge), /*is_heartbeat=*/false);
     StartRead(&incoming_);
   }
 
@@ -170,24 +161,24 @@ class WorkerServiceImpl::Stream final
     service_->RemoveStranger(link_);
     pb::CoordinatorMessage answer;
     *answer.mutable_auth_confirmation() = confirmation;
-    link_->Write(Serialize(answer));
+    link_->Write(Serialize(answer), /*is_heartbeat=*/false);
     return absl::OkStatus();
   }
 
   // Thread-safe.
-  class Link final : public WorkerLink, public std::enable_shared_from_this<Link> {
+  class Link final : public WorkerLink, public WireSink, public std::enable_shared_from_this<Link> {
    public:
-    explicit Link(Stream* stream) : stream_(stream) {}
+    Link(Stream* stream, std::shared_ptr<WorkerOutbox> outbox)
+        : outbox_(std::move(outbox)), stream_(stream) {}
 
     void Send(CoordinatorMessage message) override {
-      pb::CoordinatorMessage proto;
-      ToProto(message, &proto);
-      Write(Serialize(proto), std::holds_alternative<Heartbeat>(message));
+      outbox_->Post(shared_from_this(), std::move(message));
+    }
+    void SendPlan(std::shared_ptr<const StepPlan> plan) override {
+      outbox_->Post(shared_from_this(), std::move(plan));
     }
 
-    void SendPlan(std::shared_ptr<const StepPlan> plan) override { Send(*plan); }
-
-    void Write(grpc::ByteBuffer message, bool is_heartbeat = false) {
+    void Write(grpc::ByteBuffer message, bool is_heartbeat) override {
       absl::MutexLock lock(&mutex_);
       if (stream_ == nullptr || closing_) return;
       // One that waits says as much as several; a worker that does not read gets no more of them.
@@ -276,6 +267,7 @@ class WorkerServiceImpl::Stream final
                                    PeerText(reason_.message(), kMaxPeerReasonBytes)));
     }
 
+    const std::shared_ptr<WorkerOutbox> outbox_;
     absl::Mutex mutex_;
     Stream* stream_ ABSL_GUARDED_BY(mutex_);
     std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
@@ -302,7 +294,10 @@ class WorkerServiceImpl::Stream final
 };
 
 WorkerServiceImpl::WorkerServiceImpl(WorkerServiceOptions options, WorkerEvents* events)
-    : options_(std::move(options)), events_(events), strangers_(kMaxStrangers) {}
+    : options_(std::move(options)),
+      events_(events),
+      outbox_(std::make_shared<WorkerOutbox>()),
+      strangers_(kMaxStrangers) {}
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* WorkerServiceImpl::Attach(
     grpc::CallbackServerContext* context) {

@@ -13,6 +13,7 @@
 #include "bora/worker/v1alpha1/worker_service.grpc.pb.h"
 #include "coordinator/cluster/worker_events.h"
 #include "coordinator/worker_port/strangers.h"
+#include "coordinator/worker_port/worker_outbox.h"
 #include "model/protocol/worker_codec.h"
 
 namespace bora {
@@ -36,6 +37,9 @@ class WorkerServiceImpl final : public RawWorkerService {
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Attach(
       grpc::CallbackServerContext* context) override;
 
+  // Nothing is written to workers any more.
+  void StopOutbox() { outbox_->Stop(); }
+
  private:
   class Stream;
 
@@ -45,6 +49,7 @@ class WorkerServiceImpl final : public RawWorkerService {
 
   const WorkerServiceOptions options_;
   WorkerEvents* const events_;
+  const std::shared_ptr<WorkerOutbox> outbox_;  // of all links, which may outlive the service
   LogRate log_rate_{absl::Milliseconds(100)};
   absl::Mutex mutex_;
   Strangers<std::shared_ptr<WorkerLink>> strangers_ ABSL_GUARDED_BY(mutex_);

@@ -487,6 +487,11 @@ void ToProto(const CoordinatorMessage& message, pb::CoordinatorMessage* proto) {
   std::visit(CoordinatorWriter{proto}, message);
 }
 
+void ToProto(const StepPlan& plan, pb::CoordinatorMessage* proto) {
+  proto->Clear();
+  CoordinatorWriter{proto}(plan);
+}
+
 int64_t MaxWorkerMessageBytes(const WorkerMessageLimits& limits) {
   // A token has four varints of up to 5 bytes, a float, a boolean and the number of alternatives;
   // each of these a varint and a float.

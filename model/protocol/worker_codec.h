@@ -12,6 +12,7 @@ namespace bora {
 
 void ToProto(const WorkerMessage& message, worker::v1alpha1::WorkerMessage* proto);
 void ToProto(const CoordinatorMessage& message, worker::v1alpha1::CoordinatorMessage* proto);
+void ToProto(const StepPlan& plan, worker::v1alpha1::CoordinatorMessage* proto);
 
 // What a coordinator's group can have a worker say at most.
 struct WorkerMessageLimits {

@@ -81,7 +81,7 @@ struct StepTokensView {
   const int32_t* positions = nullptr;     // [n_tokens] absolute position of each token
   // [n_tokens] line of the block table that holds the token's blocks: on a CpuDevice the row of
   // the token, on a CudaDevice, which keeps the tables of all slots, its slot.
-  const int32_t* token_row = nullptr;
+  const int32_t* token_table_row = nullptr;
   // [n_rows or n_slots, max_blocks_per_row] block ids, valid as far as the row needs
   const int32_t* block_table = nullptr;
   int64_t max_blocks_per_row = 0;

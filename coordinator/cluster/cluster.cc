@@ -18,12 +18,12 @@ Cluster::Cluster(ClusterOptions options, std::function<std::string()> make_secre
   CHECK_GT(options_.pp_size(), 0);
 }
 
-void Cluster::OnAttached(std::shared_ptr<WorkerLink> link, const Hello& hello, SteadyTime now) {
-  if (registry_.Attach(std::move(link), hello, now) != nullptr) group_.FillPlaces(now);
+void Cluster::OnAttached(std::shared_ptr<WorkerStream> stream, const Hello& hello, SteadyTime now) {
+  if (registry_.Attach(std::move(stream), hello, now) != nullptr) group_.FillPlaces(now);
 }
 
-void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTime now) {
-  AttachedWorker* worker = registry_.Find(link);
+void Cluster::OnMessage(const WorkerStream* stream, WorkerMessage message, SteadyTime now) {
+  AttachedWorker* worker = registry_.Find(stream);
   if (worker == nullptr) return;
   registry_.Hear(worker, now);
   if (auto* progress = std::get_if<LoadProgress>(&message)) {
@@ -41,8 +41,8 @@ void Cluster::OnMessage(const WorkerLink* link, WorkerMessage message, SteadyTim
   }
 }
 
-void Cluster::OnGone(const WorkerLink* link, const std::string& reason, SteadyTime now) {
-  AttachedWorker* worker = registry_.Find(link);
+void Cluster::OnGone(const WorkerStream* stream, const std::string& reason, SteadyTime now) {
+  AttachedWorker* worker = registry_.Find(stream);
   if (worker != nullptr) group_.OnGone(worker, reason, now);
 }
 
@@ -57,8 +57,8 @@ void Cluster::Tick(SteadyTime now, absl::Duration predicted_step) {
   registry_.SendHeartbeats(now);
 }
 
-void Cluster::Broadcast(std::shared_ptr<const StepPlan> plan, SteadyTime now) {
-  group_.Broadcast(std::move(plan), now);
+void Cluster::Broadcast(const std::shared_ptr<const StepPlan>& plan, SteadyTime now) {
+  group_.Broadcast(plan, now);
 }
 
 void Cluster::RejectStepResult(const absl::Status& reason, SteadyTime now) {

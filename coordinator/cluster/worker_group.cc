@@ -81,11 +81,11 @@ void WorkerGroup::Place(AttachedWorker* worker, int32_t rank, SteadyTime now) {
   LogInfo(
       "worker placed",
       {{"worker_id", worker->worker_id}, {"stage", load.stage}, {"tensor_rank", load.tensor_rank}});
-  worker->link->Send(load);
+  worker->stream->Send(load);
 }
 
 void WorkerGroup::Drop(AttachedWorker* worker, const absl::Status& reason, SteadyTime now) {
-  worker->link->Close(reason);
+  worker->stream->Close(reason);
   OnGone(worker, std::string(reason.message()), now);
 }
 
@@ -288,7 +288,7 @@ void WorkerGroup::BeginEpoch(SteadyTime now) {
   join_begin_ = now;
   for (AttachedWorker* worker : ranks_) {
     worker->state = WorkerState::kJoining;
-    worker->link->Send(join);
+    worker->stream->Send(join);
   }
 }
 
@@ -329,18 +329,18 @@ void WorkerGroup::EndEpoch(const std::string& reason, SteadyTime now) {
   for (AttachedWorker* worker : ranks_) {
     if (worker == nullptr || worker->state < WorkerState::kJoining) continue;
     worker->state = WorkerState::kLoaded;
-    worker->link->Send(LeaveGroup{epoch_, reason});
+    worker->stream->Send(LeaveGroup{epoch_, reason});
   }
   FillPlaces(now);
 }
 
 // Steps.
 
-void WorkerGroup::Broadcast(std::shared_ptr<const StepPlan> plan, SteadyTime now) {
+void WorkerGroup::Broadcast(const std::shared_ptr<const StepPlan>& plan, SteadyTime now) {
   CHECK(serving());
   CHECK_EQ(plan->epoch, epoch_);
   step_watch_.PlanSent(now);
-  for (AttachedWorker* worker : ranks_) worker->link->SendPlan(plan);
+  for (AttachedWorker* worker : ranks_) worker->stream->SendPlan(plan);
 }
 
 void WorkerGroup::OnStepResult(AttachedWorker* worker, StepResult result, SteadyTime now) {

@@ -45,9 +45,9 @@ class WorkerGroup {
   void OnStepResult(AttachedWorker* worker, StepResult result, SteadyTime now);
   void OnStepFailed(const AttachedWorker& worker, const StepFailed& failed, SteadyTime now);
 
-  // Ends the worker's link and takes its place away.
+  // Ends the worker's stream and takes its place away.
   void Drop(AttachedWorker* worker, const absl::Status& reason, SteadyTime now);
-  // The link of the worker has ended by itself.
+  // The stream of the worker has ended by itself.
   void OnGone(AttachedWorker* worker, const std::string& reason, SteadyTime now);
   // Drops workers that load and get no further, ends joins that take too long and epochs whose
   // oldest step hangs, and begins the next epoch if its time has come. Called several times a
@@ -55,10 +55,10 @@ class WorkerGroup {
   void Tick(SteadyTime now, absl::Duration predicted_step);
 
   // Sends a plan to every rank. REQUIRES: serving(), and the plan is of this epoch.
-  void Broadcast(std::shared_ptr<const StepPlan> plan, SteadyTime now);
+  void Broadcast(const std::shared_ptr<const StepPlan>& plan, SteadyTime now);
   // Drops the worker that has said the last StepDone's result.
   void RejectStepResult(const absl::Status& reason, SteadyTime now);
-  // The registry has closed every link.
+  // The registry has closed every stream.
   void ForgetAll();
 
   std::vector<GroupEvent> TakeEvents();

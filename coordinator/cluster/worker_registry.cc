@@ -49,23 +49,23 @@ absl::Status WorkerRegistry::CheckCollectives(const Hello& hello) const {
   return absl::OkStatus();
 }
 
-AttachedWorker* WorkerRegistry::Attach(std::shared_ptr<WorkerLink> link, const Hello& hello,
+AttachedWorker* WorkerRegistry::Attach(std::shared_ptr<WorkerStream> stream, const Hello& hello,
                                        SteadyTime now) {
   if (const absl::Status status = CheckHello(hello); !status.ok()) {
     if (const auto n_left_out = refusal_lines_.Take(); n_left_out.has_value()) {
       LogWarning("worker refused",
                  {{"host", hello.host}, {"reason", status.message()}, {"left_out", *n_left_out}});
     }
-    link->Close(status);
+    stream->Close(status);
     return nullptr;
   }
   auto worker = std::make_unique<AttachedWorker>(
-      AttachedWorker{.link = std::move(link),
+      AttachedWorker{.stream = std::move(stream),
                      .hello = hello,
                      .worker_id = next_worker_id_++,
                      .last_heard = now,
                      .silence = PeerSilence(now, options_.heartbeat_interval)});
-  worker->link->Send(
+  worker->stream->Send(
       Welcome{worker->worker_id,
               static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)),
               static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat_timeout))});
@@ -78,9 +78,9 @@ AttachedWorker* WorkerRegistry::Attach(std::shared_ptr<WorkerLink> link, const H
   return workers_.back().get();
 }
 
-AttachedWorker* WorkerRegistry::Find(const WorkerLink* link) const {
+AttachedWorker* WorkerRegistry::Find(const WorkerStream* stream) const {
   for (const auto& worker : workers_) {
-    if (worker->link.get() == link) return worker.get();
+    if (worker->stream.get() == stream) return worker.get();
   }
   return nullptr;
 }
@@ -115,7 +115,7 @@ std::vector<AttachedWorker*> WorkerRegistry::FindLost(SteadyTime now) {
 void WorkerRegistry::SendHeartbeats(SteadyTime now) {
   if (now < next_heartbeat_) return;
   next_heartbeat_ = now + options_.heartbeat_interval;
-  for (const auto& worker : workers_) worker->link->Send(Heartbeat{});
+  for (const auto& worker : workers_) worker->stream->Send(Heartbeat{});
 }
 
 std::unique_ptr<AttachedWorker> WorkerRegistry::Remove(AttachedWorker* worker,
@@ -133,7 +133,7 @@ std::unique_ptr<AttachedWorker> WorkerRegistry::Remove(AttachedWorker* worker,
 }
 
 void WorkerRegistry::CloseAll(const std::string& reason) {
-  for (const auto& worker : workers_) worker->link->Close(absl::UnavailableError(reason));
+  for (const auto& worker : workers_) worker->stream->Close(absl::UnavailableError(reason));
   workers_.clear();
 }
 

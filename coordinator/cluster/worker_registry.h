@@ -11,14 +11,14 @@
 #include "base/log_rate.h"
 #include "coordinator/api/server_snapshot.h"
 #include "coordinator/cluster/cluster_options.h"
-#include "coordinator/cluster/worker_link.h"
+#include "coordinator/cluster/worker_stream.h"
 #include "model/protocol/peer_silence.h"
 #include "model/protocol/worker_protocol.h"
 
 namespace bora {
 
 struct AttachedWorker {
-  std::shared_ptr<WorkerLink> link;
+  std::shared_ptr<WorkerStream> stream;
   Hello hello;
   int64_t worker_id = 0;
 
@@ -50,11 +50,11 @@ class WorkerRegistry {
   explicit WorkerRegistry(const ClusterOptions& options) : options_(options) {}
 
   // Takes a worker in and welcomes it. Null if it is refused (another build, a way of exchanging
-  // data that the others do not have, too many spares): then its link has been closed with the
+  // data that the others do not have, too many spares): then its stream has been closed with the
   // reason.
-  AttachedWorker* Attach(std::shared_ptr<WorkerLink> link, const Hello& hello, SteadyTime now);
-  // Null for a link that is not, or no longer, an attached worker's.
-  AttachedWorker* Find(const WorkerLink* link) const;
+  AttachedWorker* Attach(std::shared_ptr<WorkerStream> stream, const Hello& hello, SteadyTime now);
+  // Null for a stream that is not, or no longer, an attached worker's.
+  AttachedWorker* Find(const WorkerStream* stream) const;
   // Notes a sign of life.
   void Hear(AttachedWorker* worker, SteadyTime now);
   // Marks silent workers as suspect and returns those that have been silent for longer than
@@ -62,9 +62,9 @@ class WorkerRegistry {
   std::vector<AttachedWorker*> FindLost(SteadyTime now);
   // Sends a heartbeat to every worker if heartbeat_interval has passed since the last ones.
   void SendHeartbeats(SteadyTime now);
-  // Forgets the worker, whose link is closed or gone for this reason.
+  // Forgets the worker, whose stream is closed or gone for this reason.
   std::unique_ptr<AttachedWorker> Remove(AttachedWorker* worker, const std::string& reason);
-  // Closes every link and forgets all workers.
+  // Closes every stream and forgets all workers.
   void CloseAll(const std::string& reason);
 
   const std::vector<std::unique_ptr<AttachedWorker>>& workers() const { return workers_; }

@@ -39,14 +39,14 @@ Engine::Engine(EngineOptions options, const Tokenizer& tokenizer,
       // The number of events is bounded elsewhere: sequences by max_num_queued_reqs and slots,
       // messages of each worker by its WorkerInbox.
       mailbox_(std::numeric_limits<size_t>::max()),
-      places_(options_.max_num_queued_reqs,
-              [this](absl::string_view tenant) {
-                return options_.group.tenant_weights.contains(tenant);
-              }),
+      quota_(options_.max_num_queued_reqs,
+             [this](absl::string_view tenant) {
+               return options_.group.tenant_weights.contains(tenant);
+             }),
       retry_delay_(options_.clock()),
       cluster_(options_.cluster, RandomSecret),
       group_(options_.group, &cluster_, &stats_),
-      requests_(tokenizer, options_.prefix_cache, &places_, &retry_delay_, &stats_),
+      requests_(tokenizer, options_.prefix_cache, &quota_, &retry_delay_, &stats_),
       now_(options_.clock()) {
   UpdateSnapshot();
 }
@@ -71,17 +71,17 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
                                                 std::shared_ptr<RequestObserver> observer) {
   if (!accepting_) return RefusalWhileNotServing();
   const int32_t n_sequences = spec.n_candidates;
-  const QueuePlaces::Answer place = places_.Take(spec.tenant, n_sequences);
-  if (!place.taken) {
+  const QueueQuota::Answer answer = quota_.Take(spec.tenant, n_sequences);
+  if (!answer.taken) {
     const int32_t limit = options_.max_num_queued_reqs;
-    ApiError error = QueueFull("generation", "sequences", place.n_waiting, limit);
-    error.retry_delay = retry_delay_.ForPlaces(std::max(1, place.n_waiting + n_sequences - limit));
+    ApiError error = QueueFull("generation", "sequences", answer.n_waiting, limit);
+    error.retry_delay = retry_delay_.ForPlaces(std::max(1, answer.n_waiting + n_sequences - limit));
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);
   if (!mailbox_.PushUnbounded(
-          Submission{handle, std::move(spec), std::move(observer), place.account})) {
-    places_.Give(place.account, n_sequences);
+          Submission{handle, std::move(spec), std::move(observer), answer.account})) {
+    quota_.Give(answer.account, n_sequences);
     return ShuttingDown();
   }
   return handle;
@@ -97,17 +97,17 @@ void Engine::Drain(SteadyTime deadline, std::function<void()> on_drained) {
   mailbox_.PushUnbounded(DrainOrder{deadline, std::move(on_drained)});
 }
 
-void Engine::OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) {
-  mailbox_.PushUnbounded(WorkerAttached{std::move(link), std::move(hello)});
+void Engine::OnWorkerAttached(std::shared_ptr<WorkerStream> stream, Hello hello) {
+  mailbox_.PushUnbounded(WorkerAttached{std::move(stream), std::move(hello)});
 }
 
-void Engine::OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message,
+void Engine::OnWorkerMessage(std::shared_ptr<WorkerStream> stream, WorkerMessage message,
                              std::shared_ptr<void> receipt) {
-  mailbox_.PushUnbounded(WorkerSaid{std::move(link), std::move(message), std::move(receipt)});
+  mailbox_.PushUnbounded(WorkerSaid{std::move(stream), std::move(message), std::move(receipt)});
 }
 
-void Engine::OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) {
-  mailbox_.PushUnbounded(WorkerGone{std::move(link), std::move(reason)});
+void Engine::OnWorkerGone(std::shared_ptr<WorkerStream> stream, std::string reason) {
+  mailbox_.PushUnbounded(WorkerGone{std::move(stream), std::move(reason)});
 }
 
 ServerSnapshot Engine::Snapshot() const {
@@ -154,7 +154,7 @@ void Engine::RunLast() {
     if (auto* submission = std::get_if<Submission>(&event)) {
       requests_.Refuse(*submission, ShuttingDown());
     } else if (auto* attached = std::get_if<WorkerAttached>(&event)) {
-      cluster_.OnAttached(std::move(attached->link), attached->hello, now_);
+      cluster_.OnAttached(std::move(attached->stream), attached->hello, now_);
     }
   }
   cluster_.CloseAll("the coordinator is shutting down");
@@ -182,17 +182,17 @@ void Engine::Handle(DrainOrder order) {
 }
 
 void Engine::Handle(WorkerAttached attached) {
-  cluster_.OnAttached(std::move(attached.link), attached.hello, now_);
+  cluster_.OnAttached(std::move(attached.stream), attached.hello, now_);
   HandleGroupEvents();
 }
 
 void Engine::Handle(WorkerSaid said) {
-  cluster_.OnMessage(said.link.get(), std::move(said.message), now_);
+  cluster_.OnMessage(said.stream.get(), std::move(said.message), now_);
   HandleGroupEvents();
 }
 
 void Engine::Handle(const WorkerGone& gone) {
-  cluster_.OnGone(gone.link.get(), gone.reason, now_);
+  cluster_.OnGone(gone.stream.get(), gone.reason, now_);
   HandleGroupEvents();
 }
 

@@ -27,7 +27,7 @@
 #include "coordinator/cluster/cluster.h"
 #include "coordinator/cluster/worker_events.h"
 #include "coordinator/engine/engine_stats.h"
-#include "coordinator/engine/queue_places.h"
+#include "coordinator/engine/queue_quota.h"
 #include "coordinator/engine/replica_group.h"
 #include "coordinator/engine/request_table.h"
 #include "coordinator/engine/retry_delay.h"
@@ -54,7 +54,7 @@ class Engine final : public Generator, public WorkerEvents {
   ~Engine() override;
 
   void Start();
-  // Ends every request with UNAVAILABLE/DRAINING, closes the links and joins the thread. Workers
+  // Ends every request with UNAVAILABLE/DRAINING, closes the streams and joins the thread. Workers
   // keep their weights and wait for the next coordinator.
   void Stop();
 
@@ -72,12 +72,12 @@ class Engine final : public Generator, public WorkerEvents {
   // UNAVAILABLE/DRAINING.
   void Drain(SteadyTime deadline, std::function<void()> on_drained);
 
-  // WorkerEvents. The cluster calls a link on the engine thread until it has closed it or learnt
+  // WorkerEvents. The cluster calls a stream on the engine thread until it has closed it or learnt
   // that it is gone.
-  void OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) override;
-  void OnWorkerMessage(std::shared_ptr<WorkerLink> link, WorkerMessage message,
+  void OnWorkerAttached(std::shared_ptr<WorkerStream> stream, Hello hello) override;
+  void OnWorkerMessage(std::shared_ptr<WorkerStream> stream, WorkerMessage message,
                        std::shared_ptr<void> receipt) override;
-  void OnWorkerGone(std::shared_ptr<WorkerLink> link, std::string reason) override;
+  void OnWorkerGone(std::shared_ptr<WorkerStream> stream, std::string reason) override;
 
   // Grows several times a second as long as the engine thread moves.
   int64_t loop_count() const { return n_loops_.load(std::memory_order_relaxed); }
@@ -95,16 +95,16 @@ class Engine final : public Generator, public WorkerEvents {
     std::function<void()> on_drained;
   };
   struct WorkerAttached {
-    std::shared_ptr<WorkerLink> link;
+    std::shared_ptr<WorkerStream> stream;
     Hello hello;
   };
   struct WorkerSaid {
-    std::shared_ptr<WorkerLink> link;
+    std::shared_ptr<WorkerStream> stream;
     WorkerMessage message;
     std::shared_ptr<void> receipt;
   };
   struct WorkerGone {
-    std::shared_ptr<WorkerLink> link;
+    std::shared_ptr<WorkerStream> stream;
     std::string reason;
   };
   using Event = std::variant<Submission, Cancellation, Resumption, DrainOrder, WorkerAttached,
@@ -139,7 +139,7 @@ class Engine final : public Generator, public WorkerEvents {
 
   // Thread-safe.
   Mailbox<Event> mailbox_;
-  QueuePlaces places_;  // of sequences that are submitted and have not had a slot
+  QueueQuota quota_;  // of sequences that are submitted and have not had a slot
   RetryDelay retry_delay_;
   std::atomic<uint64_t> next_handle_{1};
   std::atomic<bool> stopping_{false};

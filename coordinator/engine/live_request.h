@@ -31,7 +31,7 @@ struct LiveRequest {
       : handle(request_handle),
         spec(std::move(request_spec)),
         observer(std::move(request_observer)),
-        n_places(spec.n_candidates),
+        n_queued(spec.n_candidates),
         candidates(spec.n_candidates, Candidate{CompletionText(
                                           tokenizer, spec.prompt_tokens, spec.stop,
                                           spec.include_stop_in_output, spec.sampling.min_tokens)}) {
@@ -48,7 +48,7 @@ struct LiveRequest {
   const std::shared_ptr<RequestObserver> observer;
   Scheduler* scheduler = nullptr;  // of the group that runs it; outlives the request
   std::string account;             // of its places in the queue
-  int32_t n_places;                // in the queue: candidates that have not had a slot yet
+  int32_t n_queued;                // in the queue: candidates that have not had a slot yet
   std::vector<Candidate> candidates;
   int32_t n_ended = 0;  // candidates
   int32_t n_cached_prompt_tokens = 0;

@@ -65,11 +65,11 @@ bool IsNonFinite(const SequenceProgress& progress) {
 
 }  // namespace
 
-RequestTable::RequestTable(const Tokenizer& tokenizer, bool prefix_cache, QueuePlaces* places,
+RequestTable::RequestTable(const Tokenizer& tokenizer, bool prefix_cache, QueueQuota* quota,
                            RetryDelay* retry_delay, EngineStats* stats)
     : tokenizer_(tokenizer),
       prefix_cache_(prefix_cache),
-      places_(places),
+      quota_(quota),
       retry_delay_(retry_delay),
       stats_(stats) {}
 
@@ -87,7 +87,7 @@ void RequestTable::Submit(Submission submission, Scheduler* scheduler, SteadyTim
         TooLateUs(request->spec, scheduler->cost_model().RelativeErrorP90(), now);
     const double first_token_us = scheduler->PredictFirstTokenUs(sequence, too_late_us);
     if (first_token_us > too_late_us) {
-      places_->Give(request->account, request->n_places);
+      quota_->Give(request->account, request->n_queued);
       request->observer->OnError(DeadlineTooNear(request->spec.deadline - now, first_token_us));
       stats_->RequestEnded();
       return;
@@ -101,7 +101,7 @@ void RequestTable::Submit(Submission submission, Scheduler* scheduler, SteadyTim
 }
 
 void RequestTable::Refuse(const Submission& submission, ApiError error) {
-  places_->Give(submission.account, submission.spec.n_candidates);
+  quota_->Give(submission.account, submission.spec.n_candidates);
   submission.observer->OnError(std::move(error));
 }
 
@@ -149,8 +149,8 @@ void RequestTable::OnAdmitted(absl::Span<const Admission> admissions, SteadyTime
   for (const Admission& admission : admissions) {
     if (admission.again) continue;
     LiveRequest* request = sequences_.at(admission.handle);
-    --request->n_places;
-    places_->Give(request->account, 1);
+    --request->n_queued;
+    quota_->Give(request->account, 1);
     if (request->running) continue;  // another candidate was first
     request->running = true;
     request->first_step = now;
@@ -300,7 +300,7 @@ void RequestTable::Forget(uint64_t handle, SteadyTime now) {
   const auto it = requests_.find(handle);
   if (it == requests_.end()) return;
   const LiveRequest& request = *it->second;
-  places_->Give(request.account, request.n_places);
+  quota_->Give(request.account, request.n_queued);
   for (int32_t i = 0; i < request.spec.n_candidates; ++i) {
     request.scheduler->Remove(handle + i);
     sequences_.erase(handle + i);

@@ -14,7 +14,7 @@
 #include "coordinator/api/request_spec.h"
 #include "coordinator/engine/engine_stats.h"
 #include "coordinator/engine/live_request.h"
-#include "coordinator/engine/queue_places.h"
+#include "coordinator/engine/queue_quota.h"
 #include "coordinator/engine/retry_delay.h"
 #include "coordinator/scheduler/scheduler.h"
 #include "model/text/tokenizer.h"
@@ -33,7 +33,7 @@ struct Submission {
 class RequestTable {
  public:
   // All outlive the table. prefix_cache: whether requests may share computed blocks at all.
-  RequestTable(const Tokenizer& tokenizer, bool prefix_cache, QueuePlaces* places,
+  RequestTable(const Tokenizer& tokenizer, bool prefix_cache, QueueQuota* quota,
                RetryDelay* retry_delay, EngineStats* stats);
 
   // Puts the request into the scheduler's queue, unless its first token is predicted to come after
@@ -77,7 +77,7 @@ class RequestTable {
 
   const Tokenizer& tokenizer_;
   const bool prefix_cache_;
-  QueuePlaces* const places_;
+  QueueQuota* const quota_;
   RetryDelay* const retry_delay_;
   EngineStats* const stats_;
   absl::flat_hash_map<uint64_t, std::unique_ptr<LiveRequest>> requests_;

@@ -50,56 +50,56 @@ std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind('
 
 }  // namespace
 
-// One worker's stream. gRPC calls the On... functions on its threads; the cluster calls the link on
-// the engine thread, and the outbox writes to it on its own. The reactor lives until OnDone, the
-// link as long as anybody holds it.
-class WorkerServiceImpl::Stream final
+// One worker's stream: gRPC calls the On... functions of the reactor on its threads. The cluster
+// knows the reactor's writer, which it calls on the engine thread; the outbox calls the writer on a
+// thread of its own. The reactor lives until OnDone, the writer as long as it is referred to.
+class WorkerServiceImpl::Reactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  Stream(WorkerServiceImpl* service, grpc::CallbackServerContext* context)
+  Reactor(WorkerServiceImpl* service, grpc::CallbackServerContext* context)
       : service_(service),
         context_(context),
-        link_(std::make_shared<Link>(this, service->outbox_)),
+        writer_(std::make_shared<Writer>(this, service->outbox_)),
         inbox_(std::make_shared<WorkerInbox>(kMaxWaitingMessages,
                                              (service->options_.limits.n_stages + 2) *
                                                  MaxWorkerMessageBytes(service->options_.limits))),
         auth_(service->options_.credential) {
-    service_->AddStranger(link_, context_->peer());
+    service_->AddStranger(writer_, context_->peer());
     hello_alarm_.Set(std::chrono::system_clock::now() + kHelloTimeout,
-                     [link = link_](bool expired) {
-                       if (expired) link->CloseUnlessAttached();
+                     [writer = writer_](bool expired) {
+                       if (expired) writer->CloseUnlessAttached();
                      });
     if (const absl::Status gate = CheckGate(); !gate.ok()) {
-      link_->Close(gate);
+      writer_->Close(gate);
       return;
     }
     pb::CoordinatorMessage challenge;
     *challenge.mutable_auth_challenge() = auth_.Challenge();
-    link_->Write(Serialize(challenge), /*is_heartbeat=*/false);
+    writer_->Write(Serialize(challenge), /*is_heartbeat=*/false);
     StartRead(&incoming_);
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      link_->Close(absl::UnavailableError("the worker ended the stream"));
+      writer_->Close(absl::UnavailableError("the worker ended the stream"));
     } else if (const absl::Status status = TakeIncoming(); !status.ok()) {
-      link_->Close(status);
+      writer_->Close(status);
     } else {
       StartRead(&incoming_);
     }
   }
 
-  void OnWriteDone(bool ok) override { link_->OnWriteDone(ok); }
+  void OnWriteDone(bool ok) override { writer_->OnWriteDone(ok); }
 
-  void OnCancel() override { link_->Close(absl::UnavailableError("the connection is lost")); }
+  void OnCancel() override { writer_->Close(absl::UnavailableError("the connection is lost")); }
 
   void OnDone() override {
     hello_alarm_.Cancel();
-    const std::string reason = link_->Detach();
+    const std::string reason = writer_->Detach();
     if (phase_ == Phase::kAttached) {
-      service_->events_->OnWorkerGone(link_, reason);
+      service_->events_->OnWorkerGone(writer_, reason);
     } else {
-      service_->RemoveStranger(link_);
+      service_->RemoveStranger(writer_);
       if (const auto n_left_out = service_->log_rate_.Take(); n_left_out.has_value()) {
         LogWarning("stranger on the worker port",
                    {{"peer", context_->peer()}, {"reason", reason}, {"left_out", *n_left_out}});
@@ -139,7 +139,7 @@ class WorkerServiceImpl::Stream final
     if (phase_ == Phase::kStranger) return Authenticate(proto);
     ASSIGN_OR_RETURN(WorkerMessage message, FromProto(proto, service_->options_.limits));
     if (phase_ == Phase::kAttached) {
-      service_->events_->OnWorkerMessage(link_, std::move(message), std::move(receipt));
+      service_->events_->OnWorkerMessage(writer_, std::move(message), std::move(receipt));
       return absl::OkStatus();
     }
     auto* hello = std::get_if<Hello>(&message);
@@ -147,8 +147,8 @@ class WorkerServiceImpl::Stream final
       return absl::FailedPreconditionError("the first message of a worker must be hello");
     }
     phase_ = Phase::kAttached;
-    link_->SetAttached();
-    service_->events_->OnWorkerAttached(link_, std::move(*hello));
+    writer_->SetAttached();
+    service_->events_->OnWorkerAttached(writer_, std::move(*hello));
     return absl::OkStatus();
   }
 
@@ -158,18 +158,20 @@ class WorkerServiceImpl::Stream final
     }
     ASSIGN_OR_RETURN(const pb::AuthConfirmation confirmation, auth_.Check(proto.auth_response()));
     phase_ = Phase::kAuthenticated;
-    service_->RemoveStranger(link_);
+    service_->RemoveStranger(writer_);
     pb::CoordinatorMessage answer;
     *answer.mutable_auth_confirmation() = confirmation;
-    link_->Write(Serialize(answer), /*is_heartbeat=*/false);
+    writer_->Write(Serialize(answer), /*is_heartbeat=*/false);
     return absl::OkStatus();
   }
 
   // Thread-safe.
-  class Link final : public WorkerLink, public WireSink, public std::enable_shared_from_this<Link> {
+  class Writer final : public WorkerStream,
+                       public WireSink,
+                       public std::enable_shared_from_this<Writer> {
    public:
-    Link(Stream* stream, std::shared_ptr<WorkerOutbox> outbox)
-        : outbox_(std::move(outbox)), stream_(stream) {}
+    Writer(Reactor* reactor, std::shared_ptr<WorkerOutbox> outbox)
+        : outbox_(std::move(outbox)), reactor_(reactor) {}
 
     void Send(CoordinatorMessage message) override {
       outbox_->Post(shared_from_this(), std::move(message));
@@ -180,7 +182,7 @@ class WorkerServiceImpl::Stream final
 
     void Write(grpc::ByteBuffer message, bool is_heartbeat) override {
       absl::MutexLock lock(&mutex_);
-      if (stream_ == nullptr || closing_) return;
+      if (reactor_ == nullptr || closing_) return;
       // One that waits says as much as several; a worker that does not read gets no more of them.
       if (is_heartbeat && ends_in_heartbeat_ && !queue_.empty()) return;
       if (queue_.size() >= kMaxQueuedMessages) {
@@ -210,13 +212,13 @@ class WorkerServiceImpl::Stream final
 
     void CancelIfOpen() {
       absl::MutexLock lock(&mutex_);
-      if (stream_ != nullptr && !finished_) stream_->context_->TryCancel();
+      if (reactor_ != nullptr && !finished_) reactor_->context_->TryCancel();
     }
 
     void OnWriteDone(bool ok) {
       absl::MutexLock lock(&mutex_);
       writing_ = false;
-      if (stream_ == nullptr) return;
+      if (reactor_ == nullptr) return;
       if (closing_) {
         FinishLocked();
       } else if (!ok) {
@@ -229,7 +231,7 @@ class WorkerServiceImpl::Stream final
     // The stream is going away; returns why.
     std::string Detach() {
       absl::MutexLock lock(&mutex_);
-      stream_ = nullptr;
+      reactor_ = nullptr;
       queue_.clear();
       close_alarm_.Cancel();
       return std::string(reason_.message());
@@ -240,11 +242,11 @@ class WorkerServiceImpl::Stream final
       outgoing_ = std::move(queue_.front());
       queue_.pop_front();
       writing_ = true;
-      stream_->StartWrite(&outgoing_);
+      reactor_->StartWrite(&outgoing_);
     }
 
     void CloseLocked(absl::Status reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      if (stream_ == nullptr || closing_) return;
+      if (reactor_ == nullptr || closing_) return;
       closing_ = true;
       reason_ = std::move(reason);
       queue_.clear();
@@ -252,10 +254,10 @@ class WorkerServiceImpl::Stream final
         FinishLocked();
       } else {
         // The write may never end when the worker has stopped reading. The alarm is part of the
-        // link and keeps its function after the function has run: it must not own the link.
+        // writer and keeps its function after the function has run: it must not own the writer.
         close_alarm_.Set(std::chrono::system_clock::now() + kCloseTimeout,
                          [weak_self = weak_from_this()](bool expired) {
-                           const std::shared_ptr<Link> self = weak_self.lock();
+                           const std::shared_ptr<Writer> self = weak_self.lock();
                            if (expired && self != nullptr) self->CancelIfOpen();
                          });
       }
@@ -263,13 +265,13 @@ class WorkerServiceImpl::Stream final
 
     void FinishLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       if (std::exchange(finished_, true)) return;
-      stream_->Finish(grpc::Status(ToGrpcCode(reason_.code()),
-                                   PeerText(reason_.message(), kMaxPeerReasonBytes)));
+      reactor_->Finish(grpc::Status(ToGrpcCode(reason_.code()),
+                                    PeerText(reason_.message(), kMaxPeerReasonBytes)));
     }
 
     const std::shared_ptr<WorkerOutbox> outbox_;
     absl::Mutex mutex_;
-    Stream* stream_ ABSL_GUARDED_BY(mutex_);
+    Reactor* reactor_ ABSL_GUARDED_BY(mutex_);
     std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
     bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // queue_ does, if it is not empty
     grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
@@ -283,7 +285,7 @@ class WorkerServiceImpl::Stream final
 
   WorkerServiceImpl* const service_;
   grpc::CallbackServerContext* const context_;
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<Writer> writer_;
   const std::shared_ptr<WorkerInbox> inbox_;
   const CoordinatorAuth auth_;
   grpc::Alarm hello_alarm_;
@@ -301,15 +303,15 @@ WorkerServiceImpl::WorkerServiceImpl(WorkerServiceOptions options, WorkerEvents*
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* WorkerServiceImpl::Attach(
     grpc::CallbackServerContext* context) {
-  return new Stream(this, context);
+  return new Reactor(this, context);
 }
 
-void WorkerServiceImpl::AddStranger(const std::shared_ptr<WorkerLink>& link,
+void WorkerServiceImpl::AddStranger(const std::shared_ptr<WorkerStream>& stream,
                                     const std::string& peer) {
-  std::optional<std::shared_ptr<WorkerLink>> displaced;
+  std::optional<std::shared_ptr<WorkerStream>> displaced;
   {
     absl::MutexLock lock(&mutex_);
-    displaced = strangers_.Add(link, HostOf(peer));
+    displaced = strangers_.Add(stream, HostOf(peer));
   }
   if (!displaced.has_value()) return;
   (*displaced)
@@ -317,9 +319,9 @@ void WorkerServiceImpl::AddStranger(const std::shared_ptr<WorkerLink>& link,
           "more than ", kMaxStrangers, " streams have not authenticated: the oldest one goes")));
 }
 
-void WorkerServiceImpl::RemoveStranger(const std::shared_ptr<WorkerLink>& link) {
+void WorkerServiceImpl::RemoveStranger(const std::shared_ptr<WorkerStream>& stream) {
   absl::MutexLock lock(&mutex_);
-  strangers_.Remove(link);
+  strangers_.Remove(stream);
 }
 
 }  // namespace bora

@@ -41,18 +41,18 @@ class WorkerServiceImpl final : public RawWorkerService {
   void StopOutbox() { outbox_->Stop(); }
 
  private:
-  class Stream;
+  class Reactor;
 
   // The stream is a stranger until it is removed; another one may have to go for it.
-  void AddStranger(const std::shared_ptr<WorkerLink>& link, const std::string& peer);
-  void RemoveStranger(const std::shared_ptr<WorkerLink>& link);
+  void AddStranger(const std::shared_ptr<WorkerStream>& stream, const std::string& peer);
+  void RemoveStranger(const std::shared_ptr<WorkerStream>& stream);
 
   const WorkerServiceOptions options_;
   WorkerEvents* const events_;
-  const std::shared_ptr<WorkerOutbox> outbox_;  // of all links, which may outlive the service
+  const std::shared_ptr<WorkerOutbox> outbox_;  // of all streams, which may outlive the service
   LogRate log_rate_{absl::Milliseconds(100)};
   absl::Mutex mutex_;
-  Strangers<std::shared_ptr<WorkerLink>> strangers_ ABSL_GUARDED_BY(mutex_);
+  Strangers<std::shared_ptr<WorkerStream>> strangers_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace bora

@@ -74,7 +74,7 @@ void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensVi
       device.simd().rotate(row, local_n_heads + n_kv_heads, head_dim, rope.cosines(position),
                            rope.sines(position));
       const int64_t table_idx =
-          tokens.token_row[t] * tokens.max_blocks_per_row + position / shape.block_size;
+          tokens.token_table_row[t] * tokens.max_blocks_per_row + position / shape.block_size;
       const int64_t block_id = tokens.block_table[table_idx];
       CHECK(block_id >= 0 && block_id < shape.n_blocks)
           << "block id " << block_id << " not in [0, " << shape.n_blocks << ")";

@@ -15,9 +15,9 @@ constexpr int kThreads = 128;
 struct Params {
   RopeTableView rope;
   KvLayerView cache;
-  const int32_t* positions;    // [n_tokens]
-  const int32_t* token_row;    // [n_tokens]
-  const int32_t* block_table;  // [n_rows, max_blocks_per_row]
+  const int32_t* positions;        // [n_tokens]
+  const int32_t* token_table_row;  // [n_tokens]
+  const int32_t* block_table;      // [n_rows, max_blocks_per_row]
   int64_t max_blocks_per_row;
   int local_n_heads;
   float* qkv;  // [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(Params params) 
   const uint32_t block_idx = static_cast<uint32_t>(position) / block_size;
   const int64_t slot = static_cast<uint32_t>(position) % block_size;
   const int64_t block_id =
-      params.block_table[params.token_row[token] * params.max_blocks_per_row + block_idx];
+      params.block_table[params.token_table_row[token] * params.max_blocks_per_row + block_idx];
   if (item >= n_rotated) {
     const int head_idx = (item - n_rotated) / (head_dim / kWidth);
     const int d = (item - n_rotated) % (head_dim / kWidth) * kWidth;
@@ -126,7 +126,7 @@ void RopeAndStoreKv(CudaDevice& device, const RopeTableView& rope, const StepTok
   const Params params = {.rope = rope,
                          .cache = cache,
                          .positions = tokens.positions,
-                         .token_row = tokens.token_row,
+                         .token_table_row = tokens.token_table_row,
                          .block_table = tokens.block_table,
                          .max_blocks_per_row = tokens.max_blocks_per_row,
                          .local_n_heads = static_cast<int>(local_n_heads),

@@ -161,7 +161,7 @@ class Tokenizer {
   std::vector<bool> trie_ends_;  // [n_nodes]: a piece ends here
   // Pairs of neighbouring characters inside mergeable pieces; ASCII pairs by left * 128 + right,
   // others by left << 32 | right.
-  std::bitset<128 * 128> ascii_pairs_;
+  std::bitset<size_t{128} * 128> ascii_pairs_;
   absl::flat_hash_set<uint64_t> char_pairs_;
   bool has_unused_ = false;
   std::vector<std::string> token_bytes_;  // [vocab_size]

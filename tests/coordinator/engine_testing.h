@@ -30,7 +30,7 @@ namespace bora {
 inline constexpr absl::Duration kPatience = absl::Seconds(30);
 
 // Thread-safe: the engine sends, the test pauses and breaks.
-class ScriptedWorker final : public WorkerLink,
+class ScriptedWorker final : public WorkerStream,
                              public std::enable_shared_from_this<ScriptedWorker> {
  public:
   ScriptedWorker(Engine* engine, ScriptedGroup::Script script)

@@ -16,7 +16,7 @@
 namespace bora {
 
 // Owned by the test's thread.
-class FakeLink final : public WorkerLink {
+class FakeLink final : public WorkerStream {
  public:
   void Send(CoordinatorMessage message) override {
     CHECK(open) << "a message after Close";

@@ -30,17 +30,17 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 // Notes what reaches it. Thread-safe.
 class NotingEvents final : public WorkerEvents {
  public:
-  void OnWorkerAttached(std::shared_ptr<WorkerLink> link, Hello hello) override {
+  void OnWorkerAttached(std::shared_ptr<WorkerStream> link, Hello hello) override {
     absl::MutexLock lock(&mutex_);
     hosts_.push_back(hello.host);
     link_ = std::move(link);
   }
-  void OnWorkerMessage(std::shared_ptr<WorkerLink>, WorkerMessage,
+  void OnWorkerMessage(std::shared_ptr<WorkerStream>, WorkerMessage,
                        std::shared_ptr<void> receipt) override {
     absl::MutexLock lock(&mutex_);
     receipts_.push_back(std::move(receipt));
   }
-  void OnWorkerGone(std::shared_ptr<WorkerLink>, std::string reason) override {
+  void OnWorkerGone(std::shared_ptr<WorkerStream>, std::string reason) override {
     absl::MutexLock lock(&mutex_);
     reasons_.push_back(std::move(reason));
   }
@@ -56,7 +56,7 @@ class NotingEvents final : public WorkerEvents {
     return reasons_.empty() ? "" : reasons_.back();
   }
   // Of the last worker that has attached; null until then.
-  std::shared_ptr<WorkerLink> AwaitLink() {
+  std::shared_ptr<WorkerStream> AwaitLink() {
     absl::MutexLock lock(&mutex_);
     const auto is_there = [this] { return link_ != nullptr; };
     mutex_.AwaitWithTimeout(absl::Condition(&is_there), kPatience);
@@ -78,7 +78,7 @@ class NotingEvents final : public WorkerEvents {
   std::vector<std::string> hosts_;
   std::vector<std::string> reasons_;
   std::vector<std::shared_ptr<void>> receipts_;  // kept: nothing is ever dealt with
-  std::shared_ptr<WorkerLink> link_;
+  std::shared_ptr<WorkerStream> link_;
 };
 
 // A worker's connection and stream.
@@ -269,12 +269,12 @@ TEST_F(WorkerServerTest, ClosesAWorkerWhoseMessagesMakeNoSense) {
 TEST_F(WorkerServerTest, ClosesAWorkerThatDoesNotReadAndForgetsIt) {
   const auto peer = Dial();
   ASSERT_TRUE(peer->Authenticate(kSecret) && peer->SayHello("deaf"));
-  std::shared_ptr<WorkerLink> link = events_.AwaitLink();
+  std::shared_ptr<WorkerStream> link = events_.AwaitLink();
   ASSERT_NE(link, nullptr);
   for (int i = 0; i < 8192; ++i)
     link->Send(LeaveGroup{.epoch = 1, .reason = std::string(8000, 'r')});
   EXPECT_THAT(events_.AwaitGone(), HasSubstr("the worker does not read: 256 messages wait"));
-  const std::weak_ptr<WorkerLink> ghost = link;
+  const std::weak_ptr<WorkerStream> ghost = link;
   link = nullptr;
   events_.ForgetLink();
   const SteadyTime deadline = SteadyNow() + kPatience;

@@ -68,13 +68,13 @@ class DeviceTokens {
       : row_begin_(Copy(host.row_begin, host.n_rows + 1)),
         row_position_(Copy(host.row_position, host.n_rows)),
         positions_(Copy(host.positions, host.n_tokens)),
-        token_row_(Copy(host.token_row, host.n_tokens)),
+        token_row_(Copy(host.token_table_row, host.n_tokens)),
         block_table_(Copy(host.block_table, host.n_rows * host.max_blocks_per_row)),
         view_(host) {
     view_.row_begin = row_begin_.data();
     view_.row_position = row_position_.data();
     view_.positions = positions_.data();
-    view_.token_row = token_row_.data();
+    view_.token_table_row = token_row_.data();
     view_.block_table = block_table_.data();
   }
   const StepTokensView& view() const { return view_; }

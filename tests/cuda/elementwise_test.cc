@@ -147,7 +147,7 @@ int64_t StoredAt(const StepTokensView& tokens, const KvLayerView& cache, int64_t
                  int64_t head_idx, int64_t d) {
   const int64_t position = tokens.positions[token_idx];
   const int64_t block_id =
-      tokens.block_table[tokens.token_row[token_idx] * tokens.max_blocks_per_row +
+      tokens.block_table[tokens.token_table_row[token_idx] * tokens.max_blocks_per_row +
                          position / cache.shape.block_size];
   return cache.RowMajorOffset(block_id, head_idx, position % cache.shape.block_size) + d;
 }

@@ -72,7 +72,7 @@ class Input {
   size_t n_bytes_;
 };
 
-class Link final : public bora::WorkerLink {
+class Link final : public bora::WorkerStream {
  public:
   void Send(bora::CoordinatorMessage message) override {
     CHECK(open);

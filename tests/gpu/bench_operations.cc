@@ -67,10 +67,10 @@ void BenchRope(GpuBench& bench, int64_t n_tokens) {
   const bool one_row = n_tokens > 32;
   const int64_t blocks_per_row = (one_row ? n_tokens : 1024) / kBlockSize;
   const int64_t n_rows = one_row ? 1 : n_tokens;
-  std::vector<int32_t> positions, token_row, table, row_begin, row_position;
+  std::vector<int32_t> positions, token_table_row, table, row_begin, row_position;
   for (int32_t t = 0; t < n_tokens; ++t) {
     positions.push_back(one_row ? t : 999);
-    token_row.push_back(one_row ? 0 : t);
+    token_table_row.push_back(one_row ? 0 : t);
   }
   for (int32_t r = 0; r < n_rows; ++r) {
     row_begin.push_back(r);
@@ -84,7 +84,7 @@ void BenchRope(GpuBench& bench, int64_t n_tokens) {
   const int64_t rope_bytes = rope.n_positions() * kHeadDim / 2 * 4;
   const CudaBuffer cosines = AllocateBytes(rope.view().cosines, rope_bytes);
   const CudaBuffer sines = AllocateBytes(rope.view().sines, rope_bytes);
-  const CudaBuffer d_positions = Upload(positions), d_token_row = Upload(token_row),
+  const CudaBuffer d_positions = Upload(positions), d_token_row = Upload(token_table_row),
                    d_table = Upload(table), d_row_begin = Upload(row_begin),
                    d_row_position = Upload(row_position);
   const StepTokensView tokens = {.n_rows = n_rows,
@@ -92,7 +92,7 @@ void BenchRope(GpuBench& bench, int64_t n_tokens) {
                                  .row_begin = As<int32_t>(d_row_begin),
                                  .row_position = As<int32_t>(d_row_position),
                                  .positions = As<int32_t>(d_positions),
-                                 .token_row = As<int32_t>(d_token_row),
+                                 .token_table_row = As<int32_t>(d_token_row),
                                  .block_table = As<int32_t>(d_table),
                                  .max_blocks_per_row = blocks_per_row};
   const CudaBuffer qkv = RandomFloats(bench, n_tokens * (kHeads + 2 * kKvHeads) * kHeadDim, 1.0f);

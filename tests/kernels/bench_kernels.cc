@@ -234,21 +234,23 @@ void BenchAttention(CpuDevice& device, const Peaks& peaks, const AttentionCase& 
   const std::vector<float> qkv =
       RandomFloats(n_tokens * (c.n_heads + 2 * c.n_kv_heads) * c.head_dim);
   std::vector<float> out(n_tokens * c.n_heads * c.head_dim);
-  std::vector<int32_t> table(shape.n_blocks), positions, token_row, row_begin = {0}, row_position;
+  std::vector<int32_t> table(shape.n_blocks), positions, token_table_row, row_begin = {0},
+                                                                          row_position;
   std::iota(table.begin(), table.end(), 0);
   double attended = 0;
   for (int64_t row = 0; row < c.n_rows; ++row) {
     row_position.push_back(static_cast<int32_t>(c.n_context - c.n_tokens));
     for (int64_t t = c.n_context - c.n_tokens; t < c.n_context; ++t) {
       positions.push_back(static_cast<int32_t>(t));
-      token_row.push_back(static_cast<int32_t>(row));
+      token_table_row.push_back(static_cast<int32_t>(row));
       attended += static_cast<double>(t + 1);
     }
     row_begin.push_back(static_cast<int32_t>(positions.size()));
   }
-  const StepTokensView tokens = {
-      c.n_rows,         n_tokens,         row_begin.data(), row_position.data(),
-      positions.data(), token_row.data(), table.data(),     shape.n_blocks / c.n_rows};
+  const StepTokensView tokens = {c.n_rows,         n_tokens,
+                                 row_begin.data(), row_position.data(),
+                                 positions.data(), token_table_row.data(),
+                                 table.data(),     shape.n_blocks / c.n_rows};
   int64_t layer = 0;
   const double seconds = MedianSeconds([&] {
     char* keys = reinterpret_cast<char*>(memory.data()) + layer++ % shape.n_layers * layer_bytes;

@@ -230,7 +230,7 @@ TEST(RopeAndStoreKvTest, AgreesWithReference) {
         RopeAndStoreKv(device, rope, tokens, n_heads, qkv.data(), rows.cache());
         const double store_eps = dtype == DType::kBf16 ? kBf16Eps : 0;
         for (int64_t t = 0; t < tokens.n_tokens; ++t) {
-          const int64_t row = tokens.token_row[t], position = tokens.positions[t];
+          const int64_t row = tokens.token_table_row[t], position = tokens.positions[t];
           for (int64_t h = 0; h < n_heads + n_kv_heads; ++h) {
             const float* head = &before[t * stride + h * head_dim];
             const std::vector<double> want =

@@ -118,7 +118,7 @@ class PagedRows {
             .row_begin = row_begin_.data(),
             .row_position = row_position_.data(),
             .positions = positions_.data(),
-            .token_row = token_row_.data(),
+            .token_table_row = token_row_.data(),
             .block_table = block_table_.data(),
             .max_blocks_per_row = max_blocks_};
   }

@@ -35,7 +35,7 @@ RowsResult RunRows(CpuDevice& device, const Heads& heads, const RopeTable& rope,
   const StepTokensView tokens = rows->tokens();
   RowsResult result;
   for (int64_t t = 0; t < tokens.n_tokens; ++t) {
-    const std::vector<float> row = QkvAt(heads, tokens.token_row[t], tokens.positions[t]);
+    const std::vector<float> row = QkvAt(heads, tokens.token_table_row[t], tokens.positions[t]);
     result.qkv.insert(result.qkv.end(), row.begin(), row.end());
   }
   RopeAndStoreKv(device, rope, tokens, heads.n_heads, result.qkv.data(), rows->cache());
@@ -124,7 +124,7 @@ void CheckQuery(const Query& q, DType dtype, const float* out, WorstRatio* worst
 // Compares all heads of token t of the step, which is the row's `position`.
 void CheckToken(const Heads& heads, const PagedRows& rows, const RowsResult& result, int64_t t,
                 WorstRatio* worst) {
-  const int64_t row = rows.tokens().token_row[t], position = rows.tokens().positions[t];
+  const int64_t row = rows.tokens().token_table_row[t], position = rows.tokens().positions[t];
   const bool is_bf16 = rows.shape().dtype == DType::kBf16;
   for (int64_t h = 0; h < heads.n_heads; ++h) {
     const int64_t g = h / (heads.n_heads / heads.n_kv_heads);

@@ -52,7 +52,7 @@ TEST_F(StepInputsTest, RowsFollowEachOther) {
   EXPECT_EQ(view.n_tokens, 7);
   EXPECT_THAT(inputs_.token_ids(), ElementsAre(10, 11, 12, 13, 14, 20, 21));
   EXPECT_THAT(Array(view.positions, 7), ElementsAre(0, 1, 2, 3, 4, 0, 1));
-  EXPECT_THAT(Array(view.token_row, 7), ElementsAre(0, 0, 0, 0, 0, 1, 1));
+  EXPECT_THAT(Array(view.token_table_row, 7), ElementsAre(0, 0, 0, 0, 0, 1, 1));
   EXPECT_THAT(Array(view.row_begin, 3), ElementsAre(0, 5, 7));
   EXPECT_THAT(Array(view.row_position, 2), ElementsAre(0, 0));
 }

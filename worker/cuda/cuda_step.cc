@@ -52,7 +52,7 @@ CudaStepView ViewOf(const CudaStepLayout& layout, uint8_t* base, const int32_t* 
   view.sample_rows = At<CudaSampleRow>(base, layout.sample_rows);
   view.tokens = {.n_tokens = n.n_tokens,
                  .positions = At<int32_t>(base, layout.positions),
-                 .token_row = At<int32_t>(base, layout.token_slot),
+                 .token_table_row = At<int32_t>(base, layout.token_slot),
                  .block_table = block_table,
                  .max_blocks_per_row = max_blocks_per_row};
   view.attention_work = {.decode_items = At<AttentionItem>(base, layout.decode_items),
@@ -77,7 +77,7 @@ int64_t WriteStep(const CudaStepLayout& layout, const StepPlan& plan, const Step
   std::copy_n(inputs.token_ids().data(), tokens.n_tokens, token_ids);
   std::copy_n(tokens.positions, tokens.n_tokens, positions);
   for (int64_t i = 0; i < tokens.n_tokens; ++i) {
-    token_slot[i] = plan.rows[tokens.token_row[i]].slot;
+    token_slot[i] = plan.rows[tokens.token_table_row[i]].slot;
   }
   for (int64_t i = tokens.n_tokens; i < n.n_tokens; ++i) {
     token_ids[i] = 0;

@@ -112,7 +112,7 @@ StepTokensView StepInputs::view() const {
           .row_begin = row_begin_.data(),
           .row_position = row_position_.data(),
           .positions = positions_.data(),
-          .token_row = token_row_.data(),
+          .token_table_row = token_row_.data(),
           .block_table = with_block_tables_ ? block_table_.data() : nullptr,
           .max_blocks_per_row = max_blocks_per_row_};
 }

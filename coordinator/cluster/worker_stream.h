@@ -11,14 +11,15 @@ namespace bora {
 
 // Where messages to one worker go. Called on the engine thread only; no call blocks. Messages
 // arrive in the order of the calls.
-class WorkerLink {
+class WorkerStream {
  public:
-  virtual ~WorkerLink() = default;
+  virtual ~WorkerStream() = default;
   virtual void Send(CoordinatorMessage message) = 0;
-  // Sends a plan that all links of a group share, so that it is put into its form on the wire once.
+  // Sends a plan that all streams of a group share, so that it is put into its form on the wire
+  // once.
   virtual void SendPlan(std::shared_ptr<const StepPlan> plan) = 0;
-  // Ends the link; the worker learns the reason if it can still be reached. REQUIRES: no other call
-  // of this link follows.
+  // Ends the stream; the worker learns the reason if it can still be reached. REQUIRES: no other
+  // call of this stream follows.
   virtual void Close(absl::Status reason) = 0;
 };
 

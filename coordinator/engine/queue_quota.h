@@ -22,10 +22,10 @@
 namespace bora {
 
 // Thread-safe.
-class QueuePlaces {
+class QueueQuota {
  public:
   // limit >= 0. `is_named` says of a tenant whether it has a weight; it is called on any thread.
-  QueuePlaces(int32_t limit, std::function<bool(absl::string_view)> is_named)
+  QueueQuota(int32_t limit, std::function<bool(absl::string_view)> is_named)
       : limit_(limit), is_named_(std::move(is_named)) {}
 
   struct Answer {

@@ -1,11 +1,11 @@
-#include "coordinator/engine/queue_places.h"
+#include "coordinator/engine/queue_quota.h"
 
 #include "base/check.h"
 #include "coordinator/scheduler/fair_queue.h"
 
 namespace bora {
 
-QueuePlaces::Answer QueuePlaces::Take(absl::string_view tenant, int32_t n) {
+QueueQuota::Answer QueueQuota::Take(absl::string_view tenant, int32_t n) {
   CHECK_GT(n, 0);
   const bool named = is_named_(tenant);
   absl::MutexLock lock(&mutex_);
@@ -28,7 +28,7 @@ QueuePlaces::Answer QueuePlaces::Take(absl::string_view tenant, int32_t n) {
   return {true, n_waiting, std::string(tenant)};
 }
 
-void QueuePlaces::Give(absl::string_view account, int32_t n) {
+void QueueQuota::Give(absl::string_view account, int32_t n) {
   if (n == 0) return;
   const bool named = is_named_(account);
   absl::MutexLock lock(&mutex_);

@@ -1,4 +1,4 @@
-#include "coordinator/engine/queue_places.h"
+#include "coordinator/engine/queue_quota.h"
 
 #include <gtest/gtest.h>
 
@@ -10,10 +10,10 @@ namespace {
 
 bool IsNamed(absl::string_view tenant) { return tenant == "named"; }
 
-TEST(QueuePlacesTest, CountsSequences) {
-  QueuePlaces places(16, IsNamed);
+TEST(QueueQuotaTest, CountsSequences) {
+  QueueQuota places(16, IsNamed);
   EXPECT_TRUE(places.Take("a", 10).taken);
-  const QueuePlaces::Answer refused = places.Take("a", 7);
+  const QueueQuota::Answer refused = places.Take("a", 7);
   EXPECT_FALSE(refused.taken);
   EXPECT_EQ(refused.n_waiting, 10);
   EXPECT_TRUE(places.Take("a", 6).taken);
@@ -22,8 +22,8 @@ TEST(QueuePlacesTest, CountsSequences) {
   EXPECT_TRUE(places.Take("a", 3).taken);
 }
 
-TEST(QueuePlacesTest, AQuarterMoreIsForTenantsBelowAnEqualPart) {
-  QueuePlaces places(16, IsNamed);
+TEST(QueueQuotaTest, AQuarterMoreIsForTenantsBelowAnEqualPart) {
+  QueueQuota places(16, IsNamed);
   EXPECT_TRUE(places.Take("flood", 16).taken);
   EXPECT_FALSE(places.Take("flood", 1).taken);
   // Eight would be an equal part; four places more are all that there are.
@@ -34,12 +34,12 @@ TEST(QueuePlacesTest, AQuarterMoreIsForTenantsBelowAnEqualPart) {
   EXPECT_TRUE(places.Take("light", 4).taken);
 }
 
-TEST(QueuePlacesTest, NamesThatAreMadeUpCountAsOneTenant) {
-  QueuePlaces places(1300, IsNamed);
+TEST(QueueQuotaTest, NamesThatAreMadeUpCountAsOneTenant) {
+  QueueQuota places(1300, IsNamed);
   EXPECT_TRUE(places.Take("flood", 1300).taken);
   std::vector<std::string> accounts;
   for (int i = 0; i < 100; ++i) {
-    const QueuePlaces::Answer place = places.Take("crowd" + std::to_string(i), 1);
+    const QueueQuota::Answer place = places.Take("crowd" + std::to_string(i), 1);
     if (place.taken) accounts.push_back(place.account);
   }
   // 63 of their own; the others have an equal part of 1300 with those 64.
@@ -53,8 +53,8 @@ TEST(QueuePlacesTest, NamesThatAreMadeUpCountAsOneTenant) {
   EXPECT_EQ(places.Take("crowd200", 1).account, "crowd200");
 }
 
-TEST(QueuePlacesTest, AnEmptyQueueTakesAnyRequest) {
-  QueuePlaces places(4, IsNamed);
+TEST(QueueQuotaTest, AnEmptyQueueTakesAnyRequest) {
+  QueueQuota places(4, IsNamed);
   EXPECT_TRUE(places.Take("a", 16).taken);
   EXPECT_EQ(places.Take("b", 1).n_waiting, 16);
   places.Give("a", 16);

@@ -14,7 +14,10 @@
 namespace bora {
 namespace {
 
+// Before the epoch after one that has ended. Joins that fail one after another are repeated ever
+// later: their reason, for example memory that is short, may stay.
 constexpr absl::Duration kJoinRetryDelay = absl::Milliseconds(300);
+constexpr absl::Duration kJoinRetryDelayMax = absl::Seconds(5);
 // After an epoch that cannot begin because the KV cache is too small.
 constexpr absl::Duration kBlocksRetryDelay = absl::Seconds(5);
 
@@ -67,6 +70,9 @@ void WorkerGroup::Place(AttachedWorker* worker, int32_t rank, SteadyTime now) {
   worker->last_progress = now;
   worker->load_bytes = LoadProgress();
   ranks_[rank] = worker;
+  // With this worker the next join may succeed.
+  n_failed_joins_ = 0;
+  next_join_ = std::min(next_join_, now + kJoinRetryDelay);
   const LoadModel load = LoadForRank(options_, rank);
   for (const AttachedWorker* other : ranks_) {
     if (other == nullptr || other->rank / options_.tp_size() != load.stage ||
@@ -304,6 +310,7 @@ void WorkerGroup::OnJoinResult(AttachedWorker* worker, const JoinResult& result,
 
 void WorkerGroup::OnAllJoined(SteadyTime now) {
   state_ = GroupState::kServing;
+  n_failed_joins_ = 0;
   detail_.clear();
   weights_.Settle(RankDigests());
   step_watch_.Reset();
@@ -322,10 +329,15 @@ void WorkerGroup::OnAllJoined(SteadyTime now) {
 void WorkerGroup::EndEpoch(const std::string& reason, SteadyTime now) {
   if (state_ < GroupState::kJoining) return;
   LogWarning("group lost", {{"epoch", epoch_}, {"reason", reason}});
-  if (serving()) events_.emplace_back(GroupLost{reason});
+  if (serving()) {
+    events_.emplace_back(GroupLost{reason});
+  } else {
+    ++n_failed_joins_;
+  }
   detail_ = reason;
   state_ = GroupState::kWaitingForWorkers;
-  next_join_ = now + kJoinRetryDelay;
+  const int n_doublings = std::clamp(n_failed_joins_ - 1, 0, 10);
+  next_join_ = now + std::min(kJoinRetryDelayMax, kJoinRetryDelay * (1 << n_doublings));
   for (AttachedWorker* worker : ranks_) {
     if (worker == nullptr || worker->state < WorkerState::kJoining) continue;
     worker->state = WorkerState::kLoaded;

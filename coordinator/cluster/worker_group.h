@@ -112,7 +112,8 @@ class WorkerGroup {
   int64_t epoch_ = 0;
   GroupLimits limits_;
   SteadyTime join_begin_;
-  SteadyTime next_join_ = SteadyTime::InfinitePast();  // not before: failed joins are paced
+  SteadyTime next_join_ = SteadyTime::InfinitePast();  // the next epoch begins no sooner
+  int32_t n_failed_joins_ = 0;                         // since a group last formed
   StepWatch step_watch_;
 };
 

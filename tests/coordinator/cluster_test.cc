@@ -508,6 +508,32 @@ TEST_F(ClusterTest, RepeatsAFailedJoinAfterAWhileWithANewEpochAndSecret) {
   EXPECT_TRUE(cluster_->serving());
 }
 
+TEST_F(ClusterTest, RepeatsJoinsThatFailAgainEverMoreSlowly) {
+  auto links = AttachFour();
+  for (const auto& link : links) SayLoaded(link);
+  const auto fail_for = [&](absl::Duration duration) {
+    const int n_before = links[0]->Count<JoinGroup>();
+    const SteadyTime end = now_ + duration;
+    while (now_ < end) {
+      Pass(absl::Milliseconds(100), links);
+      SayJoined(links[1], absl::ResourceExhaustedError("memory is short"));
+    }
+    return links[0]->Count<JoinGroup>() - n_before;
+  };
+  // After 0.3, 0.6, 1.2, 2.4 s, then every 5 s.
+  EXPECT_THAT(fail_for(absl::Seconds(6)), testing::AllOf(testing::Ge(4), testing::Le(6)));
+  EXPECT_THAT(fail_for(absl::Seconds(60)), testing::AllOf(testing::Ge(10), testing::Le(12)));
+  // Another worker in its place: at once.
+  cluster_->OnGone(links[1].get(), "replaced", now_);
+  links[1] = Attach(FakeHello("a"));
+  SayLoaded(links[1]);
+  const int n_before = links[0]->Count<JoinGroup>();
+  Pass(absl::Milliseconds(400), links);
+  EXPECT_EQ(links[0]->Count<JoinGroup>(), n_before + 1);
+  for (const auto& link : links) SayJoined(link);
+  EXPECT_TRUE(cluster_->serving());
+}
+
 TEST_F(ClusterTest, EndsAJoinThatTakesTooLong) {
   const auto links = AttachFour();
   for (const auto& link : links) SayLoaded(link);

@@ -63,7 +63,7 @@ absl::Status CheckWorkerListen(const CoordinatorFlags& flags) {
   return absl::OkStatus();
 }
 
-// Waits until the process is told to stop, and returns when that was.
+// Waits for a stop signal and returns the time at which it came.
 SteadyTime WaitForStop(StopSignals* signals, absl::Duration shutdown_timeout) {
   auto told = std::make_shared<absl::Notification>();
   signals->OnStop([told] { told->Notify(); }, shutdown_timeout + kStopMargin);
@@ -79,9 +79,9 @@ int Fail(const absl::Status& status) {
   return kExitCannotStart;
 }
 
-// Every request may come over a connection of its own, and every worker has one. 64: what the
-// process holds itself (10 when idle) and what is open for moments; 64: strangers on the worker
-// port.
+// Every request may come over a connection of its own, and every worker has one. The process itself
+// takes 10 descriptors when it is idle and some for moments: 64 are counted for that, and 64 for
+// strangers on the worker port.
 DescriptorNeeds NeedsOf(const ServerConfig& config) {
   const ServerFacts& facts = config.server_facts;
   DescriptorNeeds needs;
@@ -91,7 +91,8 @@ DescriptorNeeds NeedsOf(const ServerConfig& config) {
   return needs;
 }
 
-// Prompts that run and wait, of full length, beside what the process needs when idle.
+// Warns if the control groups leave less memory than prompts of full length take in all slots and
+// places of the queue, beside the memory of the idle process.
 void WarnOfLittleMemory(const ServerConfig& config) {
   constexpr int64_t kIdleBytes = 64 << 20;
   const ServerFacts& facts = config.server_facts;
@@ -106,9 +107,9 @@ void WarnOfLittleMemory(const ServerConfig& config) {
                                {"for", "as many prompts of full length as may run and wait"}});
 }
 
-// Everything that keeps the process from starting, as far as it can be known together. `usage`:
-// errors of the command line itself. Fills in the credential, and returns the configuration if
-// there are no errors.
+// Collects all errors that keep the process from starting and can be found together: `usage` has
+// those of the command line, `addresses` those of listening. Fills in the credential, and returns
+// the configuration if there are no errors.
 absl::StatusOr<ServerConfig> CheckStart(CoordinatorFlags* flags, ErrorList* usage,
                                         ErrorList* addresses) {
   absl::StatusOr<std::string> credential =

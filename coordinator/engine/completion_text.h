@@ -14,10 +14,10 @@
 
 namespace bora {
 
-// Let T be the text that the tokens add to the prompt (Detokenizer), S its part after the first
-// `min_tokens` tokens. The completion's text is T, cut at the stop sequence that is the first to be
-// complete in S; of those that are complete at the same byte the longest counts. This choice
-// depends on the bytes alone, not on how they are divided into tokens, and needs no look-ahead:
+// Let T be the text that the tokens add to the prompt (Detokenizer), and S the part of T after the
+// first `min_tokens` tokens. The completion's text is T, cut at the stop sequence that is the first
+// to be complete in S; of several that are complete at the same byte the longest counts. This
+// choice depends on the bytes alone, not on their division into tokens, and needs no look-ahead:
 // generation ends with the token that completes a stop sequence.
 //
 // Cost of a token: its bytes times the number of stop sequences, whatever the length of the text.
@@ -35,13 +35,14 @@ class CompletionText {
   CompletionText(const Tokenizer& tokenizer, absl::Span<const int32_t> prompt_tokens,
                  std::vector<std::string> stop, bool include_stop, int32_t min_tokens);
 
-  // Takes the next generated token; returns the text that is now certain. A token that ends
-  // generation as a stop token must not be passed: it has no text. Not after a match or Finish.
+  // Takes the next generated token; returns the text that is now certain. REQUIRES: the token is
+  // not a stop token that ends the generation, as such a token has no text; no stop sequence has
+  // been matched, and Finish has not been called.
   Piece Append(int32_t token_id);
 
-  // Generation has ended for another reason than a stop sequence: what was held back, the bytes of
-  // an incomplete character as U+FFFD. Should these complete a stop sequence, the text is cut there
-  // too. Empty after a match.
+  // Generation has ended for another reason than a stop sequence: returns the text that was held
+  // back, with an incomplete character at its end as U+FFFD. If U+FFFD completes a stop sequence,
+  // the text is cut there too. Empty after a match.
   std::string Finish();
 
  private:
@@ -50,11 +51,11 @@ class CompletionText {
     std::string text;
     // [text.size() + 1]: length of the longest proper border of the first i bytes.
     std::vector<int32_t> border;
-    int32_t n_matched = 0;  // how much of it the text's end may be the beginning of
+    int32_t n_matched = 0;  // bytes of the pattern that the end of the text matches
   };
 
-  // Searches `text`, which follows what was searched before, and moves what is certain, cut at a
-  // match, to `piece`.
+  // Searches `text`, the continuation of the text searched before, and moves the part that no stop
+  // sequence can begin in, cut at a match, to `piece`.
   void Search(absl::string_view text, Piece* piece);
   // Advances every automaton by one byte; the index of the longest that is complete, or -1.
   int Advance(char byte);
@@ -62,7 +63,7 @@ class CompletionText {
   Detokenizer detokenizer_;
   std::vector<Pattern> patterns_;
   const bool include_stop_;
-  int32_t n_unsearched_tokens_;  // still to come before the search begins
+  int32_t n_unsearched_tokens_;  // tokens to come before the search begins
   std::string held_;             // the end of the text that may begin a stop sequence
   bool ended_ = false;
 };

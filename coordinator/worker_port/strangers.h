@@ -1,5 +1,5 @@
-// The streams of the worker port that have not proved the credential yet. They are few, and one
-// that comes when all places are taken displaces another: strangers never keep a worker out.
+// The streams of the worker port that have not proved the credential yet. Their number is bounded,
+// and a new one displaces another when the bound is reached: strangers never keep a worker out.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +21,9 @@ class Strangers {
     CHECK_GT(max_streams, size_t{0});
   }
 
-  // Adds a stream from `host`. When there are too many, the one that has to go for it is taken out
-  // and returned: the oldest of the host that has the most, so that a host that floods displaces
-  // its own.
+  // Adds a stream from `host`. If there are max_streams already, one of them is removed and
+  // returned: the oldest stream of the host that has the most, so that a host that floods displaces
+  // its own streams.
   std::optional<Stream> Add(Stream stream, const std::string& host) {
     std::optional<Stream> displaced;
     if (streams_.size() >= max_streams_) displaced = TakeOldestOfBusiestHost();
@@ -32,7 +32,7 @@ class Strangers {
     return displaced;
   }
 
-  // Takes the stream out; false if it is not there (any more).
+  // Removes the stream; false if it is not, or no longer, in the collection.
   bool Remove(const Stream& stream) {
     for (auto it = streams_.begin(); it != streams_.end(); ++it) {
       if (!(it->stream == stream)) continue;

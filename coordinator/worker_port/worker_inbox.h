@@ -1,5 +1,6 @@
-// How much of what one worker has said waits for the engine. Bounded, so that a worker that floods
-// harms itself alone: its stream is closed, and others' messages are dealt with as before.
+// Counts the messages of one worker that wait for the engine. Their number and bytes are bounded:
+// the stream of a worker that floods is closed, and the messages of other workers do not wait
+// longer than before.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ class WorkerInbox : public std::enable_shared_from_this<WorkerInbox> {
   WorkerInbox(int64_t max_messages, int64_t max_bytes)
       : max_messages_(max_messages), max_bytes_(max_bytes) {}
 
-  // Counts a message until the receipt is let go of. Null: there is no room for it.
+  // Counts a message of n_bytes until the receipt is destroyed. Null if the bound is reached.
   std::shared_ptr<void> Take(int64_t n_bytes) {
     absl::MutexLock lock(&mutex_);
     if (n_messages_ + 1 > max_messages_ || n_bytes_ + n_bytes > max_bytes_) return nullptr;

@@ -1,4 +1,5 @@
-// The listener that workers connect to, with settings that bound what a stranger can hold.
+// The listener that workers connect to, with settings that bound the memory and descriptors that a
+// stranger can take.
 #pragma once
 
 #include <grpcpp/server.h>

@@ -27,25 +27,26 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// A stream that has not proved the credential is a stranger: few of them, and not for long.
-// gRPC 1.51 holds a message until it is whole, however long it is, once it is asked for one
-// (measured: 60 MiB): a stranger is asked for none before its call's header has shown that it has
-// the credential, and until then gRPC takes 64 KiB of a stream. Whoever has recorded such a header
-// can show it again; the challenge then stops it.
+// A stream that has not proved the credential is a stranger. At most kMaxStrangers exist at a time,
+// each for at most kHelloTimeout. gRPC 1.51 buffers a message until it is complete, whatever its
+// length (measured: 60 MiB), as soon as the application asks for one. So a stranger's first message
+// is asked for only after the header of its call has shown that it has the credential; until then
+// gRPC buffers 64 KiB of a stream. An attacker that has recorded such a header can repeat it, and
+// then fails the challenge.
 constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
-// Of all messages before the worker is attached: nonces, a proof, names and addresses.
+// Bytes of all messages before the worker is attached: nonces, a proof, names and addresses.
 constexpr size_t kMaxFirstBytes = 64 << 10;
-// Messages to a worker that does not read. Plans in flight are bounded by the stages, heartbeats
-// are not repeated.
+// Messages that wait for a worker that does not read. A healthy worker never has so many waiting:
+// the number of plans in flight is bounded by the stages, and heartbeats are not repeated.
 constexpr size_t kMaxQueuedMessages = 256;
-// Messages of a worker that the engine has not got to. A worker says something twice a second, five
-// times while it loads, and once for each of the few plans in flight: this is half a minute.
+// Messages of a worker that wait for the engine. A worker sends two messages a second, five while
+// it loads, and one for each of the few plans in flight: this is half a minute of messages.
 constexpr int64_t kMaxWaitingMessages = 256;
-// A worker that is told why its stream ends has this long to read what is before it.
+// The time that a worker has to read the messages before the status that ends its stream.
 constexpr std::chrono::seconds kCloseTimeout(1);
 
-// "ipv4:10.0.0.1:5123" without the port, so that connections of one host are one host's.
+// "ipv4:10.0.0.1:5123" without the port: the same for all connections of a host.
 std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
 }  // namespace
@@ -117,7 +118,7 @@ class WorkerServiceImpl::Reactor final
     return auth_.CheckGate(absl::string_view(header->second.data(), header->second.size()));
   }
 
-  // Deals with the message in incoming_; an error ends the stream.
+  // Handles the message in incoming_. The stream has to end with the error that it returns.
   absl::Status TakeIncoming() {
     const int64_t n_bytes = static_cast<int64_t>(incoming_.Length());
     std::shared_ptr<void> receipt;
@@ -183,7 +184,7 @@ class WorkerServiceImpl::Reactor final
     void Write(grpc::ByteBuffer message, bool is_heartbeat) override {
       absl::MutexLock lock(&mutex_);
       if (reactor_ == nullptr || closing_) return;
-      // One that waits says as much as several; a worker that does not read gets no more of them.
+      // One waiting heartbeat says as much as several.
       if (is_heartbeat && ends_in_heartbeat_ && !queue_.empty()) return;
       if (queue_.size() >= kMaxQueuedMessages) {
         CloseLocked(absl::ResourceExhaustedError(
@@ -228,7 +229,7 @@ class WorkerServiceImpl::Reactor final
       }
     }
 
-    // The stream is going away; returns why.
+    // The reactor is about to be deleted. Returns why the stream has ended.
     std::string Detach() {
       absl::MutexLock lock(&mutex_);
       reactor_ = nullptr;
@@ -273,7 +274,7 @@ class WorkerServiceImpl::Reactor final
     absl::Mutex mutex_;
     Reactor* reactor_ ABSL_GUARDED_BY(mutex_);
     std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
-    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // queue_ does, if it is not empty
+    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // the last message of queue_ is one
     grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
     bool writing_ ABSL_GUARDED_BY(mutex_) = false;
     bool closing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -289,7 +290,7 @@ class WorkerServiceImpl::Reactor final
   const std::shared_ptr<WorkerInbox> inbox_;
   const CoordinatorAuth auth_;
   grpc::Alarm hello_alarm_;
-  // Of the thread that gRPC reads on.
+  // Used by the gRPC thread that reads; gRPC runs one read at a time.
   grpc::ByteBuffer incoming_;
   Phase phase_ = Phase::kStranger;
   size_t n_first_bytes_ = 0;

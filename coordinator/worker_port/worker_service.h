@@ -1,6 +1,6 @@
-// The coordinator's end of the worker streams: hands what workers say to the engine and what the
-// cluster says to the workers. Nothing reaches the engine before the worker has proved that it has
-// the credential.
+// The coordinator's end of the worker streams: takes messages of workers to the engine and messages
+// of the cluster to the workers. No message reaches the engine before the worker has proved that it
+// has the credential.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ namespace bora {
 
 struct WorkerServiceOptions {
   std::string credential;  // empty: workers must have none
-  // What a message of a worker has at most; larger ones are refused.
+  // Bounds on the lists of a worker's messages; a message with longer ones ends its stream.
   WorkerMessageLimits limits;
 };
 
-// Messages are read as bytes, so that their size is looked at before they are parsed.
+// Messages are read as bytes, so that their size is checked before they are parsed.
 using RawWorkerService = worker::v1alpha1::WorkerService::WithRawCallbackMethod_Attach<
     worker::v1alpha1::WorkerService::Service>;
 
@@ -43,7 +43,8 @@ class WorkerServiceImpl final : public RawWorkerService {
  private:
   class Reactor;
 
-  // The stream is a stranger until it is removed; another one may have to go for it.
+  // Counts the stream as a stranger until it is removed. If there are too many strangers, another
+  // one is closed.
   void AddStranger(const std::shared_ptr<WorkerStream>& stream, const std::string& peer);
   void RemoveStranger(const std::shared_ptr<WorkerStream>& stream);
 

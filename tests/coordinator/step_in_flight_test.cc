@@ -1,5 +1,5 @@
 // What no honest worker says of a token is refused by name.
-#include "coordinator/scheduler/sampled_token_check.h"
+#include "coordinator/scheduler/step_in_flight.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -36,7 +36,7 @@ Tenant* FairQueue::Open(absl::string_view tenant_name, int64_t now_us) {
   return tenant.get();
 }
 
-// It is remembered, so that nobody gets rid of its counter by leaving for a moment.
+// The tenant is remembered, so that no tenant gets rid of its counter by leaving for a moment.
 void FairQueue::Close(Tenant* tenant, int64_t now_us) {
   CHECK_GT(tenant->n_open, 0);
   tenant->last_use_us = std::max(tenant->last_use_us, now_us);
@@ -97,7 +97,7 @@ Ticket* FairQueue::Front() const {
     Ticket* first = *of.by_age.begin();
     if (oldest == nullptr || first->age < oldest->age) oldest = first;
   }
-  // Its handicap is over before those of a higher class came.
+  // Its handicap was over when the sequences of higher classes arrived.
   if (oldest->priority != (*highest->by_age.begin())->priority) return oldest;
   Ticket* best = nullptr;
   for (const auto& [tenant, tickets] : highest->by_tenant) {

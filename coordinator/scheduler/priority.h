@@ -1,4 +1,4 @@
-// Classes of requests by how soon somebody waits for them.
+// Priority classes of requests: how urgently their clients wait.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ enum class Priority : int8_t { kInteractive, kStandard, kBatch };
 
 inline constexpr int kNumPriorities = 3;
 
-// As if a sequence of the class had come so much later, in microseconds.
+// Microseconds by which a class's sequences count as having arrived later than they did.
 inline constexpr int64_t kPriorityHandicapUs[kNumPriorities] = {0, 10'000'000, 100'000'000};
 
 }  // namespace bora

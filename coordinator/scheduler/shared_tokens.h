@@ -1,5 +1,5 @@
-// Token ids that several owners read and nobody changes: the prompt of a request and of all its
-// candidates' sequences.
+// Token ids that several owners read and none changes: the prompt of a request, which all
+// sequences of the request share.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 
 namespace bora {
 
-// Immutable but for assignment; a copy shares the ids and costs a reference. Different objects may
-// be used by different threads.
+// Immutable, except that it can be assigned to. A copy shares the ids and costs a reference.
+// Different objects may be used by different threads.
 class SharedTokens {
  public:
   SharedTokens() = default;
-  SharedTokens(std::vector<int32_t> ids)  // NOLINT: as a vector of them
+  SharedTokens(std::vector<int32_t> ids)  // NOLINT: converts like a vector
       : ids_(std::make_shared<const std::vector<int32_t>>(std::move(ids))) {}
   SharedTokens(std::initializer_list<int32_t> ids) : SharedTokens(std::vector<int32_t>(ids)) {}
 

@@ -8,21 +8,22 @@
 namespace bora {
 namespace {
 
-// What of an error is taken over at once: several steps agree before the model does.
+// Share of a step's error that is corrected at once: one odd step moves the model little.
 constexpr double kRate = 0.3;
-// A step is never taken for this much longer or shorter than predicted: the first one after an idle
-// minute, or one that was disturbed, must not turn everything over.
+// A step counts as at most this many times longer or shorter than predicted: the first step after
+// an idle minute, or one that was disturbed, must not overturn the model.
 constexpr double kMaxRatio = 4;
-// Where learning begins: a context token or pair costs this part of what a token costs. With heads
-// of 128 and 32 layers a pair is 2^-13 of a 7B token's work.
+// First guess of the cost of a context token or pair, as a part of a token's cost. With heads of
+// 128 and 32 layers a pair is 2^-13 of a 7B model's work for a token.
 constexpr double kFirstPairShare = 1.0 / 8192;
+// How many of the last errors are kept.
 constexpr size_t kErrors = 256;
-// As many tokens again add this part of a step's time at least.
+// Twice as many tokens take at least this part of a step's time more.
 constexpr double kMinAddedShare = 0.01;
-// No step takes longer: what is said to be is somebody's mistake.
+// No step takes longer; a longer time is a mistake of the sender's.
 constexpr double kMaxStepUs = 600e6;
-// Parts that only grow by factors never get below: from 0 there would be no way back. Far less than
-// the least of a GPU's context tokens (1e-5 us).
+// Lower bound of every part of the model: parts change by factors, and from 0 there would be no way
+// back. Far less than a context token costs on any GPU (1e-5 us).
 constexpr double kMinPartUs = 1e-9;
 
 }  // namespace
@@ -35,7 +36,7 @@ StepCostModel::StepCostModel(int32_t max_tokens) {
   errors_.reserve(kErrors);
 }
 
-StepCostModel::Place StepCostModel::PlaceOf(int64_t n_tokens) const {
+StepCostModel::Bucket StepCostModel::BucketOf(int64_t n_tokens) const {
   size_t i = 0;
   while (i + 2 < knots_.size() && KnotTokens(i + 1) <= n_tokens) ++i;
   const double part =
@@ -44,7 +45,7 @@ StepCostModel::Place StepCostModel::PlaceOf(int64_t n_tokens) const {
 }
 
 double StepCostModel::Base(int64_t n_tokens) const {
-  const auto [i, part] = PlaceOf(n_tokens);
+  const auto [i, part] = BucketOf(n_tokens);
   return (1 - part) * knots_[i].us + part * knots_[i + 1].us;
 }
 
@@ -63,7 +64,7 @@ double StepCostModel::PredictDecodeRow(int64_t position, int64_t n_tokens) const
 
 void StepCostModel::Observe(const StepWork& work, double us) {
   if (!(us > 0) || us > kMaxStepUs || work.n_tokens <= 0) return;
-  const auto [i, part] = PlaceOf(work.n_tokens);
+  const auto [i, part] = BucketOf(work.n_tokens);
   const double pair_guess = us / static_cast<double>(work.n_tokens) * kFirstPairShare;
   const bool is_largest = work.n_tokens > max_tokens_seen_;
   max_tokens_seen_ = std::max(max_tokens_seen_, work.n_tokens);
@@ -71,7 +72,8 @@ void StepCostModel::Observe(const StepWork& work, double us) {
     context_cost_.pair_us = context_cost_.context_token_us = pair_guess;
     knots_[i].us = knots_[i + 1].us = us;
   } else {
-    // The more tokens, the less of a token's time is waiting for the weights.
+    // The more tokens a step has, the less of its time per token is waiting for the weights, so the
+    // guess gets better.
     if (is_largest) {
       context_cost_.pair_us = std::min(context_cost_.pair_us, pair_guess);
       context_cost_.context_token_us = std::min(context_cost_.context_token_us, pair_guess);
@@ -92,16 +94,17 @@ void StepCostModel::Observe(const StepWork& work, double us) {
 }
 
 void StepCostModel::Learn(const StepWork& work, double us, double predicted) {
-  const auto [i, part] = PlaceOf(work.n_tokens);
+  const auto [i, part] = BucketOf(work.n_tokens);
   const double base = Base(work.n_tokens);
   if (!knots_[i].seen && !knots_[i + 1].seen) {
-    // Knots that were only guessed take what the other parts leave.
+    // Both knots are guesses: they take the time that the other parts leave.
     const double scale = std::max(us - (predicted - base), us / 10) / base;
     knots_[i].us *= scale;
     knots_[i + 1].us *= scale;
     return;
   }
-  // Each part by its share of the prediction, so that the next one is closer by kRate of the error.
+  // Each part changes by its share of the prediction, so that the next prediction is closer by
+  // kRate of the error.
   double* const values[] = {&knots_[i].us, &knots_[i + 1].us, &context_cost_.context_token_us,
                             &context_cost_.pair_us};
   const double factors[] = {1 - part, part, static_cast<double>(work.context_tokens),
@@ -140,7 +143,7 @@ void StepCostModel::FillUnseenKnots() {
 }
 
 void StepCostModel::OrderKnots() {
-  // Twice, as a knot that was moved may have got out of order with the one before.
+  // Twice, as a knot that was moved may be out of order with the one before it.
   for (int round = 0; round < 2; ++round) {
     for (size_t i = 0; i + 1 < knots_.size(); ++i) {
       double& low = knots_[i].us;

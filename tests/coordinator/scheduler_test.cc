@@ -227,7 +227,8 @@ TEST(SchedulerTest, PreemptsTheNewestForOlderOnes) {
 }
 
 TEST(SchedulerTest, APreemptedSequenceReportsNothingTwice) {
-  // Sequence 2 loses its blocks in the middle of its prompt, some of which has been reported.
+  // Sequence 2 loses its blocks when all of its prompt has been reported and its last row is in
+  // flight.
   GroupLimits limits = Limits();
   limits.max_num_batched_tokens = 3;
   limits.n_blocks = 8;
@@ -237,6 +238,20 @@ TEST(SchedulerTest, APreemptedSequenceReportsNothingTwice) {
   t.Finish();
   EXPECT_GT(t.scheduler().n_preemptions(), 0);
   t.ExpectGolden("preemption_prompt_logprobs");
+}
+
+TEST(SchedulerTest, ASequencePreemptedInItsPromptReportsNothingTwice) {
+  // Beside the decode rows of sequence 1, sequence 2 passes its prompt token by token, and loses
+  // its blocks when some of the prompt has been reported.
+  GroupLimits limits = Limits();
+  limits.max_num_batched_tokens = 2;
+  limits.n_blocks = 8;
+  Transcript t(limits, 1);
+  t.Add(1, 4, 24);
+  t.Add(2, 20, 2, 0);
+  t.Finish();
+  EXPECT_GT(t.scheduler().n_preemptions(), 0);
+  t.ExpectGolden("preemption_in_prompt");
 }
 
 TEST(SchedulerTest, HeldSequencesKeepTheirPlaceAndGetNoRows) {

@@ -4,7 +4,8 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
+#include <istream>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -38,6 +39,21 @@ std::string RowText(const StepPlan& plan, size_t i) {
     absl::StrAppend(&text, "=", plan.next_tokens[i]);
   }
   return text;
+}
+
+struct Golden {
+  std::string comment;  // the lines at the top that begin with '#'
+  std::string text;     // all lines after them
+};
+
+Golden ReadGolden(std::istream& file) {
+  Golden golden;
+  std::string line;
+  while (std::getline(file, line)) {
+    const bool is_comment = golden.text.empty() && line.starts_with('#');
+    absl::StrAppend(is_comment ? &golden.comment : &golden.text, line, "\n");
+  }
+  return golden;
 }
 
 }  // namespace
@@ -163,15 +179,17 @@ void Transcript::Finish() {
 void Transcript::ExpectGolden(const std::string& name) const {
   const std::string path =
       absl::StrCat(BORA_SOURCE_DIR, "/tests/coordinator/testdata/", name, ".txt");
+  std::ifstream file(path);
+  const bool exists = file.good();
+  const Golden golden = ReadGolden(file);
+  file.close();
   if (std::getenv("BORA_REWRITE_GOLDENS") != nullptr) {
-    std::ofstream(path) << text_;
+    std::ofstream(path) << golden.comment << text_;
     return;
   }
-  std::ifstream file(path);
-  ASSERT_TRUE(file.good()) << path << " is missing; BORA_REWRITE_GOLDENS=1 writes it";
-  std::stringstream golden;
-  golden << file.rdbuf();
-  EXPECT_EQ(text_, golden.str()) << path << " differs; BORA_REWRITE_GOLDENS=1 rewrites it";
+  ASSERT_TRUE(exists) << path << " is missing; BORA_REWRITE_GOLDENS=1 writes it";
+  EXPECT_FALSE(golden.comment.empty()) << path << " does not say at its top what it proves";
+  EXPECT_EQ(text_, golden.text) << path << " differs; BORA_REWRITE_GOLDENS=1 rewrites it";
 }
 
 }  // namespace bora

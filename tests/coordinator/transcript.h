@@ -1,6 +1,7 @@
 // A scheduler's life as text: what happens to it and what it plans, compared with a file in
-// testdata/. With BORA_REWRITE_GOLDENS=1 in the environment the files are written anew; read the
-// difference before committing it.
+// testdata/. Such a file begins with lines that start with '#' and say what the file proves; they
+// are not part of the text. With BORA_REWRITE_GOLDENS=1 in the environment the text is written anew
+// below them; read the difference before committing it.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,8 @@ class Transcript {
   void Finish();
 
   Scheduler& scheduler() { return scheduler_; }
-  // Compares what happened with testdata/<name>.txt.
+  // Expects what happened to be the text of testdata/<name>.txt, and that the file says what it
+  // proves.
   void ExpectGolden(const std::string& name) const;
 
  private:

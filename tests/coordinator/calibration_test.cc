@@ -91,16 +91,26 @@ TEST(CalibrationTest, ASlowModelIsAskedLess) {
 }
 
 TEST(CalibrationTest, FitsTheSmallestGroup) {
+  // Of all rounds only the one of a one-token prompt and a one-token completion fits; it is made
+  // twice, and each time is a step that teaches the model.
+  const auto expect_two_steps = [](const GroupLimits& limits) {
+    const Outcome outcome = Calibrate(limits, 2e6, 1);
+    EXPECT_EQ(outcome.n_sequences, 2);
+    EXPECT_EQ(outcome.model.n_observations(), 2);
+    StepWork work;
+    work.Add(0, 1);
+    EXPECT_NEAR(outcome.model.Predict(work) / WorkerMicroseconds(work, 1), 1, 0.01);
+  };
   GroupLimits limits = {.max_num_seqs = 1,
                         .max_num_batched_tokens = 1,
                         .max_model_len = 4,
                         .block_size = 2,
                         .n_blocks = 2,
                         .vocab_size = 2};
-  Calibrate(limits, 2e6, 1);
+  expect_two_steps(limits);
   limits.max_model_len = 2;
   limits.n_blocks = 1;
-  Calibrate(limits, 2e6, 1);
+  expect_two_steps(limits);
 }
 
 }  // namespace

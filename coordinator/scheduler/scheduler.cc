@@ -42,8 +42,6 @@ Scheduler::Scheduler(const SchedulerOptions& options)
   CHECK_GT(options.n_stages, 0);
 }
 
-// Coming and going.
-
 void Scheduler::Add(SequenceSpec spec) {
   CHECK(!spec.prompt_tokens.empty());
   CHECK_GT(spec.max_tokens, 0);
@@ -125,8 +123,6 @@ const Sequence* Scheduler::NextToAdmit() const {
   return admission_.IsRefused(*next, running_, blocks_) ? nullptr : next;
 }
 
-// Planning.
-
 absl::optional<StepPlan> Scheduler::PlanStep() {
   newly_admitted_.clear();
   if (n_in_flight() >= options_.n_stages + (options_.run_ahead ? 1 : 0)) return absl::nullopt;
@@ -162,6 +158,7 @@ void Scheduler::MakeRoomForNext(StepPlanBuilder* plan) {
   if (queue_.empty()) return;
   const Sequence& next = *NextInQueue();
   bool needs_slot = running_.n_free_slots() == 0;
+  // With a free slot it may need blocks of others only if it was refused for want of blocks.
   if (next.n_rows_in_flight > 0 || (!needs_slot && !admission_.Remembers(next))) return;
   const std::vector<Sequence*> givers = displacement_.GiversFor(next, running_, queue_, now_us_);
   if (givers.empty()) return;
@@ -321,8 +318,6 @@ void Scheduler::PublishBlocks(const StepPlanBuilder& plan) {
   }
 }
 
-// Results.
-
 absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult result) {
   if (in_flight_.empty() || in_flight_.front().step_id != result.step_id ||
       result.epoch != options_.epoch) {
@@ -373,8 +368,6 @@ void Scheduler::TakeRow(absl::Span<SampledToken> prompt_logprobs, SampledToken* 
     progress->sampled = std::move(*sampled);
   }
 }
-
-// Predictions.
 
 double Scheduler::PromptTokenUs() const { return wait_predictor_.PromptTokenUs(wait_sources()); }
 

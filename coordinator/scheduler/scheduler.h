@@ -156,7 +156,7 @@ class Scheduler {
   int64_t n_preemptions() const { return n_preemptions_; }
 
  private:
-  // The queue.
+  // The queue. A held sequence waits outside of it, and counts as waiting all the same.
   void JoinQueue(Sequence* sequence);
   void LeaveQueue(Sequence* sequence);
   // The sequence whose turn it is: the front of the queue, unless a pause is overdue. REQUIRES: the
@@ -169,9 +169,6 @@ class Scheduler {
   //
   // Preempts the running sequences that give way to the next one in the queue, if that helps it.
   void MakeRoomForNext(StepPlanBuilder* plan);
-  // Grants blocks to the rows, oldest sequence first, preempting others for them. A row becomes
-  // shorter, or 0 tokens long, if no sequence gives way.
-  void GrantBlocksTo(std::vector<RowChoice>* rows, StepPlanBuilder* plan);
   // Grants blocks to the rows and adds them to the plan. Returns how many tokens it could add.
   int32_t PlanRows(std::vector<RowChoice> rows, StepPlanBuilder* plan);
   // Admits the next sequences in the queue, with a first row each, n_tokens_max tokens in all.
@@ -181,10 +178,15 @@ class Scheduler {
 
   // Parts of these steps.
   //
+  // Grants blocks to the rows, oldest sequence first, preempting others for them. A row becomes
+  // shorter, or 0 tokens long, if no sequence gives way.
+  void GrantBlocksTo(std::vector<RowChoice>* rows, StepPlanBuilder* plan);
   // Gives the sequence a slot and the cached blocks that it begins with, if it can be admitted.
   bool Admit(Sequence* sequence, StepPlanBuilder* plan);
+  // Adds a row to the plan, and brings the sequence up to date with it.
   void PlanRow(Sequence* sequence, int32_t n_tokens, StepPlanBuilder* plan);
   void GrantBlocks(Sequence* sequence, int32_t n_blocks, StepPlanBuilder* plan);
+  // Takes slot and blocks away and puts the sequence back into the queue.
   void Preempt(Sequence* sequence, StepPlanBuilder* plan);
   // Takes slot and blocks away. The slot is free here and remains to be closed on the workers.
   void GiveUpSlot(Sequence* sequence);

@@ -50,7 +50,7 @@ struct Sequence : Ticket {
   int32_t n_prompt_logprobs = 0;  // prompt tokens whose log-probabilities were reported
   int32_t n_charged = 0;          // tokens that its tenant was charged for
   bool was_admitted = false;      // at least once
-  bool held = false;              // by Scheduler::SetHeld: gets no rows and no slot
+  bool held = false;              // by Scheduler::SetHeld: gets no rows, and no slot if it has none
 
   // Rows in plans whose results are not back. They may be of a slot that it has no longer.
   int32_t n_rows_in_flight = 0;
@@ -66,7 +66,7 @@ struct Sequence : Ticket {
   int32_t n_published = 0;         // leading blocks whose content the pool knows
   BlockPool::ContentId content = BlockPool::kNoContent;  // of the first n_published blocks
 
-  // Pauses in favour of other tenants (coordinator/scheduler/displacement.h).
+  // Pauses in favour of other sequences of its class (coordinator/scheduler/displacement.h).
   int64_t paused_us = 0;         // pauses that have ended since it last ran for kShareUs
   int64_t paused_since_us = -1;  // beginning of the pause that lasts; -1: it does not pause
   int64_t pause_end_us = 0;      // when the pause that lasts has to end

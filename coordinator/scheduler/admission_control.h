@@ -8,7 +8,8 @@
 //
 // Memory. To find what a waiting sequence takes, its prompt is looked up in the block pool, which
 // is linear in the prompt. So the need of the sequence that was looked up last is remembered: while
-// that many blocks are not free, the sequence is refused without looking again.
+// that many blocks are not free, the sequence is refused without looking again, for 16 plans at
+// most.
 #pragma once
 
 #include <cstdint>
@@ -64,7 +65,7 @@ class AdmissionControl {
   // Blocks of the sequence's completion that admission leaves room for once it has n_blocks.
   int32_t GrowthExpected(const Sequence& sequence, int64_t n_blocks, int32_t block_size) const;
 
-  // Part of what completions may still take that is expected to be taken, [0, 1].
+  // Of the blocks that completions may still take, the part that they are expected to take, [0, 1].
   double growth_ratio_ = 0;
   // The sequence whose need is remembered, its need, and how many more refusals are based on it.
   absl::optional<uint64_t> handle_;

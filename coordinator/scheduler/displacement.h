@@ -7,8 +7,8 @@
 //
 // Pauses. A sequence that gave its slot to another one of its class pauses, for kMaxPauseUs in all;
 // then it is overdue: next in the queue before all others of its class, and entitled to the slot of
-// its own tenant's newest sequence, or else of another tenant's. From then on it keeps its slot
-// against its class until it has run for kShareUs. At most one sixth as many sequences pause
+// its own tenant's newest sequence, or else of another tenant's. From then on it gives its slot to
+// no sequence of its class until it has run for kShareUs. At most one sixth as many sequences pause
 // as there are slots, as each may pause for one sixth of the time: so all can come back in time.
 #pragma once
 
@@ -21,7 +21,9 @@
 
 namespace bora {
 
+// The longest time that a sequence pauses, in one pause or in several.
 inline constexpr int64_t kMaxPauseUs = 2'000'000;
+// How long a sequence must run before it may pause for kMaxPauseUs again.
 inline constexpr int64_t kShareUs = 5 * kMaxPauseUs;
 
 // Pure: the time is an argument, in microseconds on the scheduler's clock. Owned by the engine
@@ -32,8 +34,8 @@ class Displacement {
   explicit Displacement(int32_t n_slots);
 
   // The running sequences that give way to `next`, in the order in which they do: held ones first,
-  // then from the newest on. The oldest running sequence never gives way unless it is held.
-  // REQUIRES: `next` is in `queue`.
+  // then from the newest on, other tenants' last if `next` is overdue. The oldest running sequence
+  // never gives way unless it is held. REQUIRES: `next` is in `queue`.
   std::vector<Sequence*> GiversFor(const Sequence& next, const RunningSequences& running,
                                    const FairQueue& queue, int64_t now_us) const;
 

@@ -11,8 +11,9 @@
 // sequence turns out to have ended, one token too many was computed, which is dropped.
 //
 // Step time. While sequences decode, prompts get only as many tokens as fit the step's time budget
-// beside the decode rows, by the cost model; at least kMinChunk tokens, so that prompts get on even
-// if decoding alone takes as long. The time of a step is the time of its way through all stages.
+// beside the decode rows, by the cost model; the first chunk of a plan gets 16 tokens in any case,
+// so that prompts get on even if decoding alone takes as long. The time of a step is the time of
+// its way through all stages.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +69,7 @@ class RowChooser {
 
   // Appends prompt chunks of running sequences, so that the rows have at most n_tokens_max tokens.
   // `next` is the waiting sequence that could be admitted now, or null. The first running sequence
-  // that it goes before leaves half of its chunk to it, and gets the plan's last chunk.
+  // that it goes before leaves half of its chunk to it, and no other sequence gets a chunk after.
   void AddPromptChunks(int32_t n_tokens_max, const Sequence* next, const RowSources& sources,
                        std::vector<RowChoice>* rows) const;
 

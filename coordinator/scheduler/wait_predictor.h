@@ -52,17 +52,17 @@ class WaitPredictor {
   // prefix, which is linear in the prompt, only if the estimate without it exceeds enough_us.
   double FirstTokenUs(const SequenceSpec& spec, double enough_us, const WaitSources& sources) const;
 
-  // Time to the first token of a sequence that has these known tokens and whose prompt is begun
-  // now, if a prompt token takes prompt_token_us. The pool is asked as in FirstTokenUs.
   struct Prompt {
     const SequenceSpec& spec;
-    absl::Span<const int32_t> tokens;
-    double prompt_token_us;
+    absl::Span<const int32_t> tokens;  // known tokens, at least 1
+    double prompt_token_us;            // time of one of them
   };
+  // Time to the next token of a sequence whose prompt is begun now. The block pool is asked as in
+  // FirstTokenUs.
   static double PromptUs(const Prompt& prompt, double enough_us, const BlockPool& blocks);
 
  private:
-  // Mean time between two completions of running sequences.
+  // Mean predicted microseconds between two completions of running sequences; 0 while unknown.
   double CompletionIntervalUs(const WaitSources& sources) const;
 
   const Options options_;

@@ -75,7 +75,7 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
   if (!answer.taken) {
     const int32_t limit = options_.max_num_queued_reqs;
     ApiError error = QueueFull("generation", "sequences", answer.n_waiting, limit);
-    error.retry_delay = retry_delay_.ForPlaces(std::max(1, answer.n_waiting + n_sequences - limit));
+    error.retry_delay = retry_delay_.ForVacancies(std::max(1, answer.n_waiting + n_sequences - limit));
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);
@@ -234,7 +234,7 @@ void Engine::Tick() {
   cluster_.Tick(now_, group_.PredictedStep());
   HandleGroupEvents();
   requests_.ExpireDeadlines(now_);
-  retry_delay_.Predict(group_.PredictedPlace());
+  retry_delay_.Predict(group_.PredictedVacancy());
   UpdateSnapshot();
 }
 

@@ -146,9 +146,9 @@ absl::Duration ReplicaGroup::PredictedStep() const {
   return cluster_->pp_size() * absl::Microseconds(scheduler_->oldest_plan_us());
 }
 
-absl::Duration ReplicaGroup::PredictedPlace() const {
+absl::Duration ReplicaGroup::PredictedVacancy() const {
   if (scheduler_ == nullptr) return absl::ZeroDuration();
-  return absl::Microseconds(scheduler_->PredictPlaceUs());
+  return absl::Microseconds(scheduler_->PredictVacancyUs());
 }
 
 void ReplicaGroup::FillSnapshot(ServerSnapshot* snapshot) const {

@@ -67,8 +67,8 @@ class ReplicaGroup {
   }
   // The time that the oldest plan in flight should take through all stages; zero if it is unknown.
   absl::Duration PredictedStep() const;
-  // When a place in the queue will be free; zero if it is unknown.
-  absl::Duration PredictedPlace() const;
+  // The time until a waiting sequence leaves the queue, so that another may enter; zero if unknown.
+  absl::Duration PredictedVacancy() const;
   void FillSnapshot(ServerSnapshot* snapshot) const;
 
  private:

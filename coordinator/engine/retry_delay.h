@@ -10,15 +10,15 @@
 
 namespace bora {
 
-// About how long until one place in the queue is free: by the cost model's prediction where there
-// is one, else by a moving average of the time between two ends of requests. The engine thread
-// writes, any thread reads.
+// About how long until the queue has room for one more sequence: by the cost model's prediction
+// where there is one, else by a moving average of the time between two ends of requests. The engine
+// thread writes, any thread reads.
 class RetryDelay {
  public:
   explicit RetryDelay(SteadyTime now) : last_end_(now) {}
 
-  // Until n places are free.
-  absl::Duration ForPlaces(int32_t n) const {
+  // Until the queue has room for n more sequences.
+  absl::Duration ForVacancies(int32_t n) const {
     return std::min(kMax, n * absl::Microseconds(us_.load(std::memory_order_relaxed)));
   }
   // A request has ended.

@@ -383,7 +383,7 @@ double Scheduler::PredictPromptUs(uint64_t handle, double prompt_token_us, doubl
                                  blocks_);
 }
 
-double Scheduler::PredictPlaceUs() const {
+double Scheduler::PredictVacancyUs() const {
   return wait_predictor_.SlotUs({n_waiting(), n_waiting_prompt_tokens_}, wait_sources());
 }
 

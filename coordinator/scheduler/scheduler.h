@@ -141,7 +141,7 @@ class Scheduler {
   // takes prompt_token_us; 0 for any other handle. enough_us as above.
   double PredictPromptUs(uint64_t handle, double prompt_token_us, double enough_us) const;
   // Time until one of the waiting sequences runs; 0 if none waits.
-  double PredictPlaceUs() const;
+  double PredictVacancyUs() const;
   // Time of the oldest plan in flight in its slowest stage; 0 if none is in flight.
   double oldest_plan_us() const;
 

@@ -51,6 +51,7 @@ std::vector<SequenceSpec> Calibration::NextRound(const StepCostModel& model, dou
       SequenceSpec& spec = specs.emplace_back();
       spec.handle = first_handle + i;
       std::vector<int32_t> prompt;
+      prompt.reserve(n_prompt);
       for (int32_t t = 0; t < n_prompt; ++t) {
         prompt.push_back(AnyToken(t, limits_.vocab_size));
       }

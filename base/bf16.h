@@ -1,4 +1,5 @@
-// bfloat16 and IEEE half storage types: 16 bits each, converted to float for every computation.
+// bfloat16 and IEEE half as storage types of 16 bits each. Arithmetic is done in float: convert
+// with ToFloat, compute, convert back.
 #pragma once
 
 #include <bit>
@@ -6,26 +7,31 @@
 
 namespace bora {
 
-// The upper half of an IEEE float. Conversion from float rounds to nearest, ties to even; NaN stays
-// NaN.
+// A bfloat16: the upper half of an IEEE float (sign, 8 exponent bits, 7 mantissa bits). A plain
+// value.
 struct Bf16 {
   uint16_t bits = 0;
 };
 
+// Exact: every bfloat16 is a float.
 constexpr float ToFloat(Bf16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
 
+// The nearest bfloat16, ties to even. A float above the largest finite bfloat16 becomes infinity if
+// it rounds there; NaN stays NaN.
 constexpr Bf16 ToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
+  // A NaN keeps its upper bits; 0x40 sets the quiet bit, since the upper bits alone could be
+  // infinity's.
   if ((bits & 0x7fffffffu) > 0x7f800000u) return Bf16{static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return Bf16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-// Rounds to the nearest bfloat16 and back.
+// The nearest bfloat16 of `value`, as a float.
 inline float RoundToBf16(float value) { return ToFloat(ToBf16(value)); }
 
-// IEEE binary16, as found in fp16 checkpoints. Exact in float.
+// The float equal to an IEEE binary16, which is the type of fp16 checkpoints. Exact.
 inline float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t exponent = (half >> 10) & 0x1fu;
@@ -35,18 +41,21 @@ inline float HalfToFloat(uint16_t half) {
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
     return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
   }
+  // Infinity and NaN. Below, normal numbers: 112 = 127 - 15 is the difference of the exponent
+  // biases.
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
-// An IEEE binary16, as Bf16 a storage type.
+// An IEEE binary16 (sign, 5 exponent bits, 10 mantissa bits), as stored. A plain value.
 struct Half {
   uint16_t bits = 0;
 };
 
 inline float ToFloat(Half value) { return HalfToFloat(value.bits); }
 
-// The nearest IEEE binary16, ties to even; overflow gives infinity, NaN stays NaN.
+// The bits of the nearest IEEE binary16, ties to even. Overflow gives infinity; NaN stays NaN, but
+// its payload is lost.
 inline uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);

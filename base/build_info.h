@@ -1,20 +1,20 @@
-// Which program this is. Coordinator and workers must agree on it, since their protocol may change
-// between builds.
+// Which build this program is. The coordinator accepts a worker only if both have the same build
+// id, since their protocol may change between builds.
 #pragma once
 
 #include <string>
 
 namespace bora {
 
-// "0.1.0".
+// The version of the source, for example "0.1.0".
 const char* BuildVersion();
-// Commit that it was built from, with "-dirty" when files differed from it; "unknown" outside a git
-// checkout.
+// The git commit of the source, with "-dirty" if files differed from that commit when it was
+// built; "unknown" if the source was no git checkout.
 const char* BuildCommit();
-// "0.1.0+commit".
+// Version and commit: "0.1.0+<commit>".
 std::string BuildId();
-// What --version prints, in four lines: program, version and commit; build type, compiler and CUDA;
-// the instruction sets of the build and of this CPU.
+// The text that --version prints, four lines without a final newline: program, version and commit;
+// build type, compiler and CUDA; instruction sets of this build; instruction sets of this CPU.
 std::string DescribeBuild(const std::string& program);
 
 }  // namespace bora

@@ -1,5 +1,9 @@
-// CHECK macros for broken invariants: always on, one line in the log with the place and both
-// values, then abort. Operating errors (files, network, user input) are absl::Status instead.
+// CHECK macros for broken invariants. They are on in every build. A failure writes one log line
+// with file, line, condition and both values, then aborts the process. Operating errors (files,
+// network, user input) are absl::Status instead.
+//
+//   CHECK(n > 0) << "more text for the log line";
+//   CHECK_EQ(n_rows, shape.n_rows);
 #pragma once
 
 #include <sstream>
@@ -7,10 +11,12 @@
 
 namespace bora::internal {
 
-// Writes the line "CHECK failed: message" with file and line, waiting 400 ms at most, and aborts.
+// Writes the log line "CHECK failed: <message>" with file and line, then aborts. Waits for stderr
+// at most 400 ms, so that a full pipe cannot keep a broken process alive. Any thread.
 [[noreturn]] void CheckFailed(const char* file, int line, const std::string& message);
 
-// Collects what is streamed behind a failing CHECK and aborts at the end of the statement.
+// Collects the text that is streamed after a failing CHECK. The destructor, at the end of the
+// statement, calls CheckFailed.
 class CheckFailure {
  public:
   CheckFailure(const char* file, int line, const char* condition) : file_(file), line_(line) {
@@ -25,7 +31,8 @@ class CheckFailure {
   std::ostringstream stream_;
 };
 
-// Turns the streamed expression into void, so that CHECK is one expression statement.
+// Turns the streamed expression into void, so that both branches of CHECK's "?:" have one type. '&'
+// binds less tightly than "<<" and more tightly than "?:".
 struct Voidify {
   void operator&(std::ostream&) const {}
 };
@@ -36,6 +43,7 @@ struct Voidify {
   (condition) ? (void)0                       \
               : ::bora::internal::Voidify() & \
                     ::bora::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
+// Evaluates `a` and `b` a second time if the check fails, for the message.
 #define BORA_CHECK_OP(a, b, op) CHECK((a)op(b)) << "(" << (a) << " vs " << (b) << ") "
 #define CHECK_EQ(a, b) BORA_CHECK_OP(a, b, ==)
 #define CHECK_NE(a, b) BORA_CHECK_OP(a, b, !=)
@@ -43,11 +51,13 @@ struct Voidify {
 #define CHECK_LE(a, b) BORA_CHECK_OP(a, b, <=)
 #define CHECK_GT(a, b) BORA_CHECK_OP(a, b, >)
 #define CHECK_GE(a, b) BORA_CHECK_OP(a, b, >=)
-// For absl::Status: aborts with the status text.
+// For an absl::Status: aborts with the status message unless the status is OK.
 #define CHECK_OK(expression)                                      \
   for (const auto bora_status = (expression); !bora_status.ok();) \
   ::bora::internal::CheckFailed(__FILE__, __LINE__, std::string(bora_status.message()))
 
+// DCHECK: a CHECK in debug builds, for inner loops. With NDEBUG the condition is compiled, so that
+// it stays valid code, and never evaluated.
 #ifdef NDEBUG
 #define DCHECK(condition) CHECK(true || (condition))
 #else

@@ -1,7 +1,8 @@
-// Time inside a process. Whatever measures a span (liveness, ticks, deadlines, limits of waits)
-// runs on the steady clock, which nobody sets: a step of the system clock must not look like
-// silence. Wall time is for stamps that people read. A deadline that comes from outside in wall
-// time becomes steady once, where it comes in; the types do not mix.
+// Time inside a process. Everything that measures a span (liveness, ticks, deadlines, timeouts of
+// waits) uses the steady clock, which no operator and no NTP daemon sets: if the system clock is
+// set forward by a minute, a worker must not look silent for a minute. Wall time is only for time
+// stamps that people read. A deadline that arrives in wall time is converted to SteadyTime once,
+// where it arrives; the two types do not mix.
 #pragma once
 
 #include <time.h>
@@ -14,13 +15,15 @@
 
 namespace bora {
 
-// A moment on the host's steady clock. The default is the clock's beginning. Immutable value.
+// A point in time on the host's steady clock. Default constructed: the clock's zero (on Linux about
+// the start of the host). Immutable value; comparable only with times of the same host.
 class SteadyTime {
  public:
   constexpr SteadyTime() = default;
   static constexpr SteadyTime InfiniteFuture() { return SteadyTime(absl::InfiniteDuration()); }
   static constexpr SteadyTime InfinitePast() { return SteadyTime(-absl::InfiniteDuration()); }
 
+  // Time since the clock's zero; infinite for InfiniteFuture().
   constexpr absl::Duration since_beginning() const { return since_beginning_; }
 
   friend SteadyTime operator+(SteadyTime time, absl::Duration d) {
@@ -51,24 +54,28 @@ class SteadyTime {
   absl::Duration since_beginning_;
 };
 
-// CLOCK_MONOTONIC.
+// The current time of CLOCK_MONOTONIC. Thread-safe.
 inline SteadyTime SteadyNow() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return SteadyTime() + absl::DurationFromTimespec(now);
 }
 
-// What an object that measures spans is given: SteadyNow, or a test's own. Thread-safe.
+// The clock that an object reads: SteadyNow in production, a clock set by hand in tests. Calls are
+// thread-safe.
 using SteadyClock = std::function<SteadyTime()>;
 
-// A time on the system clock as it is set now, as gRPC gives deadlines. max() never comes.
+// Converts a wall time, for example a gRPC deadline, with the offset between the two clocks at this
+// moment. time_point::max() becomes InfiniteFuture().
 inline SteadyTime FromSystemTime(std::chrono::system_clock::time_point time) {
   if (time == std::chrono::system_clock::time_point::max()) return SteadyTime::InfiniteFuture();
   // Not absl::Now, which may follow a step of the clock some seconds late.
   return SteadyNow() + absl::FromChrono(time - std::chrono::system_clock::now());
 }
 
-// For gRPC's calls, which go back to the steady clock at once.
+// Converts a deadline for a call of gRPC, which takes wall time and turns it back into steady time
+// at once. A deadline more than a year away becomes a year, so that the sum does not overflow;
+// InfiniteFuture() becomes time_point::max().
 inline std::chrono::system_clock::time_point ToSystemTime(SteadyTime time) {
   if (time == SteadyTime::InfiniteFuture()) return std::chrono::system_clock::time_point::max();
   return std::chrono::system_clock::now() +

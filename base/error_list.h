@@ -1,4 +1,5 @@
-// Several errors of one kind that are reported together.
+// Collects several errors of one kind, for example all wrong flags of a command line, so that a
+// user sees every error at the first try.
 #pragma once
 
 #include <string>
@@ -10,10 +11,11 @@
 
 namespace bora {
 
-// Owned by one thread.
+// The errors, one line each, in the order in which they were added. Owned by one thread.
 class ErrorList {
  public:
-  // Takes the lines of a message that is not OK; an OK status adds nothing. True if it was OK.
+  // Adds each line of the message of a status that is not OK; an OK status adds nothing. Returns
+  // status.ok().
   bool Add(const absl::Status& status) {
     if (status.ok()) return true;
     for (const absl::string_view line : absl::StrSplit(status.message(), '\n')) {
@@ -23,7 +25,7 @@ class ErrorList {
   }
   bool empty() const { return lines_.empty(); }
   const std::vector<std::string>& lines() const { return lines_; }
-  // INVALID_ARGUMENT with a line for each error; OK if there are none.
+  // INVALID_ARGUMENT with one line for each error; OK if the list is empty.
   absl::Status ToStatus() const {
     return empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(lines_, "\n"));
   }

@@ -1,4 +1,5 @@
-// Integer division that says what it means: CeilDiv rounds up, DivExact must have no remainder.
+// Integer division that states its rounding: CeilDiv rounds up, DivExact requires that nothing is
+// left over.
 #pragma once
 
 #include <cstdint>
@@ -7,16 +8,16 @@
 
 namespace bora {
 
-// ceil(a / b) for a >= 0, b > 0.
+// ceil(a / b). REQUIRES: a >= 0, b > 0, and a + b - 1 fits in int64.
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// a / b where b divides a; anything else is a programmer error.
+// a / b. REQUIRES: b divides a; otherwise the process aborts (CHECK).
 inline int64_t DivExact(int64_t a, int64_t b) {
   CHECK(b != 0 && a % b == 0) << a << " is not a multiple of " << b;
   return a / b;
 }
 
-// Smallest multiple of b that is >= a, for a >= 0, b > 0.
+// The smallest multiple of b that is >= a. REQUIRES: as for CeilDiv.
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 }  // namespace bora

@@ -18,15 +18,16 @@
 namespace bora {
 namespace {
 
-// How long text that is no log line waits for room.
+// How long WriteToStderr waits for room in stderr.
 constexpr absl::Duration kDirectWriteTimeout = absl::Milliseconds(200);
 
-// Set once before threads start; the log has no other state but its writer.
+// Set once, before threads start. Pointers that are never deleted, since threads may log while the
+// process ends.
 std::string* g_component = new std::string("bora");
 std::atomic<int> g_min_level{static_cast<int>(LogLevel::kInfo)};
 std::atomic<LogFormat> g_format{LogFormat::kJson};
-// Null until StartLogWriter, and in a child that fork made, which has no such thread. Never
-// deleted.
+// The queue and its thread. Null before StartLogWriter, and in a child made by fork, which has no
+// such thread. Never deleted.
 std::atomic<LogWriter*> g_writer{nullptr};
 
 absl::string_view LevelName(LogLevel level) {
@@ -43,7 +44,8 @@ absl::string_view LevelName(LogLevel level) {
   return "error";
 }
 
-// JsonQuote of at most kMaxLogTextBytes.
+// JsonQuote of the first kMaxLogTextBytes bytes, with "…" (\u2026) before the closing quote if text
+// was cut.
 std::string Quoted(absl::string_view text) {
   if (text.size() <= kMaxLogTextBytes) return JsonQuote(text);
   std::string out = JsonQuote(text.substr(0, kMaxLogTextBytes));
@@ -51,7 +53,7 @@ std::string Quoted(absl::string_view text) {
   return out;
 }
 
-// Text that needs no quotes on a terminal stands without them.
+// For the text format: drops the quotes of a JSON string that is readable without them.
 std::string ForPeople(const std::string& json) {
   if (json.size() < 3 || json.front() != '"') return json;
   for (size_t i = 1; i + 1 < json.size(); ++i) {
@@ -60,6 +62,7 @@ std::string ForPeople(const std::string& json) {
   return json.substr(1, json.size() - 2);
 }
 
+// The whole line in the current format, with its newline.
 std::string FormatLine(absl::string_view component, LogLevel level, absl::string_view message,
                        const LogField* fields, size_t n_fields) {
   const std::string time =
@@ -82,6 +85,7 @@ std::string FormatLine(absl::string_view component, LogLevel level, absl::string
   return line + "}\n";
 }
 
+// Queues the line if there is a writer, else writes it on the calling thread.
 void Write(absl::string_view component, LogLevel level, absl::string_view message,
            const LogField* fields, size_t n_fields) {
   std::string line = FormatLine(component, level, message, fields, n_fields);
@@ -93,13 +97,16 @@ void Write(absl::string_view component, LogLevel level, absl::string_view messag
   (void)!write(STDERR_FILENO, line.data(), line.size());
 }
 
+// The line that LogWriter puts in the place of n dropped lines.
 std::string DroppedLine(int64_t n) {
   const LogField fields[] = {{"lines", n}};
   return FormatLine(*g_component, LogLevel::kWarning, absl::StrCat(n, " log lines dropped"), fields,
                     1);
 }
 
-// What is queued still gets its time; then the signal does what it does without a handler.
+// Handler of SIGABRT, SIGSEGV and the like: gives queued lines 200 ms and returns. SA_RESETHAND has
+// restored the default action by then, so the signal, raised again by the abort or by the repeated
+// instruction, ends the process.
 void FlushAndDie(int) { FlushLog(); }
 
 }  // namespace
@@ -142,6 +149,7 @@ void StartLogWriter() {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   g_writer = new LogWriter(STDERR_FILENO, LogWriterOptions(), DroppedLine);
+  // fork copies only the calling thread: a child that queued lines would never write them.
   pthread_atfork(nullptr, nullptr, [] { g_writer = nullptr; });
   struct sigaction action = {};
   action.sa_handler = FlushAndDie;

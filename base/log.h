@@ -1,6 +1,6 @@
-// Structured log: one JSON object per line on stderr, safe for any text in a field. No prompt or
-// output text is ever logged. Between StartLogWriter and the end of the process a line that nobody
-// reads costs its caller nothing: see base/log_writer.h.
+// Structured log: one JSON object per line on stderr, valid JSON whatever text a field holds.
+// Prompts and outputs are never logged. After StartLogWriter no caller waits for stderr: if its
+// reader stalls, lines are dropped and counted (base/log_writer.h).
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,18 @@
 
 namespace bora {
 
+// Ascending by severity: a line is written if its level is at least the level given to InitLog.
 enum class LogLevel { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3 };
+// kJson: one JSON object per line. kText: "time level component: message name=value ..." for
+// people.
 enum class LogFormat { kJson, kText };
 
-// Texts of fields and messages are cut after this many bytes, where "…" stands then: a peer that
-// gives a name of megabytes gets a line of kilobytes.
+// Limit of a message and of each text field, in bytes. Longer text is cut and "…" appended, so that
+// a peer whose name has megabytes cannot cause lines of megabytes.
 inline constexpr size_t kMaxLogTextBytes = 1024;
 
-// A field's value: text is quoted and escaped, numbers and booleans are written as they are.
+// The value of a field, already written as JSON: text quoted, escaped and cut to kMaxLogTextBytes;
+// numbers and booleans as they are; infinite and NaN doubles as null.
 class LogValue {
  public:
   LogValue(absl::string_view text);                                         // NOLINT
@@ -38,44 +42,49 @@ class LogValue {
   std::string json_;
 };
 
+// Name and value. A name is a short constant such as "worker_id".
 using LogField = std::pair<absl::string_view, LogValue>;
 using LogFields = std::initializer_list<LogField>;
 
-// Sets the process's name in every line ("component"), the lowest level that is written and the
-// form of the lines. Call once, from main, before other threads start. A standard descriptor that
-// is closed becomes /dev/null, so that no file or socket of this process is taken for it.
+// Sets the process's name in every line ("component"), the lowest level that is written, and the
+// format. Call once, from main, before other threads start. Also opens /dev/null for each of stdin,
+// stdout and stderr that is closed: otherwise the next file or socket would get that number and
+// receive the log.
 void InitLog(absl::string_view component, LogLevel min_level, LogFormat format = LogFormat::kJson);
 
-// From here on lines are written by a thread of their own and no caller waits for stderr. SIGPIPE
-// and SIGXFSZ are ignored from then on: neither a reader that is gone nor a file that may not grow
-// ends the process. When the process aborts or crashes, what is queued still gets 200 ms. Call
-// once, from the main of a server, after InitLog; the thread takes no signals.
+// Starts the thread that writes all later lines, so that no caller waits for stderr. Also ignores
+// SIGPIPE and SIGXFSZ, so that neither a closed pipe nor a file size limit ends the process, and
+// installs handlers that give queued lines up to 200 ms if the process aborts or crashes. Call
+// once, from main, after InitLog; the thread has all signals blocked.
 void StartLogWriter();
 
-// Waits until what was logged is written, `timeout` at most. Before every _exit.
+// Waits until all lines logged so far are written or dropped, at most `timeout`. Call before every
+// _exit, which would discard the queue. Async-signal-safe. Does nothing before StartLogWriter.
 void FlushLog(absl::Duration timeout = absl::Milliseconds(200));
 
-// Writes text that is no log line (the error of a start) behind the lines that are queued, without
-// ever waiting longer than about 400 ms.
+// Writes text that is not a log line (for example usage errors) to stderr, after the queued lines.
+// Waits at most about 400 ms: 200 ms for the queue and 200 ms for the text.
 void WriteToStderr(absl::string_view text);
 
-// The level or format with this name ("debug", "info", "warning", "error"; "json", "text"); false
-// if there is none.
+// Sets *level or *format from its name ("debug", "info", "warning", "error"; "json", "text").
+// Returns false, and leaves the variable as it is, for any other name.
 bool ParseLogLevel(absl::string_view name, LogLevel* level);
 bool ParseLogFormat(absl::string_view name, LogFormat* format);
 
-// Writes {"time":..., "level":..., "component":..., "message":..., fields...} as one line.
-// Thread-safe; a line is one write(2), so lines of several processes on one terminal do not mix.
+// Writes one line, {"time":..., "level":..., "component":..., "message":..., fields...}, if
+// LogsLevel(level). Thread-safe. A line is one write(2), so lines of several processes on one
+// terminal do not mix.
 void Log(LogLevel level, absl::string_view message, LogFields fields = {});
-// For fields that are known only at run time.
+// The same with fields whose number is known only at run time.
 void LogList(LogLevel level, absl::string_view message, const std::vector<LogField>& fields);
-// A line of a library, by its own name, whatever the lowest level.
+// Writes a line for a library, with its name as the component, even if `level` is below the lowest
+// level; the caller has decided that already.
 void LogAs(absl::string_view component, LogLevel level, absl::string_view message,
            LogFields fields = {});
-// The last line of a process that is about to abort: an error that goes past the queue, after what
-// is queued if that can be written within 200 ms.
+// Writes the last line of a process that is about to abort, at level error. Bypasses the queue:
+// first waits up to 200 ms for queued lines, then writes directly, also within 200 ms.
 void LogLastWords(absl::string_view message, LogFields fields = {});
-// Whether lines of this level are written.
+// Whether lines of this level are written: level >= the lowest level given to InitLog.
 bool LogsLevel(LogLevel level);
 
 inline void LogDebug(absl::string_view message, LogFields fields = {}) {
@@ -91,7 +100,9 @@ inline void LogError(absl::string_view message, LogFields fields = {}) {
   Log(LogLevel::kError, message, fields);
 }
 
-// The text as a JSON string literal with quotes, in ASCII: each byte beyond it becomes \u00XX.
+// `text` as a JSON string literal with quotes, in pure ASCII. A byte outside printable ASCII
+// becomes \u00XX, byte by byte, so that text that is not UTF-8 is still valid JSON and no byte is
+// lost.
 std::string JsonQuote(absl::string_view text);
 
 }  // namespace bora

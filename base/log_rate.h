@@ -1,4 +1,5 @@
-// For lines that strangers can cause: one in a while, with the number of those left out.
+// Limits log lines that a peer can cause at will, for example by connecting and failing: at most
+// one line per interval, with the number of lines left out.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,14 @@
 
 namespace bora {
 
-// Thread-safe.
+// One limit, usually one per call site. Thread-safe.
 class LogRate {
  public:
-  // At most one line in `interval`.
+  // At most one line is allowed per `interval`, > 0.
   explicit LogRate(absl::Duration interval) : interval_(interval) {}
 
-  // Nothing: no line now. Otherwise how many were left out since the last one.
+  // Call once for each line. nullopt: do not log it. Otherwise log it; the value is the number of
+  // lines left out since the last allowed one.
   std::optional<int64_t> Take(SteadyTime now = SteadyNow()) {
     absl::MutexLock lock(&mutex_);
     if (last_.has_value() && now - *last_ < interval_) {
@@ -33,7 +35,7 @@ class LogRate {
   const absl::Duration interval_;
   absl::Mutex mutex_;
   std::optional<SteadyTime> last_ ABSL_GUARDED_BY(mutex_);
-  int64_t n_left_out_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t n_left_out_ ABSL_GUARDED_BY(mutex_) = 0;  // since last_
 };
 
 }  // namespace bora

@@ -13,25 +13,29 @@
 namespace bora {
 namespace {
 
-// A string and its place in the queue, beside its text.
+// Bookkeeping that is counted for each queued line, in addition to its text: the string object and
+// its place in the deque.
 constexpr int64_t kLineOverheadBytes = 64;
-// What is kept free for the line that says how many were dropped.
+// Room kept free for the line that reports dropped lines.
 constexpr int64_t kDroppedLineBytes = 512;
-// How often Flush looks.
+// How often Flush compares the counters: every millisecond.
 constexpr long kFlushPollNs = 1'000'000;
 
+// Bytes that a queued line counts towards capacity_bytes.
 int64_t SizeOf(const std::string& line) {
   return static_cast<int64_t>(line.size()) + kLineOverheadBytes;
 }
 
-// The clock that nobody sets; callable in a signal handler.
+// CLOCK_MONOTONIC in nanoseconds. Not SteadyNow, since absl::Time functions are not
+// async-signal-safe by contract; clock_gettime is.
 int64_t SteadyNs() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// A thread with every signal blocked, so that none of the process's is delivered to it.
+// Starts a thread with every signal blocked, so that the kernel delivers the process's signals to
+// other threads.
 std::thread StartWithoutSignals(std::function<void()> run) {
   sigset_t all;
   sigset_t before;
@@ -52,7 +56,8 @@ bool WriteWithin(int fd, absl::string_view text, absl::Duration timeout) {
     const int n_ready = poll(&room, 1, static_cast<int>(std::min<int64_t>(left_ms, INT_MAX)));
     if (n_ready < 0 && errno == EINTR && SteadyNs() < deadline_ns) continue;
     if (n_ready <= 0 || (room.revents & (POLLERR | POLLNVAL)) != 0) return false;
-    // A pipe that is ready takes this many bytes at once.
+    // poll says that a pipe is writable if at least PIPE_BUF bytes fit, so this write does not
+    // block.
     const ssize_t n = write(fd, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
     if (n < 0 && (errno == EINTR || errno == EAGAIN) && SteadyNs() < deadline_ns) continue;
     if (n <= 0) return false;
@@ -83,7 +88,7 @@ void LogWriter::Push(std::string line, bool matters) {
     ++n_dropped_;
     return;
   }
-  // What was dropped is said where it is missing.
+  // The report of dropped lines stands at the place where they are missing.
   if (const int64_t n = std::exchange(n_dropped_, 0); n > 0) EnqueueLocked({dropped_line_(n), n});
   EnqueueLocked({std::move(line), 1});
 }
@@ -111,10 +116,12 @@ void LogWriter::Run() {
     {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(this, &LogWriter::ReadyLocked));
+      // No line has come since lines were dropped: report them now.
       if (lines_.empty() && n_dropped_ > 0 && !refuses_) {
         const int64_t n = std::exchange(n_dropped_, 0);
         EnqueueLocked({dropped_line_(n), n});
       }
+      // Only after closed_, as ReadyLocked says.
       if (lines_.empty()) return;
       line = std::move(lines_.front());
       lines_.pop_front();
@@ -131,6 +138,7 @@ void LogWriter::Run() {
 }
 
 bool LogWriter::WriteLine(absl::string_view line) {
+  // The last write was cut short: begin a new line, so that the fragment spoils no other line.
   std::string on_new_line;
   if (in_line_) {
     on_new_line = std::string("\n").append(line.data(), line.size());
@@ -144,7 +152,7 @@ bool LogWriter::WriteLine(absl::string_view line) {
       continue;
     }
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) {  // somebody has made the descriptor non-blocking
+    if (n < 0 && errno == EAGAIN) {  // another process has set O_NONBLOCK on the shared descriptor
       pollfd room = {fd_, POLLOUT, 0};
       poll(&room, 1, -1);
       continue;

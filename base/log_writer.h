@@ -1,6 +1,6 @@
-// Takes lines from any thread and writes them to a descriptor from one thread of its own, the only
-// one that a full pipe or a slow disk can hold up. What it keeps in memory is bounded: lines that
-// find no room, or that the descriptor refuses, are dropped and counted, and a line says how many.
+// Queues log lines from any thread; a thread of its own writes them to a descriptor. Only that
+// thread waits for a full pipe or a slow disk. The queue is bounded: a line that finds no room, or
+// that the descriptor refuses, is dropped, and a later line says how many were dropped.
 #pragma once
 
 #include <atomic>
@@ -17,46 +17,53 @@
 
 namespace bora {
 
-// Writes the text as far as that is possible without waiting longer than `timeout` for room, in
-// pieces that a pipe takes without blocking once it says that it has room. Async-signal-safe. False
-// if a part is missing.
+// Writes `text` to `fd`, waiting at most `timeout` for the descriptor to become writable. Writes at
+// most PIPE_BUF bytes per call, which a pipe that polls as writable takes without blocking. Returns
+// false if some of the text was not written. Async-signal-safe.
 bool WriteWithin(int fd, absl::string_view text, absl::Duration timeout);
 
 struct LogWriterOptions {
-  // Of lines that wait, with what the queue itself needs for each.
+  // Limit of all queued lines together, including 64 bytes of bookkeeping for each.
   int64_t capacity_bytes = 1 << 20;
-  // The end of that, kept for lines that matter.
+  // The last part of capacity_bytes, which only lines pushed with `matters` may use.
   int64_t reserve_bytes = 128 << 10;
 };
 
-// Thread-safe.
+// See the top of this file. Thread-safe.
 class LogWriter {
  public:
-  // `dropped_line` makes the line that says how many were dropped. It is called under a lock and
-  // must not log.
+  // Starts the thread. `fd` must stay open while the object lives; it is not closed here.
+  // `dropped_line(n)` returns the line (with newline) that reports n dropped lines; it is called
+  // with the lock held and must not log.
   LogWriter(int fd, LogWriterOptions options, std::function<std::string(int64_t)> dropped_line);
-  // Waits until the lines are written or refused, however long that takes. A process that ends does
-  // not come here: it calls Flush and exits.
+  // Waits until every queued line is written or refused, without a time limit. A server never gets
+  // here: it calls Flush and then _exit.
   ~LogWriter();
 
-  // Queues a line, with its newline. Never waits for the descriptor. A line is one write(2), so
-  // lines of several processes do not mix; lines of one thread keep their order.
+  // Queues a line, which ends in a newline. `matters`: the line may use the reserve (warnings and
+  // errors). Never waits for the descriptor. A line is one write(2) unless the descriptor takes
+  // only a part, so lines of several processes do not mix. Lines of one thread keep their order.
   void Push(std::string line, bool matters);
 
-  // Waits until what was pushed is written or refused, `timeout` at most; false if that was too
-  // short. Async-signal-safe.
+  // Waits until every line pushed so far is written or refused, at most `timeout`; false if the
+  // time was too short. Polls every millisecond instead of taking the lock, hence
+  // async-signal-safe.
   bool Flush(absl::Duration timeout) const;
 
  private:
   struct Line {
     std::string text;
-    int64_t n_lines = 1;  // that are lost with it: those that it reports, if it reports any
+    int64_t n_lines = 1;  // lost if this line is refused: for a report of n dropped lines n, else 1
   };
 
+  // The thread's loop: takes one line at a time, writes it without the lock, counts it as done.
   void Run();
   void EnqueueLocked(Line line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Writes one line, however long it takes; false when the descriptor refuses it.
+  // Writes one line, waiting as long as the descriptor is full; false if the descriptor refuses it
+  // (for example EPIPE or ENOSPC).
   bool WriteLine(absl::string_view line);
+  // True if the thread has work: lines, the end, or dropped lines to report. After a refusal a
+  // report waits for the next pushed line, so that the thread does not spin on a broken descriptor.
   bool ReadyLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return closed_ || !lines_.empty() || (n_dropped_ > 0 && !refuses_);
   }
@@ -67,16 +74,17 @@ class LogWriter {
 
   absl::Mutex mutex_;
   std::deque<Line> lines_ ABSL_GUARDED_BY(mutex_);
-  int64_t n_bytes_ ABSL_GUARDED_BY(mutex_) = 0;    // of lines_
-  int64_t n_dropped_ ABSL_GUARDED_BY(mutex_) = 0;  // and nothing has said so yet
-  bool refuses_ ABSL_GUARDED_BY(mutex_) = false;   // the descriptor has refused the last write
+  int64_t n_bytes_ ABSL_GUARDED_BY(mutex_) = 0;    // of lines_ and of the line being written
+  int64_t n_dropped_ ABSL_GUARDED_BY(mutex_) = 0;  // lines that no queued line reports yet
+  bool refuses_ ABSL_GUARDED_BY(mutex_) = false;   // the descriptor refused the last write
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // What was queued, and what of it is written or refused.
+  // Lines queued and lines written or refused since the start. Atomics, so that Flush can run in a
+  // signal handler.
   std::atomic<int64_t> n_queued_{0};
   std::atomic<int64_t> n_done_{0};
 
-  bool in_line_ = false;  // the thread's own: the last write ended inside a line
+  bool in_line_ = false;  // used by the thread only: the last write ended inside a line
 
   std::thread thread_;
 };

@@ -1,5 +1,5 @@
-// Bounded multi-producer, single-consumer queue: the only way threads hand work to the engine
-// thread and the rank thread.
+// Bounded queue with many producers: the only way for other threads to hand work to the engine
+// thread and to the rank thread.
 #pragma once
 
 #include <cstddef>
@@ -16,14 +16,16 @@
 
 namespace bora {
 
-// Thread-safe. Items pushed by one thread come out in the order of its pushes.
+// A queue of items of type T. Thread-safe: any thread may push, any thread may take. Items pushed
+// by one thread are taken in the order of its pushes.
 template <typename T>
 class Mailbox {
  public:
-  // Holds at most `capacity` items, > 0.
+  // TryPush accepts items while fewer than `capacity` are queued. REQUIRES: capacity > 0.
   explicit Mailbox(size_t capacity) : capacity_(capacity) { CHECK_GT(capacity, size_t{0}); }
 
-  // Appends the item. False, with the item left untouched, when the mailbox is full or closed.
+  // Appends the item and wakes a consumer. Returns false, and leaves `item` untouched, if the
+  // mailbox is full or closed. Never waits.
   bool TryPush(T&& item) {
     absl::MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
@@ -32,8 +34,9 @@ class Mailbox {
     return true;
   }
 
-  // Appends the item even when the mailbox is full: for messages whose number is bounded elsewhere
-  // (one per worker, step or open request). False only after Close().
+  // Appends the item even if the mailbox is full, for messages whose number is bounded elsewhere
+  // (one per worker, step or open request). Returns false, and leaves `item` untouched, only after
+  // Close().
   bool PushUnbounded(T&& item) {
     absl::MutexLock lock(&mutex_);
     if (closed_) return false;
@@ -42,8 +45,9 @@ class Mailbox {
     return true;
   }
 
-  // Waits until there is an item, the mailbox is closed or `deadline` has passed, then takes
-  // everything there is, oldest first. Empty means deadline or closed.
+  // Waits until there is an item, the mailbox is closed or `deadline` has passed; then takes all
+  // items, oldest first. An empty result means that the deadline has passed or that the mailbox is
+  // closed.
   std::vector<T> DrainUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
     AwaitReadyLocked(deadline);
@@ -53,8 +57,8 @@ class Mailbox {
     return out;
   }
 
-  // Takes one item, waiting for it; nothing when the mailbox is closed and empty or `deadline` has
-  // passed.
+  // Waits as DrainUntil does, then takes the oldest item. nullopt if there is none because the
+  // deadline has passed or the mailbox is closed.
   std::optional<T> PopUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
     AwaitReadyLocked(deadline);
@@ -64,7 +68,8 @@ class Mailbox {
     return item;
   }
 
-  // Refuses further pushes and wakes the consumer; items already there can still be taken.
+  // Refuses further pushes and wakes every waiting consumer. Items already queued can still be
+  // taken.
   void Close() {
     absl::MutexLock lock(&mutex_);
     closed_ = true;
@@ -79,13 +84,16 @@ class Mailbox {
  private:
   bool ReadyLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
 
+  // A loop, since SteadyCondVar may return early and another consumer may have been faster.
   void AwaitReadyLocked(SteadyTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++n_waiting_;
     while (!ReadyLocked() && SteadyNow() < deadline) ready_.WaitUntil(&mutex_, deadline);
     --n_waiting_;
   }
 
-  // Under the lock, because a consumer may destroy the mailbox as soon as it has the item.
+  // Signals with the lock held, because a consumer may destroy the mailbox as soon as it has the
+  // item. Without a waiting consumer there is no signal, which saves a call into the kernel per
+  // push.
   void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (n_waiting_ == 0) return;
     if (closed_) {
@@ -99,7 +107,7 @@ class Mailbox {
   mutable absl::Mutex mutex_;
   std::deque<T> items_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  int n_waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // consumers
+  int n_waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // consumers inside AwaitReadyLocked
   SteadyCondVar ready_;
 };
 

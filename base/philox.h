@@ -1,7 +1,8 @@
 // Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a
-// counter-based generator. A value is a pure function of (key, counter): sampling keyed by (seed,
-// position) does not depend on which step, batch or worker draws it, and dummy weights do not
-// depend on who makes them. constexpr is what lets kernels call it.
+// counter-based random number generator. A value is a pure function of (key, counter). So a token
+// drawn with (seed, position) does not depend on the step, batch or worker that draws it, and dummy
+// weights do not depend on the rank that makes them. constexpr, so that CUDA kernels can call the
+// functions too.
 #pragma once
 
 #include <array>
@@ -9,7 +10,8 @@
 
 namespace bora {
 
-// Four 32-bit words for a 64-bit key and a 128-bit counter given as two 64-bit halves.
+// Four random 32-bit words for a 64-bit key and a 128-bit counter, given as two halves. Ten rounds;
+// the multipliers and the key increments are the paper's.
 constexpr std::array<uint32_t, 4> Philox4x32(uint64_t key, uint64_t counter_low,
                                              uint64_t counter_high) {
   std::array<uint32_t, 4> c = {
@@ -28,13 +30,13 @@ constexpr std::array<uint32_t, 4> Philox4x32(uint64_t key, uint64_t counter_low,
   return c;
 }
 
-// Uniform in [0, 1) with 53 bits, from two words.
+// A double uniform in [0, 1), a multiple of 2^-53, made of the upper 53 bits of the two words.
 constexpr double UniformDouble(uint32_t high, uint32_t low) {
   const uint64_t bits = ((static_cast<uint64_t>(high) << 32) | low) >> 11;
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-// Uniform in [0, 1) with 24 bits.
+// A float uniform in [0, 1), a multiple of 2^-24, made of the upper 24 bits of the word.
 constexpr float UniformFloat(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 }  // namespace bora

@@ -11,7 +11,7 @@
 
 namespace bora {
 
-// The same code with "context: " in front of the message; an OK status stays OK.
+// The same status code with "<context>: " before the message. An OK status stays OK.
 inline absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
@@ -22,15 +22,17 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 #define BORA_CONCAT_INNER(a, b) a##b
 #define BORA_CONCAT(a, b) BORA_CONCAT_INNER(a, b)
 
-// Returns the status from the enclosing function unless it is OK.
+// Evaluates `expression`, an absl::Status, and returns it from the enclosing function unless it is
+// OK.
 #define RETURN_IF_ERROR(expression)            \
   do {                                         \
     absl::Status bora_status = (expression);   \
     if (!bora_status.ok()) return bora_status; \
   } while (false)
 
-// ASSIGN_OR_RETURN(auto x, F()): returns F's status from the enclosing function, or assigns its
-// value.
+// ASSIGN_OR_RETURN(auto x, F()): F() gives an absl::StatusOr. Returns its status from the enclosing
+// function if it is not OK; otherwise moves its value into x. Expands to several statements, so it
+// cannot be the body of an `if` without braces.
 #define ASSIGN_OR_RETURN(lhs, expression) \
   BORA_ASSIGN_OR_RETURN_INNER(BORA_CONCAT(bora_statusor_, __LINE__), lhs, expression)
 #define BORA_ASSIGN_OR_RETURN_INNER(statusor, lhs, expression) \

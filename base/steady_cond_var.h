@@ -1,6 +1,6 @@
-// A condition variable for absl::Mutex whose timed waits end by the steady clock. Abseil's own
-// (AwaitWithTimeout, CondVar, Notification) sleep until a moment of the system clock: when that is
-// set back by an hour they sleep an hour longer.
+// A condition variable for absl::Mutex whose timed waits follow the steady clock. Abseil's own
+// timed waits (AwaitWithTimeout, CondVar, Notification) sleep until a time of the system clock: if
+// that clock is set back by an hour, they sleep an hour longer.
 #pragma once
 
 #include <algorithm>
@@ -14,14 +14,15 @@
 
 namespace bora {
 
-// Thread-safe.
+// See the top of this file. Thread-safe.
 class SteadyCondVar {
  public:
+  // Wakes one waiting thread, or all. The caller need not hold the mutex.
   void Signal() { condition_.notify_one(); }
   void SignalAll() { condition_.notify_all(); }
 
-  // Returns when signalled, when `deadline` has passed, or for no reason; `mutex` is released
-  // meanwhile. The caller looks at its condition in a loop.
+  // Releases `mutex`, waits, and locks it again. Returns after a signal, after `deadline`, or
+  // spuriously, so the caller checks its condition in a loop.
   void WaitUntil(absl::Mutex* mutex, SteadyTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Lockable lockable{mutex};
     const absl::Duration left = deadline - SteadyNow();
@@ -34,9 +35,11 @@ class SteadyCondVar {
   }
 
  private:
-  // Longer than a process lives, and no overflow.
+  // Longer waits have no time limit: no process lives 50 years, and steady_clock::now() plus more
+  // could overflow.
   static constexpr absl::Duration kLongest = absl::Hours(24 * 365 * 50);
 
+  // Makes absl::Mutex a BasicLockable, which condition_variable_any needs.
   struct Lockable {
     absl::Mutex* mutex;
     void lock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex->Lock(); }

@@ -1,3 +1,6 @@
+// Replaces Abseil's AbslInternalPerThreadSemWait, in which a thread sleeps until its semaphore is
+// raised or a deadline passes. The file relies on internals of one Abseil version, which the
+// static_asserts check; for other versions the program keeps Abseil's own waits.
 #include "base/steady_waits.h"
 
 #include "absl/base/config.h"
@@ -30,14 +33,17 @@ namespace {
 using absl::base_internal::ThreadIdentity;
 using absl::synchronization_internal::Waiter;
 
+// Set by the first wait that comes through the replacement.
 std::atomic<bool> in_use{false};
 
-// A Waiter is its thread's semaphore: a count, which Waiter::Post raises before it wakes the futex.
+// The thread's semaphore. In this Abseil a Waiter consists of one atomic count, which Waiter::Post
+// raises before it wakes the futex.
 std::atomic<int32_t>* CountOf(ThreadIdentity* identity) {
   static_assert(sizeof(Waiter) == sizeof(std::atomic<int32_t>));
   return reinterpret_cast<std::atomic<int32_t>*>(Waiter::GetWaiter(identity));
 }
 
+// Takes one off the count if it is above zero; never waits.
 bool TryTake(std::atomic<int32_t>* count) {
   int32_t n = count->load(std::memory_order_relaxed);
   while (n != 0) {
@@ -49,14 +55,16 @@ bool TryTake(std::atomic<int32_t>* count) {
   return false;
 }
 
-// Takes one off the count, waiting for it until `deadline`.
+// Takes one off the count, waiting until `deadline` for it to be raised. False if the deadline
+// passed first.
 bool Take(std::atomic<int32_t>* count, SteadyTime deadline) {
   const bool has_deadline = deadline < SteadyTime::InfiniteFuture();
-  // The kernel refuses times before the clock's beginning.
+  // The kernel refuses negative times.
   const timespec until =
       absl::ToTimespec(std::max(deadline.since_beginning(), absl::ZeroDuration()));
   while (!TryTake(count)) {
-    // Without FUTEX_CLOCK_REALTIME this operation's absolute time is CLOCK_MONOTONIC's.
+    // FUTEX_WAIT_BITSET takes an absolute time, which is CLOCK_MONOTONIC's without
+    // FUTEX_CLOCK_REALTIME. EINTR and EAGAIN go round the loop.
     const int64_t result =
         syscall(SYS_futex, count, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0,
                 has_deadline ? &until : nullptr, nullptr, FUTEX_BITSET_MATCH_ANY);
@@ -77,14 +85,15 @@ bool UseSteadyWaits() {
 
 }  // namespace bora
 
-// Abseil's extension point: its library has this function as a weak symbol.
+// Abseil declares this function as a weak symbol, to be replaced by programs. A thread calls it for
+// itself.
 extern "C" bool ABSL_INTERNAL_C_SYMBOL(AbslInternalPerThreadSemWait)(
     absl::synchronization_internal::KernelTimeout timeout) {
   if (!bora::in_use.load(std::memory_order_relaxed)) bora::in_use = true;
   bora::SteadyTime deadline = bora::SteadyTime::InfiniteFuture();
   if (timeout.has_timeout()) {
-    // As gRPC and Abseil made it: from the clock itself, not from absl::Now, which may follow a
-    // step some seconds late.
+    // Undoes the conversion of gRPC and Abseil from a span to a wall time. Reads the system clock
+    // directly: absl::Now may follow a change of the clock some seconds late.
     timespec now = {};
     clock_gettime(CLOCK_REALTIME, &now);
     deadline = bora::SteadyNow() + (absl::DurationFromTimespec(timeout.MakeAbsTimespec()) -
@@ -92,6 +101,7 @@ extern "C" bool ABSL_INTERNAL_C_SYMBOL(AbslInternalPerThreadSemWait)(
   }
   absl::base_internal::ThreadIdentity* identity =
       absl::synchronization_internal::GetOrCreateCurrentThreadIdentity();
+  // Abseil's accounting of blocked threads, kept as in the original function.
   if (identity->blocked_count_ptr != nullptr) ++*identity->blocked_count_ptr;
   const bool taken = bora::Take(bora::CountOf(identity), deadline);
   if (identity->blocked_count_ptr != nullptr) --*identity->blocked_count_ptr;

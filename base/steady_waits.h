@@ -1,12 +1,14 @@
-// Timed waits of libraries, gRPC's timers above all, sleep in Abseil until a moment of the system
-// clock: when that is set back by an hour, deadlines, alarms and keepalive pings come an hour late.
-// Linked into a program, this puts a wait by the steady clock in the place of Abseil's.
+// Makes Abseil's timed waits follow the steady clock. Libraries, gRPC's timers above all, wait in
+// Abseil until a time of the system clock: if that clock is set back by an hour, deadlines, alarms
+// and keepalive pings come an hour late. Linking this file into a program replaces the function in
+// which Abseil's threads sleep.
 #pragma once
 
 namespace bora {
 
-// Makes the program contain the replacement, and says whether the Abseil at hand uses it: false for
-// versions that do not have its extension point. Call from main, before threads start.
+// A reference to this function makes the linker take the replacement. Returns whether Abseil really
+// calls it, by waiting for 1 ms; false for Abseil versions other than LTS 20220623, whose internals
+// are not known here. Call once, from main, before threads start.
 bool UseSteadyWaits();
 
 }  // namespace bora

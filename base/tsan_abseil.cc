@@ -1,12 +1,13 @@
-// Tells ThreadSanitizer what Abseil's locks order. Only in builds with -fsanitize=thread: the
-// packaged Abseil is not instrumented, so TSan sees neither its atomics nor its waits and would
-// report everything that a lock protects. These definitions stand in front of the library's, call
-// them, and state what each promises: what a thread did before it released is seen by the one that
-// acquires afterwards.
+// Tells ThreadSanitizer which accesses Abseil's locks order. Compiled only in builds with
+// -fsanitize=thread. The packaged Abseil is not instrumented: TSan sees neither its atomics nor its
+// waits and would report every access that a lock protects as a race. The definitions here take
+// precedence over the library's, call the library's, and tell TSan the promise of each: everything
+// that a thread did before it released a lock is visible to the thread that acquires the lock next.
 //
-// A waiter's condition is evaluated by whoever unlocks, inside the call and under the lock that
-// TSan takes for released by then. So accesses inside the calls are not watched; what conditions
-// read is written under the lock, where writes are watched.
+// The condition of a waiting thread is evaluated by the thread that unlocks, inside Unlock, when
+// TSan already takes the lock for released. Therefore accesses inside the calls are not watched. No
+// race is missed: the data that conditions read is written under the lock, outside these calls,
+// where writes are watched.
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
@@ -18,7 +19,7 @@
 #include "absl/synchronization/notification.h"
 #include "base/check.h"
 
-// Of TSan's runtime; declared in no header.
+// Functions of TSan's runtime that no header declares.
 extern "C" {
 void AnnotateIgnoreReadsBegin(const char* file, int line);
 void AnnotateIgnoreReadsEnd(const char* file, int line);
@@ -28,16 +29,19 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 namespace {
 
+// The text of a macro's value, as a string literal.
 #define BORA_STRING_INNER(x) #x
 #define BORA_STRING(x) BORA_STRING_INNER(x)
 
-// The library's function; `member` is the mangled name behind the class, "4LockEv".
+// Finds the library's own definition of a member function. `class_name` and `member` are the
+// mangled parts of its name, for example "5Mutex" and "4LockEv". Aborts if the library has no such
+// symbol.
 template <typename Function>
 Function Real(const char* class_name, const char* member) {
   const std::string inner = BORA_STRING(ABSL_OPTION_INLINE_NAMESPACE_NAME);
   const std::string name =
       "4absl" + (ABSL_OPTION_USE_INLINE_NAMESPACE ? std::to_string(inner.size()) + inner : "");
-  // Const members are mangled with a K in front of the whole name.
+  // The mangled name of a const member begins with _ZNK instead of _ZN.
   for (const char* prefix : {"_ZN", "_ZNK"}) {
     const std::string symbol = prefix + name + class_name + member;
     if (void* found = dlsym(RTLD_NEXT, symbol.c_str())) return reinterpret_cast<Function>(found);
@@ -46,7 +50,7 @@ Function Real(const char* class_name, const char* member) {
   return nullptr;
 }
 
-// While one exists, the thread's accesses are not watched.
+// While one lives, TSan ignores the reads and writes of this thread.
 class Unwatched {
  public:
   Unwatched() {
@@ -64,7 +68,8 @@ void Release(const void* object) { __tsan_release(const_cast<void*>(object)); }
 
 }  // namespace
 
-// Calls the library's member with `this` and the arguments.
+// Defines `call`, which runs the library's member function with the given arguments (`this` first),
+// unwatched.
 #define BORA_REAL(result, class_name, member, signature, ...)             \
   static const auto real = Real<result(*) signature>(class_name, member); \
   const auto call = [&]() -> result {                                     \

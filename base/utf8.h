@@ -1,6 +1,6 @@
-// UTF-8 as the tokenizer and the detokenizer must agree on it: the shortest form only, no
-// surrogates, nothing above U+10FFFF. A byte that starts no such character is invalid by itself,
-// one byte at a time.
+// UTF-8 decoding rules shared by the tokenizer and the detokenizer, which must agree byte for byte:
+// shortest form only, no surrogates, nothing above U+10FFFF. A byte that does not start a valid
+// character is invalid by itself; decoding goes on with the next byte.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +10,11 @@
 
 namespace bora {
 
-// U+FFFD, which stands for each invalid byte.
+// U+FFFD, the text put in the place of each invalid byte.
 inline constexpr absl::string_view kUtf8Replacement = "\xEF\xBF\xBD";
 
-// Bytes that the lead byte announces: 1 to 4, and 1 for a byte that cannot lead.
+// Length in bytes of the character that `lead` begins: 1 to 4; 1 also if the byte cannot begin a
+// character (continuation bytes, C0, C1, F5 to FF).
 inline size_t Utf8AnnouncedBytes(char lead) {
   const auto byte = static_cast<uint8_t>(lead);
   if (byte >= 0xC2 && byte <= 0xDF) return 2;
@@ -22,7 +23,8 @@ inline size_t Utf8AnnouncedBytes(char lead) {
   return 1;
 }
 
-// Bytes of the valid character at the front of `text`; 0 if there is none. `text` is not empty.
+// Length in bytes of the valid character at the front of `text`; 0 if there is none or if it is cut
+// short. REQUIRES: `text` is not empty.
 inline size_t Utf8CharBytes(absl::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   if (byte(0) < 0x80) return 1;
@@ -31,7 +33,8 @@ inline size_t Utf8CharBytes(absl::string_view text) {
   for (size_t i = 1; i < n_bytes; ++i) {
     if ((byte(i) & 0xC0) != 0x80) return 0;
   }
-  // The second byte excludes overlong forms (E0, F0), surrogates (ED) and U+110000 and above (F4).
+  // The second byte rules out overlong forms (after E0, F0), surrogates (ED) and code points from
+  // U+110000 (F4).
   if (byte(0) == 0xE0 && byte(1) < 0xA0) return 0;
   if (byte(0) == 0xED && byte(1) > 0x9F) return 0;
   if (byte(0) == 0xF0 && byte(1) < 0x90) return 0;
@@ -39,10 +42,10 @@ inline size_t Utf8CharBytes(absl::string_view text) {
   return n_bytes;
 }
 
-// The character at the front of `text`, which starts with a valid one.
+// The code point at the front of `text`. REQUIRES: Utf8CharBytes(text) > 0.
 inline char32_t Utf8Char(absl::string_view text) {
   const size_t n_bytes = Utf8AnnouncedBytes(text[0]);
-  // The lead byte of n > 1 bytes has n + 1 bits that say so.
+  // The lead byte of a character of n > 1 bytes begins with n one bits and a zero bit.
   char32_t character =
       static_cast<uint8_t>(text[0]) & (n_bytes == 1 ? 0x7F : 0xFF >> (n_bytes + 1));
   for (size_t i = 1; i < n_bytes; ++i) {
@@ -51,9 +54,10 @@ inline char32_t Utf8Char(absl::string_view text) {
   return character;
 }
 
-// True if `text` (not empty) is the beginning of a longer character whose other bytes may still
-// come. It may be true for a few beginnings that no valid character has (E0 80): they are found
-// invalid when they are complete.
+// True if `text` could become a character if more bytes follow: its lead byte announces more bytes
+// than there are, and the others are continuation bytes. REQUIRES: `text` is not empty. Also true
+// for a few beginnings that no valid character has (E0 80); Utf8CharBytes rejects them once they
+// are complete.
 inline bool IsUtf8Beginning(absl::string_view text) {
   if (text.size() >= Utf8AnnouncedBytes(text[0])) return false;
   for (size_t i = 1; i < text.size(); ++i) {
@@ -62,7 +66,7 @@ inline bool IsUtf8Beginning(absl::string_view text) {
   return true;
 }
 
-// True if all of `text` is valid; the empty text is.
+// True if all of `text` is valid UTF-8. The empty text is valid.
 inline bool IsValidUtf8(absl::string_view text) {
   while (!text.empty()) {
     const size_t n_bytes = Utf8CharBytes(text);

@@ -17,6 +17,7 @@
 namespace bora {
 namespace {
 
+// Sorts the errors of open, fstat and read into the codes that the header promises.
 absl::Status ErrnoStatus(absl::string_view name, int error_number) {
   const std::string message = absl::StrCat(name, ": ", strerror(error_number));
   switch (error_number) {
@@ -33,9 +34,11 @@ absl::Status ErrnoStatus(absl::string_view name, int error_number) {
 
 absl::Status CheckMode(absl::string_view name, const struct stat& info) {
   if (S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(name, " is a folder"));
-  // Pipes and the like are nobody's but the two ends'.
+  // Pipes (for example <(command) of a shell) have no mode that matters: only their two ends have
+  // access.
   if (!S_ISREG(info.st_mode)) return absl::OkStatus();
   const mode_t mode = info.st_mode & 0777;
+  // Root may let its group read: Kubernetes sets the group of a secret's file to the pod's fsGroup.
   const mode_t allowed = info.st_uid == 0 ? 0640 : 0600;
   if ((mode & 0077 & ~allowed) == 0) return absl::OkStatus();
   return absl::PermissionDeniedError(
@@ -73,7 +76,8 @@ absl::StatusOr<std::string> ReadCredential(absl::string_view flag, const std::st
   struct stat info = {};
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus(name, errno);
   RETURN_IF_ERROR(CheckMode(name, info));
-  // One byte more than a line may have, and blanks around it.
+  // Room for the longest line, white space around it and its newline. A longer first line fills the
+  // buffer and fails CheckLength.
   char buffer[kMaxCredentialBytes + 64];
   size_t n_bytes = 0;
   while (n_bytes < sizeof(buffer)) {

@@ -1,4 +1,4 @@
-// The secret that coordinator and workers share, as both programs read it.
+// The secret that coordinator and workers share. Both programs read it with this function.
 #pragma once
 
 #include <cstddef>
@@ -10,19 +10,21 @@
 
 namespace bora {
 
-// Bytes of a credential. Fewer could be guessed from one proof of it, by trying them all.
+// Limits of a credential's length in bytes. A shorter one could be guessed offline by trying all
+// values against one recorded proof.
 inline constexpr size_t kMinCredentialBytes = 16;
 inline constexpr size_t kMaxCredentialBytes = 4096;
 
-// The first line of the file at `path`, without blanks around it; with an empty path the
-// environment variable BORA_WORKER_CREDENTIAL, empty where there is none. Errors name `flag`, where
-// the path came from:
-//   NOT_FOUND            there is no such file
-//   PERMISSION_DENIED    it may not be read, or others may read it: the mode has to be 0400 or
-//                        0600, or 0440 or 0640 if root owns it (a Kubernetes secret with
-//                        defaultMode 0400 and an fsGroup)
-//   INVALID_ARGUMENT     it has no first line, or one that is too short or too long
-//   UNAVAILABLE          anything else, with the system's reason
+// Reads the credential from the first line of the file at `path`, without white space at both ends.
+// If `path` is empty, reads the environment variable BORA_WORKER_CREDENTIAL instead, and returns an
+// empty string if that is unset or empty. `flag` is the name of the flag that gave `path`; error
+// messages begin with it. Errors:
+//   NOT_FOUND            the file does not exist
+//   PERMISSION_DENIED    the file cannot be read, or users other than its owner have access: its
+//                        mode must be 0400 or 0600, or 0440 or 0640 if root owns it (a Kubernetes
+//                        secret with defaultMode 0400 and an fsGroup)
+//   INVALID_ARGUMENT     a folder, an empty first line, or a credential that is too short or too
+//   long UNAVAILABLE          any other error, with the system's reason
 absl::StatusOr<std::string> ReadCredential(absl::string_view flag, const std::string& path);
 
 }  // namespace bora

@@ -11,6 +11,7 @@ namespace bora {
 
 Nonce RandomNonce() {
   Nonce nonce;
+  // getrandom gives up to 256 bytes whole and uninterrupted (getrandom(2)).
   const ssize_t n = getrandom(nonce.data(), nonce.size(), 0);
   CHECK_EQ(n, static_cast<ssize_t>(nonce.size()));
   return nonce;

@@ -1,5 +1,5 @@
-// The flags and arguments of a program or of one of its commands, as a table: each is a line with
-// name, variable and help.
+// The table of flags and arguments of a program or of one of its commands. Each entry has a name,
+// the variable it sets and a help text.
 #pragma once
 
 #include <string>
@@ -10,37 +10,41 @@
 
 namespace bora {
 
-// The flags and arguments of a program, or of one of its commands.
+// See the top of this file. Filled by main, then read by CommandLine. Owned by one thread.
 class CommandFlags {
  public:
-  // `name`: of the command; empty for the program.
+  // `name`: the command's name, empty for the program itself. `summary`: one line for --help.
   CommandFlags(std::string name, std::string summary)
       : name_(std::move(name)), summary_(std::move(summary)) {}
 
-  // The flags that follow stand under this heading in --help.
+  // Flags defined after this call stand under this heading in --help.
   void Heading(std::string heading) { heading_ = std::move(heading); }
-  // A flag --name. `help` is a sentence; form, limits and default are added to it.
+  // Defines the flag --name. `name` has dashes and no leading "--". `help` is one sentence; --help
+  // adds the value's form, limits and default.
   void Flag(std::string name, FlagValue value, std::string help) {
     Add({std::move(name), "", "", std::move(value), std::move(help)});
   }
-  // The same for a flag that must be given.
+  // The same for a flag without which the command line is an error.
   void Require(std::string name, FlagValue value, std::string help) {
     Definition definition{std::move(name), "", "", std::move(value), std::move(help)};
     definition.is_required = true;
     Add(std::move(definition));
   }
+  // One row of the table.
   struct Definition {
-    std::string name;         // with dashes
-    std::string alias;        // "-tp"; empty: none
-    std::string environment;  // variable that is read where the flag is not given; empty: none
+    std::string name;   // with dashes
+    std::string alias;  // a short form with its dash, "-tp"; empty: none
+    // Environment variable that is read if the flag is not given; empty: none.
+    std::string environment;
     FlagValue value;
     std::string help;
     std::string heading;
     bool is_argument = false;
     bool is_required = false;
   };
+  // Adds a row under the current heading.
   void Add(Definition definition);
-  // A word without a flag; a repeatable value takes all that follow.
+  // Defines a positional argument. If its value is repeatable, it takes all words that follow.
   void Argument(std::string name, FlagValue value, std::string help, bool is_required);
 
   const std::string& name() const { return name_; }

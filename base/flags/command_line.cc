@@ -22,11 +22,12 @@ namespace {
 
 using Definition = CommandFlags::Definition;
 
+// Width of --help, and the column at which help texts begin, both in letters.
 constexpr size_t kHelpColumns = 80;
 constexpr size_t kTextColumn = 30;
 
-// `text` in lines of at most kHelpColumns - 1 letters, each but the first behind `indent` blanks;
-// newlines in `text` stay.
+// Breaks `text` into lines shorter than kHelpColumns letters and indents all lines except the first
+// by `indent` blanks. Newlines in `text`, and blanks at the beginning of its lines, are kept.
 std::string Wrap(absl::string_view text, size_t indent) {
   std::string out;
   for (const absl::string_view paragraph : absl::StrSplit(text, '\n')) {
@@ -50,6 +51,8 @@ std::string Wrap(absl::string_view text, size_t indent) {
   return out;
 }
 
+// "  label    text", with the text wrapped at kTextColumn; on the next line if the label is too
+// long.
 std::string TwoColumns(const std::string& label, const std::string& text) {
   std::string out = absl::StrCat("  ", label);
   if (out.size() + 2 > kTextColumn) absl::StrAppend(&out, "\n");
@@ -58,6 +61,8 @@ std::string TwoColumns(const std::string& label, const std::string& text) {
   return out;
 }
 
+// The left column of --help: "--name, -n FORM". A boolean that is on by default shows
+// "--[no-]name", since only its negation is of use.
 std::string Label(const Definition& flag) {
   if (flag.is_argument) return flag.name;
   std::string label = absl::StrCat(flag.value.default_text == "true" ? "--[no-]" : "--", flag.name);
@@ -66,7 +71,7 @@ std::string Label(const Definition& flag) {
   return label;
 }
 
-// The flag's help with what its value says of itself.
+// The right column: the flag's help and, in parentheses, its limits, default and so on.
 std::string HelpText(const Definition& flag) {
   std::vector<std::string> facts;
   if (flag.is_required && !flag.is_argument) facts.push_back("required");
@@ -80,7 +85,8 @@ std::string HelpText(const Definition& flag) {
   return absl::StrCat(flag.help, " (", absl::StrJoin(facts, "; "), ")");
 }
 
-// CLI11's help in 80 columns.
+// Lays CLI11's help out in 80 columns, with our texts for each flag. `definitions` maps CLI11's
+// options to ours and may be filled after construction.
 class HelpFormatter : public CLI::Formatter {
  public:
   HelpFormatter(const std::map<const CLI::Option*, const Definition*>& definitions,
@@ -130,7 +136,7 @@ class HelpFormatter : public CLI::Formatter {
   const std::string epilogue_;
 };
 
-// The definitions as a CLI11 application.
+// The definitions as a CLI11 application, which calls each flag's read function. Used once.
 class Application {
  public:
   Application(const CommandLine::Text& text, const CommandFlags& flags,
@@ -146,11 +152,12 @@ class Application {
     }
   }
 
+  // The text of --help for `command`, or for the program if `command` is null.
   std::string Help(const CommandFlags* command) {
     return command == nullptr ? app_.help() : app_.get_subcommand(command->name())->help();
   }
 
-  // After Parse: the flags, but those that only print.
+  // Name and value of each flag, except --help and --version. Call after Parse.
   std::vector<std::pair<std::string, std::string>> Settings(const CommandFlags& flags) const {
     std::vector<std::pair<std::string, std::string>> settings;
     for (const Definition& definition : flags.definitions()) {
@@ -165,14 +172,15 @@ class Application {
     return settings;
   }
 
-  // Errors of values, in the order of the definitions.
+  // Reads the values into the variables. Returns the errors of values, in the order of the
+  // definitions.
   std::vector<std::string> Parse(const CommandWords& words) {
     std::vector<std::string> line = words.program_words;
     if (words.command != nullptr) line.push_back(words.command->name());
     line.insert(line.end(), words.command_words.begin(), words.command_words.end());
     if (!words.arguments.empty()) line.push_back("--");
     line.insert(line.end(), words.arguments.begin(), words.arguments.end());
-    std::reverse(line.begin(), line.end());  // as CLI11 takes them
+    std::reverse(line.begin(), line.end());  // CLI11 takes the words from the back
     given_ = &words.given;
     try {
       app_.parse(std::move(line));
@@ -191,7 +199,8 @@ class Application {
           name, [this, &definition](const CLI::results_t& texts) { return Set(definition, texts); },
           definition.help);
       option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-      // With expected(-1) CLI11 would read [a,b] as a list.
+      // The exact number of words: with expected(-1) CLI11 would take the text [a,b] for a list of
+      // its own.
       if (definition.is_argument && definition.value.is_repeatable) option->expected(n_arguments_);
       if (!definition.heading.empty()) option->group(definition.heading);
       if (!definition.environment.empty()) option->envname(definition.environment);
@@ -199,6 +208,7 @@ class Application {
     }
   }
 
+  // Called by CLI11 with all texts of one flag, also if they come from the environment.
   bool Set(const Definition& definition, const CLI::results_t& texts) {
     texts_[&definition] = absl::StrJoin(texts, ",");
     for (const std::string& text : texts) {
@@ -210,13 +220,13 @@ class Application {
       errors_.push_back(absl::StrCat(definition.is_argument ? definition.name : source, "=", text,
                                      ": ", status.message()));
     }
-    return true;  // errors are ours to report, all of them
+    return true;  // false would make CLI11 throw at the first error; all errors are collected
   }
 
-  const int n_arguments_;  // what a repeatable argument takes
+  const int n_arguments_;  // number of words that a repeatable argument takes
   CLI::App app_;
   std::map<const CLI::Option*, const Definition*> definitions_;
-  std::map<const Definition*, std::string> texts_;  // that were given
+  std::map<const Definition*, std::string> texts_;  // texts that were given, by flag or environment
   const std::set<const Definition*>* given_ = nullptr;
   std::vector<std::string> errors_;
 };
@@ -272,7 +282,8 @@ CommandLine::Parsed CommandLine::Parse(int argc, const char* const* argv) {
   parsed.errors = words.errors;
   for (std::string& error : application.Parse(words)) parsed.errors.push_back(std::move(error));
   parsed.settings = application.Settings(program_);
-  if (!words.errors.empty()) return parsed;  // what seems to be missing may be misspelt
+  // A flag that seems to be missing may be the misspelt one.
+  if (!words.errors.empty()) return parsed;
   for (const CommandFlags* flags : {words.command, &std::as_const(program_)}) {
     if (flags == nullptr) continue;
     for (const Definition& definition : flags->definitions()) {

@@ -18,7 +18,9 @@ namespace {
 
 using Definition = CommandFlags::Definition;
 
-// The name that is most like `word`, if one is like it at all.
+// The name most similar to `word`: the one with the least edit distance, if that is at most a third
+// of the word's length (at least 1, at most 8); else a name that begins or ends with `word`; else
+// nullopt.
 std::optional<std::string> Nearest(absl::string_view word, const std::vector<std::string>& names) {
   std::optional<std::string> nearest;
   int least = 1 + std::max<int>(1, static_cast<int>(std::min<size_t>(word.size(), 24)) / 3);
@@ -29,13 +31,14 @@ std::optional<std::string> Nearest(absl::string_view word, const std::vector<std
     nearest = name;
   }
   if (nearest.has_value()) return nearest;
-  for (const std::string& name : names) {  // --max-model for --max-model-len
+  for (const std::string& name : names) {  // for example --max-model for --max-model-len
     if (word.size() >= 3 && (absl::StartsWith(name, word) || absl::EndsWith(name, word)))
       return name;
   }
   return std::nullopt;
 }
 
+// Reads the words from left to right into a CommandWords. Used once. Owned by one thread.
 class Reader {
  public:
   Reader(const std::string& program, const CommandFlags& flags,
@@ -60,10 +63,11 @@ class Reader {
   }
 
  private:
+  // A flag that a word names.
   struct Found {
     const Definition* definition = nullptr;
-    bool is_negated = false;
-    bool is_program = false;
+    bool is_negated = false;  // named as --no-NAME
+    bool is_program = false;  // of the program, not of the command
   };
 
   std::string CommandNames() const {
@@ -72,6 +76,7 @@ class Reader {
     return absl::StrJoin(names, ", ");
   }
 
+  // The flag with this name (with dashes) or alias; of the command first, then of the program.
   Found FindExact(absl::string_view name) const {
     for (const CommandFlags* flags : {reading_.command, flags_}) {
       if (flags == nullptr) continue;
@@ -86,7 +91,8 @@ class Reader {
     return {};
   }
 
-  // `name` with its dashes; underscores count as dashes.
+  // As FindExact, with underscores in `name` (with its dashes) counting as dashes, and with
+  // --no-NAME and --noNAME for booleans.
   Found Find(absl::string_view name) const {
     const std::string dashed = absl::StrReplaceAll(name, {{"_", "-"}});
     Found found = FindExact(dashed);
@@ -129,7 +135,7 @@ class Reader {
     }
     std::vector<std::string>& words =
         found.is_program ? reading_.program_words : reading_.command_words;
-    // CLI11 would look for the value of "--name=" in the next word.
+    // CLI11 would take the next word for the value of "--name=", so the empty value becomes a word.
     if (value.empty()) {
       words.push_back(absl::StrCat("--", flag.name));
       words.push_back("");
@@ -138,12 +144,14 @@ class Reader {
     }
   }
 
+  // A word that begins with '-' and names no flag is a value, for example -1.
   bool IsFlag(const std::string& word) const {
     return absl::StartsWith(word, "-") &&
            Find(word.substr(0, word.find('='))).definition != nullptr;
   }
 
-  // A command of several words may have one that is "true".
+  // Whether the next word is the boolean's value. Never in a command whose argument takes many
+  // words: one of these may be the text "true".
   bool BooleanFollows() const {
     if (at_ + 1 == words_.size()) return false;
     for (const Definition& definition : Current()->definitions()) {
@@ -152,14 +160,17 @@ class Reader {
     return words_[at_ + 1] == "true" || words_[at_ + 1] == "false";
   }
 
+  // The table whose arguments are being read.
   const CommandFlags* Current() const {
     return reading_.command == nullptr ? flags_ : reading_.command;
   }
 
+  // Reports an unknown flag with the most similar known one.
   void ReadUnknown(const std::string& name, bool has_value) {
     const std::string dashed =
         absl::StrReplaceAll(absl::StripPrefix(absl::StripPrefix(name, "-"), "-"), {{"_", "-"}});
-    std::map<std::string, std::string> spellings;  // what people write -> what it is
+    // From the spelling that is compared to the spelling that is suggested.
+    std::map<std::string, std::string> spellings;
     for (const CommandFlags* flags : {reading_.command, flags_}) {
       if (flags == nullptr) continue;
       for (const Definition& definition : flags->definitions()) {
@@ -182,7 +193,7 @@ class Reader {
                        nearest.has_value()
                            ? absl::StrCat("; did you mean ", spellings[*nearest], "?")
                            : std::string()));
-    // What follows may be its value, and is not to be blamed.
+    // The next word may be the unknown flag's value: skip it, so that it causes no second error.
     if (!has_value && at_ + 1 < words_.size() && !absl::StartsWith(words_[at_ + 1], "-")) ++at_;
   }
 
@@ -217,7 +228,7 @@ class Reader {
         return;
       }
     }
-    if (unknown_command_) return;  // the words behind it are nobody's
+    if (unknown_command_) return;  // the words after an unknown command cannot be judged
     unknown_command_ = true;
     const std::optional<std::string> nearest = Nearest(word, names);
     Error(absl::StrCat("'", word, "' is not a command",

@@ -1,4 +1,4 @@
-// How far apart two words are, for "did you mean".
+// The edit distance between two words, for "did you mean".
 #pragma once
 
 #include <algorithm>
@@ -9,9 +9,11 @@
 
 namespace bora {
 
-// The least number of letters to insert, delete or replace, or pairs of neighbours to swap, that
-// makes `a` of `b` (optimal string alignment). O(|a| |b|).
+// The least number of edits that turn `a` into `b`, where an edit inserts, deletes or replaces a
+// letter or swaps two neighbouring letters (optimal string alignment distance). Time and memory
+// O(|a| |b|).
 inline int EditDistance(absl::string_view a, absl::string_view b) {
+  // rows[i][j] is the distance between the first i letters of `a` and the first j of `b`.
   std::vector<std::vector<int>> rows(a.size() + 1, std::vector<int>(b.size() + 1));
   std::iota(rows[0].begin(), rows[0].end(), 0);
   for (size_t i = 1; i <= a.size(); ++i) {

@@ -18,7 +18,7 @@ namespace flag_internal {
 std::string IntegerLimits(int64_t min, int64_t max) {
   constexpr int64_t kLowest = std::numeric_limits<int32_t>::min();
   constexpr int64_t kHighest = std::numeric_limits<int32_t>::max();
-  // Limits of the type are no news.
+  // The limits of the variable's type tell a user nothing.
   if (min <= kLowest && max >= kHighest) return "";
   if (max >= kHighest) return absl::StrCat("[", min, ", inf)");
   return absl::StrCat("[", min, ", ", max, "]");

@@ -1,5 +1,5 @@
-// What a flag of a command line takes: how its text is read into a variable, and what --help says
-// of its form, its limits and its default. Numbers outside their limits are errors, never clamped.
+// The type of a flag: how its text is read into a variable, and what --help says about form, limits
+// and default. A number outside its limits is an error, never clamped.
 #pragma once
 
 #include <algorithm>
@@ -22,51 +22,57 @@
 
 namespace bora {
 
-// How one flag is read. The variable that it sets outlives it.
+// How one flag is read. The functions below make one for each type; each keeps a pointer to the
+// variable, which must outlive it and whose value at that time is the default. A plain value.
 struct FlagValue {
-  std::string form;    // "N", "DIR", "auto|dummy"; empty for a boolean
-  std::string limits;  // "[1, 4096]"; empty: none
-  // What holds without the flag, for --help; empty: nothing to say.
+  std::string form;    // shown after the name: "N", "DIR", "auto|dummy"; empty for a boolean
+  std::string limits;  // "[1, 4096]" for --help; empty: no limits
+  // The value used if the flag is not given, for --help; empty: nothing is shown.
   std::string default_text;
-  // Sets the variable. The error says what is wrong with the text, without the flag's name.
+  // Reads `text` into the variable. On an error the message says what is wrong with the text,
+  // without the flag's name.
   std::function<absl::Status(const std::string& text)> read;
   bool is_boolean = false;
-  bool is_repeatable = false;  // each occurrence is read
+  bool is_repeatable = false;  // may be given several times; `read` is called for each
 
-  // The same with another default in words, as for a variable whose 0 means something.
+  // The same value with another default text, for a variable whose 0, for example, means "none".
   FlagValue Default(std::string text) && {
     default_text = std::move(text);
     return std::move(*this);
   }
 };
 
-// Any text; `form` is what it stands for.
+// Any text. `form` names it in --help.
 FlagValue TextFlag(std::string* variable, std::string form);
-// One of the words.
+// One of `words`, spelt exactly so.
 FlagValue ChoiceFlag(std::string* variable, std::vector<std::string> words);
-// true, false, 1, 0, yes, no, on or off; without a value true.
+// true, false, 1, 0, yes, no, on or off, in any case. The flag alone means true.
 FlagValue BooleanFlag(bool* variable);
-// Bytes as ParseBytes reads them, or a whole number of bytes.
+// A number of bytes in [min, max]: a bare whole number, or a number with a unit (ParseBytes).
 FlagValue BytesFlag(int64_t* variable, int64_t min, int64_t max);
-// A length of time in [min, max]; a bare number counts `bare_unit`s.
+// A length of time in [min, max] (ParseDuration). A bare number counts `bare_unit`s.
 FlagValue DurationFlag(absl::Duration* variable, absl::Duration min, absl::Duration max,
                        absl::Duration bare_unit = absl::Seconds(1));
-// Texts with commas between them.
+// A list of texts with commas between them; the empty text is the empty list.
 FlagValue ListFlag(std::vector<std::string>* variable, std::string form);
-// Each occurrence adds a text.
+// A flag that may be repeated; each occurrence appends a text.
 FlagValue RepeatedFlag(std::vector<std::string>* variable, std::string form);
 
-// Limits of a number that is not whole.
+// Limits of a number that need not be whole. An infinite limit does not bound.
 struct NumberLimits {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
-  bool excludes_min = false;
+  bool excludes_min = false;  // `min` itself is not allowed
 };
+// Reads a number and checks the limits. INVALID_ARGUMENT if the text is no number, OUT_OF_RANGE if
+// it is outside the limits.
 absl::StatusOr<double> ReadNumber(const std::string& text, const NumberLimits& limits);
+// "(0, 1]"; empty if there are no limits.
 std::string LimitsText(const NumberLimits& limits);
 
 namespace flag_internal {
 
+// T, or the T of an optional<T>.
 template <typename T>
 struct Unwrapped {
   using type = T;
@@ -76,6 +82,7 @@ struct Unwrapped<std::optional<T>> {
   using type = T;
 };
 
+// The default for --help; empty for an empty optional.
 template <typename T>
 std::string DefaultText(const T& value) {
   return absl::StrCat(value);
@@ -85,10 +92,13 @@ std::string DefaultText(const std::optional<T>& value) {
   return value.has_value() ? absl::StrCat(*value) : "";
 }
 
+// OK if `value` is a number in [min, max]. OUT_OF_RANGE if it is not, also if it did not fit in
+// int64; other errors of `value` are passed on.
 absl::Status CheckInteger(const absl::StatusOr<int64_t>& value, int64_t min, int64_t max);
+// "[1, 8]"; a bound at or beyond the limits of int32 is not shown.
 std::string IntegerLimits(int64_t min, int64_t max);
 
-// `parse` reads the text as int64.
+// A flag for a whole number that `parse` reads.
 template <typename V>
 FlagValue WholeNumber(V* variable, int64_t min, int64_t max,
                       absl::StatusOr<int64_t> (*parse)(absl::string_view)) {
@@ -107,7 +117,8 @@ FlagValue WholeNumber(V* variable, int64_t min, int64_t max,
 
 }  // namespace flag_internal
 
-// A whole number in [min, max], which must fit into the variable: an integer or an optional of one.
+// A whole number in [min, max], without suffix (ParseInteger). The variable is an integer or an
+// optional integer. REQUIRES: min and max fit in the variable's type.
 template <typename V>
 FlagValue IntegerFlag(
     V* variable,
@@ -118,13 +129,13 @@ FlagValue IntegerFlag(
   return flag_internal::WholeNumber(variable, min, max, &ParseInteger);
 }
 
-// The same for numbers of tokens or requests, which may have a suffix: 8k, 8K (ParseCount).
+// The same for numbers of tokens or requests, which may have a suffix: 8k or 8K (ParseCount).
 template <typename V>
 FlagValue CountFlag(V* variable, int64_t min, int64_t max) {
   return flag_internal::WholeNumber(variable, min, max, &ParseCount);
 }
 
-// A number; the variable is a float, a double or an optional of one.
+// A number that need not be whole. The variable is a float, a double or an optional of one.
 template <typename V>
 FlagValue NumberFlag(V* variable, NumberLimits limits = {}) {
   FlagValue value;
@@ -139,10 +150,11 @@ FlagValue NumberFlag(V* variable, NumberLimits limits = {}) {
   return value;
 }
 
-// Any number of 64 bits without a sign.
+// A whole number in [0, 2^64), without suffix.
 FlagValue UnsignedFlag(uint64_t* variable);
 
-// Whole numbers in [min, max], which must fit into T, with commas between them.
+// A list of whole numbers in [min, max], with commas between them; the empty text is the empty
+// list. REQUIRES: min and max fit in T. One wrong number leaves the variable unchanged.
 template <typename T>
 FlagValue IntegerListFlag(std::vector<T>* variable, int64_t min, int64_t max) {
   FlagValue value;

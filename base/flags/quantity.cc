@@ -14,27 +14,31 @@
 namespace bora {
 namespace {
 
+// Digits of whole numbers.
 constexpr char kDigits[] = "0123456789";
 constexpr double kMaxExactDouble = 9007199254740992.0;  // 2^53
 constexpr double kMaxBytes = 1152921504606846976.0;     // 2^60
 
+// A number with its unit applied.
 struct Amount {
   double value = 0;  // in units of bits or bytes
   bool is_bits = false;
 };
 
+// The factor of "", "k", "M", "Gi" and so on; nullopt for other text.
 std::optional<double> PrefixFactor(absl::string_view prefix) {
   if (prefix.empty()) return 1;
   const bool is_binary = absl::ConsumeSuffix(&prefix, "i");
   if (prefix.size() != 1) return std::nullopt;
-  // Both spellings of the thousand are common.
+  // Both "k" and "K" are in use for the thousand.
   const size_t power = absl::string_view("kmgt").find(absl::ascii_tolower(prefix[0]));
   if (power == absl::string_view::npos) return std::nullopt;
-  // Small letters are not prefixes of anything here, but k.
+  // Of the small letters only k is a prefix: "m" would be milli.
   if (absl::ascii_islower(prefix[0]) && prefix[0] != 'k') return std::nullopt;
   return std::pow(is_binary ? 1024.0 : 1000.0, static_cast<double>(power) + 1);
 }
 
+// A number, optional blanks, prefix and b or B; nullopt for other text.
 std::optional<Amount> ParseAmount(absl::string_view text) {
   const size_t n_digits = std::min(text.find_first_not_of("0123456789."), text.size());
   absl::string_view unit = absl::StripLeadingAsciiWhitespace(text.substr(n_digits));

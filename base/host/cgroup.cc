@@ -13,10 +13,11 @@
 namespace bora {
 namespace {
 
-// Version 1 writes a limit that is not there as the largest multiple of a page.
+// Version 1 has no word for "no limit": it shows the largest multiple of the page size below 2^63.
 constexpr int64_t kNoLimit = int64_t{1} << 62;
 
-// The number that a file begins with; nullopt for "max", or without the file.
+// The first word of a file as a number; nullopt if the file is missing, or says "max" or a value >=
+// kNoLimit.
 absl::optional<int64_t> ReadNumber(const std::string& path) {
   std::ifstream file(path);
   std::string word;
@@ -27,7 +28,8 @@ absl::optional<int64_t> ReadNumber(const std::string& path) {
   return value;
 }
 
-// The sum of the fields of a memory.stat ("inactive_file 4096" a line).
+// The sum of the fields named `a` and `b` in a memory.stat file, which has lines such as
+// "inactive_file 4096".
 int64_t SumOfFields(const std::string& path, absl::string_view a, absl::string_view b) {
   std::ifstream file(path);
   int64_t sum = 0;
@@ -39,6 +41,8 @@ int64_t SumOfFields(const std::string& path, absl::string_view a, absl::string_v
   return sum;
 }
 
+// The limit of one group alone; nullopt if it has none. The lower of memory.max and memory.high
+// counts: above memory.high the kernel slows the process down severely.
 absl::optional<CgroupMemory> MemoryOfGroup(const std::string& dir) {
   const auto file = [&dir](const char* name) { return absl::StrCat(dir, "/", name); };
   absl::optional<int64_t> limit;
@@ -57,7 +61,7 @@ absl::optional<CgroupMemory> MemoryOfGroup(const std::string& dir) {
   return CgroupMemory{*limit, std::max<int64_t>(*limit - in_use, 0), dir};
 }
 
-// `mount` + `path` and its parents up to the mount itself.
+// Appends `mount` + `path`, then each parent folder, up to and including `mount` itself.
 void AppendDirs(const std::string& mount, std::string path, std::vector<std::string>* dirs) {
   while (true) {
     dirs->push_back(mount + path);
@@ -80,7 +84,7 @@ std::vector<std::string> CgroupDirs(const std::string& root, absl::string_view m
                                     absl::string_view controller) {
   std::vector<std::string> dirs;
   for (const absl::string_view line : absl::StrSplit(membership, '\n')) {
-    // "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1.
+    // A line is "0::/path" for version 2 and "4:cpu,cpuacct:/path" for version 1.
     const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (fields.size() != 3) continue;
     const std::string path = fields[2] == "/" ? "" : fields[2];
@@ -92,7 +96,8 @@ std::vector<std::string> CgroupDirs(const std::string& root, absl::string_view m
     if (std::find(controllers.begin(), controllers.end(), controller) == controllers.end()) {
       continue;
     }
-    // Mounted under its own name, under all names together, or both.
+    // Version 1 mounts a hierarchy under the controller's name, under all names of the line, or
+    // both.
     AppendDirs(absl::StrCat(root, "/", controller), path, &dirs);
     if (controllers.size() > 1) AppendDirs(absl::StrCat(root, "/", fields[1]), path, &dirs);
   }

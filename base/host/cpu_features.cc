@@ -7,11 +7,13 @@
 namespace bora {
 namespace {
 
+// One instruction set, with its name for --isa.
 struct InstructionSet {
   const char* name;
   bool is_here;
 };
 
+// In ascending order of preference; "portable" always first.
 std::vector<InstructionSet> InstructionSets() {
   std::vector<InstructionSet> sets = {{"portable", true}};
 #if defined(__x86_64__)

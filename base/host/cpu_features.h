@@ -1,14 +1,15 @@
-// Which instruction sets there are for the operations of a model, for people.
+// Names of CPU instruction sets for --version: those that this build has kernels for and those that
+// this CPU has. Informative only; kernels choose by their own check.
 #pragma once
 
 #include <string>
 
 namespace bora {
 
-// Instruction sets that the code of this build has forms for, by the worker's names (--isa):
-// "portable, avx2, ...".
+// The instruction sets that this build has code for, by the names of the worker's flag --isa, for
+// example "portable, avx2, avx512, avx512bf16".
 std::string BuiltInstructionSets();
-// Those of them that this CPU has.
+// The subset of BuiltInstructionSets() that this CPU supports.
 std::string HostInstructionSets();
 
 }  // namespace bora

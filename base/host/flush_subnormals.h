@@ -1,4 +1,4 @@
-// Arithmetic without subnormal numbers, as the bf16 dot-product instruction does it in hardware.
+// Switches arithmetic with subnormal numbers off, so that all instruction sets give equal bits.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,11 @@
 
 namespace bora {
 
-// While it lives, its thread takes subnormal floats for zero, as operands and as results (FTZ and
-// DAZ on x86): the bf16 dot-product instruction does so whatever the mode, and all instruction sets
-// and all ways of splitting a sum over ranks must give the same bits. It also keeps a product of
-// tiny numbers from taking a hundred cycles. Owned by one thread.
+// While an object lives, its thread treats subnormal floats as zero, both operands and results (FTZ
+// and DAZ on x86; no effect on other CPUs). Reason: the bf16 dot-product instruction does so in any
+// mode, and all instruction sets and all ways to split a sum over ranks must give the same bits. It
+// also avoids the slow path of products of tiny numbers, about a hundred cycles each. Create and
+// destroy on the same thread.
 class FlushSubnormals {
  public:
 #if defined(__x86_64__)

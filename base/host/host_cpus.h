@@ -1,4 +1,4 @@
-// How much of this machine the process may use, and how the ranks on a host share it.
+// How many CPUs this process may use, and how the ranks on one host share them.
 #pragma once
 
 #include <string>
@@ -8,24 +8,28 @@
 
 namespace bora {
 
-// The CPUs that the process's main thread may run on, ascending; never empty. Threads that were
-// pinned since do not change it.
+// Numbers of the CPUs that the process's main thread may run on, ascending; never empty. Reads the
+// main thread's mask, so calls from pinned threads see the same CPUs.
 std::vector<int> UsableCpus();
 
-// CPUs' worth of time that control groups grant this process: the least cpu.max (version 2) or
-// cpu.cfs_quota_us (version 1) of its group and that group's ancestors; infinity without a limit.
-// `root` and `membership` as for CgroupDirs.
+// CPU time per wall time that control groups grant this process, in CPUs (2.5 = two and a half);
+// infinity if there is no limit. The minimum over the process's group and all groups around it,
+// from cpu.max (version 2) or cpu.cfs_quota_us / cpu.cfs_period_us (version 1). `root` and
+// `membership` as for CgroupDirs; without parameters, those of this process.
 double CpuQuota(const std::string& root, absl::string_view membership);
 double CpuQuota();
 
-// CPUs that this process may keep busy: UsableCpus(), or fewer where the quota is less; at least 1.
+// CPUs that this process may keep busy: the number of UsableCpus(), or the quota rounded down if
+// that is less; at least 1.
 int UsableCpuCount();
 
-// Threads of each of n_ranks ranks that share n_cpus CPUs: at least 1.
+// Compute threads of each of n_ranks ranks that share n_cpus CPUs: n_cpus / n_ranks, rounded down,
+// at least 1. REQUIRES: n_ranks >= 1.
 int ThreadsPerRank(int n_cpus, int n_ranks);
 
-// The CPUs for the threads of the place-th of the ranks that share `cpus`: the ranks' threads one
-// after another, from the beginning again when there are not enough. [n_threads]
+// The CPUs to pin the n_threads threads of one rank to, where `place` is its number (from 0) among
+// the ranks that share `cpus`. Ranks take consecutive runs of `cpus`, and start again at the front
+// if `cpus` is too short. REQUIRES: `cpus` is not empty. Returns [n_threads].
 std::vector<int> CpusOfRank(const std::vector<int>& cpus, int place, int n_threads);
 
 }  // namespace bora

@@ -1,4 +1,4 @@
-// The form of addresses in flags, checked before a library takes a wrong port for another one.
+// Checks addresses given in flags, before gRPC misreads a wrong port as another one.
 #pragma once
 
 #include "absl/status/status.h"
@@ -9,8 +9,10 @@
 
 namespace bora {
 
-// OK for HOST:PORT with a port in [min_port, 65535] (0 = any, where one listens), and for
-// unix:PATH. gRPC would take port 70000 for 4464, and 443 where there is none.
+// OK if `address` is HOST:PORT with a port in [min_port, 65535], or unix:PATH, or
+// unix-abstract:NAME; else INVALID_ARGUMENT. min_port is 0 for addresses to listen on (0 = any free
+// port), 1 for addresses to connect to. Needed since gRPC reads port 70000 as 4464 (70000 mod
+// 65536) and a missing port as 443.
 inline absl::Status CheckHostPort(absl::string_view address, int min_port) {
   if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:")) {
     return absl::OkStatus();

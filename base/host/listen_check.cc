@@ -38,7 +38,8 @@ std::string BindError(int error, int port) {
   }
 }
 
-// 0, or the errno of the first call that failed.
+// Binds and closes a socket. 0, or the errno of the first call that failed. SO_REUSEADDR as gRPC
+// sets it, so that connections in TIME_WAIT do not count as "in use".
 int TryBind(const addrinfo& info) {
   const UniqueFd fd(socket(info.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (fd.get() < 0) return errno;
@@ -47,7 +48,8 @@ int TryBind(const addrinfo& info) {
   return bind(fd.get(), info.ai_addr, info.ai_addrlen) == 0 ? 0 : errno;
 }
 
-// gRPC replaces a socket that nobody may still use, and nothing else.
+// Checks the conditions under which gRPC can bind a Unix socket. An old socket file at `path` is no
+// obstacle: gRPC removes it. Any other kind of file is.
 absl::Status CheckUnixPath(const std::string& address, const std::string& path) {
   if (path.size() >= sizeof(sockaddr_un::sun_path)) {
     return Failed(address, absl::StrCat("the path has ", path.size(), " bytes, at most ",
@@ -95,7 +97,7 @@ absl::Status CheckCanListen(const std::string& address) {
   for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
     const int bind_error = TryBind(*info);
     if (bind_error == 0) return absl::OkStatus();
-    // Another family that this host does not have says less than a port in use.
+    // A port in use is the better explanation than an address family that this host lacks.
     if (error == 0 || error == EAFNOSUPPORT) error = bind_error;
   }
   return Failed(address, BindError(error, std::atoi(port.c_str())));

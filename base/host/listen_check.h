@@ -1,4 +1,4 @@
-// Why an address cannot be listened on. gRPC says only that it cannot.
+// Finds out why a server cannot listen on an address. gRPC reports only that it cannot.
 #pragma once
 
 #include <string>
@@ -7,13 +7,15 @@
 
 namespace bora {
 
-// Binds each address that HOST:PORT, [IPv6]:PORT or unix:PATH stands for, as gRPC would, and lets
-// go of it at once. OK if one can be had, as gRPC then listens on that. UNAVAILABLE otherwise, with
-// the system's reason: the port is in use, the permission is missing, no interface has the address,
-// the name does not resolve. May wait for a name server. `address` has passed CheckHostPort.
+// Tries to bind each socket address that `address` (HOST:PORT, [IPv6]:PORT or unix:PATH) resolves
+// to, and releases it at once. OK if one can be bound, since gRPC then listens on that one.
+// Otherwise UNAVAILABLE with the system's reason: the port is in use, permission is missing, no
+// interface has the address, or the name does not resolve. May block on a name server. REQUIRES:
+// `address` has passed CheckHostPort.
 absl::Status CheckCanListen(const std::string& address);
 
-// The same where gRPC has just failed: never OK.
+// The reason, to be called after gRPC failed to listen on `address`; never OK: if binding works
+// now, the message says that gRPC has another reason.
 absl::Status WhyNotListening(const std::string& address);
 
 }  // namespace bora

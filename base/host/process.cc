@@ -16,6 +16,7 @@
 namespace bora {
 namespace {
 
+// EX_SOFTWARE of sysexits.h.
 constexpr int kExitHung = 70;
 
 sigset_t StopSignalSet() {
@@ -26,7 +27,9 @@ sigset_t StopSignalSet() {
   return signals;
 }
 
-// Waits for a stop signal and returns its number; 0 when `deadline` has passed.
+// Waits for a stop signal and returns its number; 0 if `deadline` has passed. Loops, since
+// sigtimedwait may be interrupted, and since one wait is limited to a day (an infinite timespec is
+// not possible).
 int AwaitSignal(SteadyTime deadline) {
   const sigset_t signals = StopSignalSet();
   while (true) {
@@ -49,7 +52,8 @@ void BlockStopSignals() {
 
 bool EndWithParent(pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
-  // The kernel tells of an end that comes after the call only.
+  // PR_SET_PDEATHSIG reports only a parent that ends after the call, so a parent gone before must
+  // be noticed here.
   return getppid() == parent;
 }
 

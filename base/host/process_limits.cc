@@ -14,6 +14,7 @@
 namespace bora {
 namespace {
 
+// RLIM_INFINITY becomes the largest int64.
 int64_t Count(rlim_t limit) {
   return static_cast<int64_t>(
       std::min<uint64_t>(limit, static_cast<uint64_t>(std::numeric_limits<int64_t>::max())));
@@ -46,7 +47,7 @@ absl::Status CheckDescriptors(const DescriptorLimit& limit, const DescriptorNeed
 int64_t OpenDescriptorCount() {
   std::error_code error;
   const std::filesystem::directory_iterator begin("/proc/self/fd", error);
-  // One of them is the directory's.
+  // Minus the descriptor that the iterator itself has open.
   return error ? 0 : std::distance(begin, std::filesystem::directory_iterator()) - 1;
 }
 

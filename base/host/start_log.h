@@ -1,5 +1,5 @@
-// What a server does with its log when it starts: the form that the flags say, a writer, and one
-// line with everything that it runs with.
+// What a server does with its log at start: applies the log flags, starts the writer thread, and
+// logs one line with everything it runs with.
 #pragma once
 
 #include <string>
@@ -11,14 +11,13 @@
 
 namespace bora {
 
-// InitLog and StartLogWriter with the flags' words; words that are none count as the defaults. Call
-// from main, with the signals blocked that the process waits for.
+// InitLog and StartLogWriter with the words of --log-level and --log-format; an unknown word means
+// the default (info, json). Call from main, after BlockStopSignals.
 void StartLog(absl::string_view component, const std::string& level, const std::string& format);
 
-// The line "configuration": the build, what of this host the process may use (CPUs, descriptors,
-// and the memory that its control groups leave, if they limit it), `facts`, and each flag with the
-// text that holds, given or default. No flag holds a secret: credentials come from files and from
-// the environment.
+// Logs the line "configuration": build id, pid, usable CPUs, descriptor limit, memory limit of the
+// control groups if there is one, then `facts`, then each flag of `settings` with its value (given
+// or default). No flag holds a secret: credentials come from files and the environment.
 void LogConfiguration(const std::vector<std::pair<std::string, std::string>>& settings,
                       std::vector<LogField> facts = {});
 

@@ -17,7 +17,7 @@
 namespace bora {
 namespace {
 
-// Thread-safe.
+// A descriptor of /dev/null that can be given up to accept one connection. Thread-safe.
 class SpareDescriptor {
  public:
   void Keep() {
@@ -25,11 +25,12 @@ class SpareDescriptor {
     KeepLocked();
   }
 
-  // Takes one connection that waits at the listener and closes it. False when none waits, or when
-  // there is no descriptor to take it with.
+  // Accepts one pending connection of `listener` and closes it. False if none is pending, or if no
+  // descriptor could be had.
   bool TurnAway(int listener) {
     absl::MutexLock lock(&mutex_);
-    // Another thread may have taken the number between a close and an open here.
+    // The last call may have failed to reopen the spare: another thread can take the number between
+    // close() and open().
     if (fd_ < 0) KeepLocked();
     if (fd_ < 0) return false;
     close(fd_);
@@ -54,6 +55,7 @@ SpareDescriptor& Spare() {
   return *spare;
 }
 
+// At most one warning per second: a peer can cause any number of these.
 void LogTurnedAway(int error) {
   static LogRate* const rate = new LogRate(absl::Seconds(1));
   const std::optional<int64_t> n_left_out = rate->Take();
@@ -72,6 +74,8 @@ void GuardAccept() { Spare().Keep(); }
 
 }  // namespace bora
 
+// Replaces libc's accept4 for the whole program. EAGAIN tells gRPC that no connection is pending,
+// which it treats as normal.
 extern "C" int accept4(int listener, sockaddr* address, socklen_t* n_bytes, int flags) {
   while (true) {
     const long connection = syscall(SYS_accept4, listener, address, n_bytes, flags);

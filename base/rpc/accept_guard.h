@@ -1,13 +1,13 @@
-// Keeps gRPC's listeners alive when the process is out of descriptors. gRPC 1.51 gives a listener
-// up for ever when accept4 fails with EMFILE or ENFILE, while the service says SERVING; so the
-// programs that link this have an accept4 of their own in front of libc's. Where libc's fails that
-// way, it takes the connection with a descriptor that is kept for this, closes it, so that the
-// client learns at once that there is no room, and says that nobody waits any more.
+// Keeps gRPC's listeners alive when the process is out of descriptors. If accept4 fails with EMFILE
+// or ENFILE, gRPC 1.51 stops listening for good, while health checks still say SERVING. Programs
+// that link this library therefore use its accept4 instead of libc's. When the system call fails
+// that way, this accept4 frees a spare descriptor, accepts the connection with it and closes the
+// connection, so that the client sees a failure at once instead of a hang; then it tries again.
 #pragma once
 
 namespace bora {
 
-// Keeps the descriptor. Call once, from main, before there are listeners.
+// Opens the spare descriptor. Call once, from main, before the first listener.
 void GuardAccept();
 
 }  // namespace bora

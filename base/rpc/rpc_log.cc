@@ -14,9 +14,10 @@
 namespace bora {
 namespace {
 
+// Limit for gRPC's lines: a peer can cause any number of them.
 constexpr absl::Duration kMinInterval = absl::Milliseconds(50);
 
-// gRPC's hook is a plain function: what it needs to know is here.
+// gRPC's hook is a plain function without a context pointer, so its settings are globals.
 std::atomic<LogLevel> g_error_level{LogLevel::kWarning};
 std::atomic<bool> g_asked_for{false};
 
@@ -32,6 +33,8 @@ LogLevel LevelOf(gpr_log_severity severity) {
   return LogLevel::kDebug;
 }
 
+// The last component of a path; the whole text if it has no '/' (rfind gives npos, and npos + 1 is
+// 0).
 absl::string_view FileName(absl::string_view path) { return path.substr(path.rfind('/') + 1); }
 
 void LogGrpc(gpr_log_func_args* args) {

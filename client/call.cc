@@ -14,13 +14,15 @@
 namespace bora {
 namespace {
 
-// The call that CancelCurrentCall ends.
+// The call that CancelCurrentCall() ends. Shared by the command's thread and the signal thread.
 struct CurrentCall {
   absl::Mutex mutex;
+  // Null while there is no call.
   grpc::ClientContext* context ABSL_GUARDED_BY(mutex) = nullptr;
   bool cancelled ABSL_GUARDED_BY(mutex) = false;
 };
 
+// Never deleted, since the signal thread runs until the process ends.
 CurrentCall& Current() {
   static CurrentCall* current = new CurrentCall;
   return *current;
@@ -54,6 +56,7 @@ bool WasCancelled() {
   return Current().cancelled;
 }
 
+// Only for HOST:PORT with a plain host: not for unix:PATH, gRPC's scheme:///name or [IPv6].
 std::string WhyUnreachable(const std::string& server) {
   const size_t colon = server.rfind(':');
   if (colon != std::string::npos && !absl::StartsWith(server, "unix") &&

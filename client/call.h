@@ -1,5 +1,5 @@
-// One call of the command-line client: its deadline, its cancellation by a
-// signal, and what is said of its failure.
+// One call of the command-line client to the server: its deadline, its cancellation by a signal,
+// and the report of its failure.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -11,33 +11,36 @@
 
 namespace bora {
 
-// A context that CancelCurrentCall knows, with the deadline of --timeout. A
-// command has one at a time.
+// The gRPC context of one call, with the deadline of --timeout. While it lives, CancelCurrentCall()
+// cancels the call. At most one exists at a time. If CancelCurrentCall() was called earlier, the
+// call is cancelled from the start.
 class CallScope {
  public:
   explicit CallScope(const GlobalOptions& global);
   ~CallScope();
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
+  // The context for the call; owned by this object.
   grpc::ClientContext* get() { return &context_; }
 
  private:
   grpc::ClientContext context_;
 };
 
-// Whether CancelCurrentCall was called. Thread-safe.
+// Whether CancelCurrentCall() was called in this process. Thread-safe.
 bool WasCancelled();
 
-// Why nobody answered at --server, as far as the system can say: the name does
-// not resolve, or who should be listening. One line.
+// A one-line explanation for a server that cannot be reached: either its name does not resolve, or
+// the question whether a server listens at that address. May block on a name server.
 std::string WhyUnreachable(const std::string& server);
 
-// Prints the failure, to stderr or as JSON to stdout, and returns the exit
-// code.
+// Prints a failed call, to stderr or with --json as one object to stdout, and returns the exit
+// code: kExitUnavailable for UNAVAILABLE, else kExitFailed. A call cancelled by a signal prints
+// nothing and gives kExitInterrupted. REQUIRES: `status` is not OK.
 int Report(const GlobalOptions& global, const grpc::Status& status);
 
-// One line of JSON on stdout. `print_zeros`: also fields that have their
-// default.
+// Prints the message as one line of JSON to stdout, with the field names of the .proto files.
+// `print_zeros`: also prints scalar fields that have their default value.
 void PrintJson(const google::protobuf::Message& message, bool print_zeros = false);
 
 }  // namespace bora

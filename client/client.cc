@@ -12,11 +12,13 @@ namespace bora {
 
 Client::Client(const std::string& address) {
   grpc::ChannelArguments arguments;
+  // gRPC's default of 4 MiB is too little for the prompt log probabilities of a long prompt.
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  // Notices a server that is gone while a stream is silent; the server allows a ping every 10 s.
+  // Notices a server that vanished while a stream is silent. Servers allow one ping per 10 s.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  // A server that restarts is found soon.
+  // A restarted server is found within about a second, instead of gRPC's default backoff of up to 2
+  // minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
@@ -33,6 +35,7 @@ CallError DescribeError(const grpc::Status& status) {
   if (!details.ParseFromString(status.error_details())) return error;
   for (const auto& any : details.details()) {
     google::rpc::ErrorInfo info;
+    // UnpackTo() succeeds only for the type that `any` holds.
     google::rpc::BadRequest bad_request;
     google::rpc::RetryInfo retry;
     google::rpc::RequestInfo request;
@@ -69,6 +72,7 @@ std::string ToJson(const CallError& error) {
   if (!error.fields.empty()) json["field_violations"] = error.fields;
   if (!error.request_id.empty()) json["request_id"] = error.request_id;
   if (error.retry_delay_s >= 0) json["retry_delay_s"] = error.retry_delay_s;
+  // "replace": a message that is not UTF-8 must not make dump() throw.
   return nlohmann::json{{"error", json}}.dump(-1, ' ', false,
                                               nlohmann::json::error_handler_t::replace);
 }

@@ -1,4 +1,4 @@
-// Client side of bora.inference.v1: a channel with the service's recommended settings, and errors
+// Client side of the protocol bora.inference.v1: a channel with suitable settings, and failed calls
 // in words.
 #pragma once
 
@@ -13,10 +13,11 @@
 
 namespace bora {
 
-// Thread-safe.
+// A channel to one server and the stubs of its services. Thread-safe.
 class Client {
  public:
-  // `address`: host:port or unix:PATH. Connects when first used.
+  // `address`: HOST:PORT or unix:PATH. The constructor does not block; gRPC connects at the first
+  // call.
   explicit Client(const std::string& address);
 
   inference::v1::InferenceService::Stub& inference() { return *inference_; }
@@ -28,22 +29,24 @@ class Client {
   std::unique_ptr<inference::v1::ModelService::Stub> models_;
 };
 
-// A failed call as a person or a program wants to see it.
+// A failed call, taken apart. A plain value.
 struct CallError {
-  std::string code;    // "INVALID_ARGUMENT"
-  std::string reason;  // ErrorInfo.reason; empty when the server sent none
+  std::string code;    // name of the gRPC status code: "INVALID_ARGUMENT"
+  std::string reason;  // ErrorInfo.reason, such as "QUEUE_FULL"; empty if the server sent none
+  // The status message.
   std::string message;
-  std::vector<std::string> fields;  // "sampling.top_p: 2 is not in (0, 1]"
-  std::string request_id;
-  double retry_delay_s = -1;  // < 0: no retry is suggested
+  std::vector<std::string> fields;  // one per wrong field: "sampling.top_p: 2 is not in (0, 1]"
+  std::string request_id;           // empty if the server sent none
+  double retry_delay_s = -1;  // seconds to wait before a retry; negative: a retry is not suggested
 };
 
-// Reads the status and its google.rpc details. The status must not be OK.
+// Takes a status and its google.rpc details apart. REQUIRES: `status` is not OK.
 CallError DescribeError(const grpc::Status& status);
 
-// "UNAVAILABLE/QUEUE_FULL: the queue holds ..." and a line for each field and for the retry delay.
+// The error as text: "UNAVAILABLE/QUEUE_FULL: <message>", then one indented line for each field,
+// and one for the retry delay.
 std::string ToText(const CallError& error);
-// The same as one JSON object.
+// The same as one JSON object {"error": {...}} without a newline.
 std::string ToJson(const CallError& error);
 
 }  // namespace bora

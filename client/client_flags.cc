@@ -43,6 +43,7 @@ void AddGlobal(CommandFlags* table, GlobalOptions* options) {
       "Deadline of each call.");
 }
 
+// Ranges that the server checks are not repeated as limits here: the texts name them.
 void AddSampling(CommandFlags* table, GenerateOptions* options) {
   table->Heading("Sampling");
   table->Flag("temperature", NumberFlag(&options->temperature).Default("the model's, or 1"),
@@ -61,7 +62,8 @@ void AddSampling(CommandFlags* table, GenerateOptions* options) {
   table->Flag("seed", IntegerFlag(&options->seed).Default("chosen by the server"), "Seed.");
 }
 
-// Ids in one word or in several; those of standard input for "-".
+// Token ids in one word or in several, with commas or blanks between them; "-" reads standard
+// input.
 FlagValue IdsArgument(std::vector<int32_t>* ids) {
   FlagValue value;
   value.form = "ID";

@@ -1,4 +1,4 @@
-// The command line of bora.
+// The command line of `bora`: its commands and their flags.
 #pragma once
 
 #include <string>
@@ -10,17 +10,19 @@
 
 namespace bora {
 
-// What the flags say, with their defaults. Those of the commands that were not named keep them.
+// The values of all flags, initially their defaults. Parsing changes only the global ones and those
+// of the given command. A plain value.
 struct ClientFlags {
   GlobalOptions global;
   GenerateOptions generate;
   TokenizeOptions tokenize;
+  // The argument of the command `detokenize`.
   std::vector<int32_t> detokenize_ids;
   StatusOptions status;
   PlanOptions plan;
 };
 
-// The program's commands and flags; they set `flags`, which outlives the result.
+// Builds the command line. Parsing it writes to `flags`, which must outlive the result.
 CommandLine ClientCommandLine(ClientFlags* flags);
 
 }  // namespace bora

@@ -1,5 +1,5 @@
-// The commands of `bora`. Each prints to stdout, errors to stderr, and returns the process's exit
-// code.
+// The commands of `bora`. Each prints its result to stdout and errors to stderr (with --json also
+// failed calls to stdout), and returns the exit code of the process. Call one, once, from main.
 #pragma once
 
 #include <cstdint>
@@ -13,30 +13,35 @@
 
 namespace bora {
 
-// 0 done, 1 the server refused or failed, 2 bad usage (base/flags/command_line.h), 3 the server
-// cannot be reached or is not ready.
+// Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage (kExitUsage of
+// base/flags/command_line.h), 3 the server cannot be reached or is not ready, 130 interrupted.
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUnavailable = 3;
-inline constexpr int kExitInterrupted = 130;  // by SIGINT or SIGTERM
+inline constexpr int kExitInterrupted = 130;  // by SIGINT or SIGTERM during a call
 
+// Flags of all commands.
 struct GlobalOptions {
-  std::string server = "127.0.0.1:50051";
-  bool json = false;
-  absl::Duration timeout = absl::InfiniteDuration();  // of each call
+  std::string server = "127.0.0.1:50051";  // HOST:PORT or unix:PATH
+  bool json = false;  // print JSON: one object, or one for each message of a stream
+  absl::Duration timeout = absl::InfiniteDuration();  // deadline of each call, > 0
 };
 
+// Flags of `generate`. An unset optional is left out of the request, so that the server's or the
+// model's default applies. Ranges are checked by the server. Exactly one of prompt, prompt_ids and
+// file is given; main reads `file` into `prompt`.
 struct GenerateOptions {
-  std::string prompt;
-  std::vector<int32_t> prompt_ids;
-  std::string file;  // whose text is the prompt; empty: none
-  bool no_bos = false;
-  int32_t truncate_prompt_tokens = 0;  // 0: the whole prompt
-  std::string model;
-  std::string request_id;
+  std::string prompt;                  // text; empty: none
+  std::vector<int32_t> prompt_ids;     // token ids; empty: none
+  std::string file;                    // path of a file that holds the prompt; empty: none
+  bool no_bos = false;                 // do not add the beginning-of-sequence token
+  int32_t truncate_prompt_tokens = 0;  // keep only so many tokens, the last ones; 0: keep all
+  std::string model;                   // empty: the server's model
+  std::string request_id;              // name in logs and errors; empty: the server makes one
   std::string tenant;
-  std::string priority = "standard";  // or interactive, batch
-  std::optional<int32_t> n;           // candidates
+  std::string priority = "standard";  // "interactive", "standard" or "batch"
+  std::optional<int32_t> n;           // number of completions of the prompt
+  // The server ends the completion after this time.
   absl::Duration time_limit = absl::InfiniteDuration();
   std::optional<int32_t> max_tokens;
   std::optional<int32_t> min_tokens;
@@ -48,34 +53,41 @@ struct GenerateOptions {
   std::optional<float> frequency_penalty;
   std::optional<float> presence_penalty;
   std::optional<int64_t> seed;
-  std::vector<std::string> stop;  // with \n, \t and \\ as escapes
+  std::vector<std::string> stop;  // may hold the escapes \n, \t and \\ (backslash)
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  std::optional<int32_t> logprobs;
-  std::optional<int32_t> prompt_logprobs;
-  bool echo = false;
-  bool quiet = false;  // no usage and timing
+  std::optional<int32_t> logprobs;         // alternatives to print for each output token
+  std::optional<int32_t> prompt_logprobs;  // the same for each prompt token
+  bool echo = false;                       // the completion begins with the prompt
+  bool quiet = false;                      // do not print the summary line (usage and timing)
 };
 
+// Flags of `tokenize`.
 struct TokenizeOptions {
-  std::vector<std::string> texts;  // each is tokenized by itself
-  bool no_bos = false;
-  bool ids_only = false;
+  std::vector<std::string> texts;  // each is tokenized on its own
+  bool no_bos = false;             // do not add the beginning-of-sequence token
+  bool ids_only = false;           // print token ids without the pieces of text
 };
 
+// Flags of `status`.
 struct StatusOptions {
-  bool watch = false;
+  bool watch = false;  // print again every `interval` until interrupted
   absl::Duration interval = absl::Seconds(1);
-  bool ready = false;   // print nothing, exit 0 when serving
-  absl::Duration wait;  // until it serves, at most; 0: not at all
+  bool ready = false;   // print nothing; exit 0 if the server serves, else 3
+  absl::Duration wait;  // wait at most so long until the server serves; 0: do not wait
 };
 
+// Streams a completion to stdout; several candidates are printed when all have ended.
 int RunGenerate(const GlobalOptions& global, const GenerateOptions& options);
+// Prints one line for each text: token ids, a tab, and the quoted pieces.
 int RunTokenize(const GlobalOptions& global, const TokenizeOptions& options);
+// Prints the text of the token ids.
 int RunDetokenize(const GlobalOptions& global, const std::vector<int32_t>& ids);
+// Prints the state of the server, once or repeatedly.
 int RunStatus(const GlobalOptions& global, const StatusOptions& options);
 
-// Ends the call in progress, from any thread; the command then returns. For signals.
+// Cancels the call in progress and all later ones; the command then returns kExitInterrupted. Any
+// thread; takes a lock, so not from a signal handler.
 void CancelCurrentCall();
 
 }  // namespace bora

@@ -17,9 +17,10 @@ namespace {
 
 namespace pb = inference::v1;
 
-// More than any server grants.
+// Bounds the memory for texts whatever --n says. Servers grant fewer.
 constexpr int32_t kMaxCandidates = 1024;
 
+// Replaces \n, \t and \\ in a --stop text; any other backslash stays.
 std::string Unescape(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -48,6 +49,7 @@ pb::Priority PriorityOf(const std::string& word) {
   return word == "batch" ? pb::PRIORITY_BATCH : pb::PRIORITY_UNSPECIFIED;
 }
 
+// Fields of unset options stay unset, so that the server's defaults apply.
 pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
   pb::GenerateStreamRequest request;
   request.set_model(options.model);
@@ -92,6 +94,7 @@ pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
   return request;
 }
 
+// The reason of an end, for the summary line.
 std::string FinishText(const pb::Finish& finish) {
   switch (finish.reason()) {
     case pb::FINISH_REASON_STOP_TOKEN:
@@ -109,13 +112,14 @@ std::string FinishText(const pb::Finish& finish) {
   }
 }
 
+// One line for one token: id, log probability and rank, quoted text, then the alternatives.
 void PrintLogprob(absl::string_view prefix, const pb::TokenLogprob& token) {
   std::string line = absl::StrFormat("%s%8d ", prefix, token.token_id());
   if (token.has_logprob()) {
     absl::StrAppendFormat(&line, "%9.4f rank %-5d ", token.logprob(), token.rank());
   } else {
-    absl::StrAppendFormat(&line, "%9s rank %-5s ", "-",
-                          "-");  // the first of a prompt
+    // The first token of a prompt has no log probability: no token precedes it.
+    absl::StrAppendFormat(&line, "%9s rank %-5s ", "-", "-");
   }
   absl::StrAppend(&line, Quoted(token.token()));
   for (const pb::Alternative& top : token.top()) {
@@ -124,6 +128,7 @@ void PrintLogprob(absl::string_view prefix, const pb::TokenLogprob& token) {
   std::cout << line << "\n";
 }
 
+// The lines of one message. With several candidates each line begins with "[index] ".
 void PrintLogprobs(const pb::GenerateStreamResponse& message, bool has_candidates) {
   for (const pb::TokenLogprob& token : message.prompt_logprobs()) PrintLogprob("prompt ", token);
   const std::string prefix =
@@ -131,7 +136,8 @@ void PrintLogprobs(const pb::GenerateStreamResponse& message, bool has_candidate
   for (const pb::TokenLogprob& token : message.logprobs()) PrintLogprob(prefix, token);
 }
 
-// One line on stderr, so that stdout is the completion alone.
+// One line on stderr, so that stdout holds the completion and nothing else. The rate leaves out the
+// first token, whose time is the TTFT.
 void PrintSummary(const pb::GenerateStreamResponse& last, absl::Duration first_token,
                   absl::Duration total) {
   const int n = last.usage().output_token_count();
@@ -169,7 +175,7 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
     } else if (options.logprobs || options.prompt_logprobs) {
       PrintLogprobs(message, texts.size() > 1);
     } else if (texts.size() > 1) {
-      // Streams of several candidates would be mixed.
+      // Kept until the end: streaming would mix the texts of the candidates.
       const size_t index = static_cast<size_t>(message.candidate_index());
       if (index < texts.size()) texts[index] += message.text_delta();
     } else {

@@ -28,10 +28,11 @@
 namespace bora {
 namespace {
 
-// More than any server takes.
+// Bounds the memory for a prompt file. Servers accept shorter prompts.
 constexpr size_t kMaxPromptFileBytes = 64 << 20;
 
-// Exactly one of the places where a prompt may be, read into `options->prompt` unless it is ids.
+// Checks that exactly one of prompt, --file and --prompt-ids is given, and reads a prompt from a
+// file or from standard input into options->prompt. INVALID_ARGUMENT or the file's error otherwise.
 absl::Status ReadPrompt(GenerateOptions* options) {
   const int n_given = (options->prompt.empty() ? 0 : 1) + (options->file.empty() ? 0 : 1) +
                       (options->prompt_ids.empty() ? 0 : 1);
@@ -47,7 +48,7 @@ absl::Status ReadPrompt(GenerateOptions* options) {
   return Annotate(text.status(), "--file");
 }
 
-// gRPC would take another port where there is none, and look a scheme up as a name.
+// Refuses URLs, whose scheme gRPC would resolve as a host name, and ports that gRPC would misread.
 absl::Status CheckServerAddress(const std::string& server) {
   for (const absl::string_view scheme : {"http://", "https://", "grpc://"}) {
     if (absl::StartsWith(server, scheme)) {
@@ -58,7 +59,8 @@ absl::Status CheckServerAddress(const std::string& server) {
   return Annotate(CheckHostPort(server, /*min_port=*/1), "--server");
 }
 
-// One thread waits for signals that every other thread blocks.
+// Blocks the stop signals in all threads and starts one thread that waits for them. The first
+// signal cancels the call, so that the command ends in order; the second ends the process.
 void CancelOnSignal() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -76,7 +78,7 @@ void CancelOnSignal() {
 }
 
 int Main(int argc, char** argv) {
-  // What a command has to say it prints itself.
+  // The log is for errors of libraries only: commands print their own messages.
   InitLog("bora", LogLevel::kWarning);
   TakeOverRpcLogs(LogLevel::kDebug);
   ClientFlags flags;
@@ -97,7 +99,7 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   if (parsed.command == "plan") return RunPlan(flags.global, flags.plan);
-  // Before signals are taken over: one that comes while this waits ends the process.
+  // Read before CancelOnSignal(), since a signal during this wait must end the process.
   for (std::string& text : flags.tokenize.texts) {
     if (text == "-") text = ReadStandardInput();
   }
@@ -114,7 +116,7 @@ int Main(int argc, char** argv) {
 }  // namespace bora
 
 int main(int argc, char** argv) {
-  bora::UseSteadyWaits();  // for --timeout
+  bora::UseSteadyWaits();  // so that --timeout follows the steady clock
   int exit_code = bora::Main(argc, argv);
   std::cout.flush();
   if (!std::cout && exit_code == bora::kExitOk) {
@@ -122,6 +124,6 @@ int main(int argc, char** argv) {
     exit_code = bora::kExitFailed;
   }
   std::fflush(nullptr);
-  // The signal thread still waits: leave without running destructors under it.
+  // The detached signal thread still runs, so destructors of globals must not.
   _exit(exit_code);
 }

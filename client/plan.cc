@@ -18,12 +18,15 @@
 namespace bora {
 namespace {
 
+// Defaults and limits of the flags, see client/plan.h. kMaxBatch and kMaxTflops are far above any
+// real value.
 constexpr int64_t kDefaultGpusPerHost = 8;
 constexpr int64_t kDefaultContext = 8192;
 constexpr int64_t kDefaultBatchPerGpu = 16;
 constexpr int64_t kMaxBatch = 1'000'000;
 constexpr double kMaxTflops = 1e6;
 
+// The checked flags, in the form that model/planning/layout_plan.h takes.
 struct PlanInput {
   const PlanOptions* options = nullptr;
   ModelConfig config;
@@ -32,10 +35,12 @@ struct PlanInput {
   PlanObjective objective = PlanObjective::kThroughput;
 };
 
+// INVALID_ARGUMENT with the flag's name before the message.
 absl::Status FlagError(absl::string_view flag, const absl::Status& status) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
 }
 
+// OK if value is in [1, max]; `why` says what `max` is.
 absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t max,
                         absl::string_view why = "") {
   if (value >= 1 && value <= max) return absl::OkStatus();
@@ -50,6 +55,7 @@ absl::Status ReadRate(absl::string_view flag, const std::string& text, double* b
   return absl::OkStatus();
 }
 
+// Fills `fleet` from the flags; INVALID_ARGUMENT names the flag.
 absl::Status ReadFleet(const PlanOptions& options, DeviceFleet* fleet) {
   RETURN_IF_ERROR(CheckRange("--gpus", options.n_gpus, kMaxPlannedDevices));
   fleet->n_devices = static_cast<int>(options.n_gpus);
@@ -81,6 +87,7 @@ absl::Status ReadFleet(const PlanOptions& options, DeviceFleet* fleet) {
   return ReadRate("--network", options.network, &fleet->network_bytes_per_s);
 }
 
+// The load is limited to contexts that the model is served at exactly (CheckContextLength).
 absl::Status ReadLoad(const PlanOptions& options, const ModelConfig& config, PlannedLoad* load) {
   const int64_t longest =
       std::min(config.max_position, config.sliding_window.value_or(config.max_position));
@@ -91,6 +98,7 @@ absl::Status ReadLoad(const PlanOptions& options, const ModelConfig& config, Pla
   return CheckRange("--batch", load->n_sequences, kMaxBatch);
 }
 
+// Checks the flags before it opens the model, so that a wrong flag is reported at once.
 absl::StatusOr<PlanInput> ReadInput(const PlanOptions& options) {
   PlanInput input;
   input.options = &options;
@@ -108,6 +116,7 @@ absl::StatusOr<PlanInput> ReadInput(const PlanOptions& options) {
   return input;
 }
 
+// 12345678 as "12,345,678".
 std::string WithCommas(int64_t value) {
   const std::string digits = absl::StrCat(value);
   std::string text;
@@ -118,6 +127,7 @@ std::string WithCommas(int64_t value) {
   return text;
 }
 
+// Microseconds as milliseconds or seconds, with three to four digits.
 std::string Duration(double us) {
   if (us < 10e3) return absl::StrFormat("%.2f ms", us / 1e3);
   if (us < 100e3) return absl::StrFormat("%.1f ms", us / 1e3);
@@ -133,12 +143,14 @@ std::string Rate(double bytes_per_s) {
   return absl::StrCat(FormatBytes(static_cast<int64_t>(bytes_per_s)), "/s");
 }
 
+// "TP 2 x PP 1 x 4 replicas".
 std::string NameOf(const Layout& layout) {
   return absl::StrCat("TP ", layout.tp_size, " x PP ", layout.pp_size, " x ", layout.n_replicas,
                       layout.n_replicas == 1 ? " replica" : " replicas");
 }
 
-// --max-model-len and the others that the plan is made for.
+// The flags of bora-coordinator for this layout and load. A chunk must at least hold one token of
+// each decoding sequence.
 std::vector<std::string> FlagsOf(const LayoutPlan& plan, const PlannedLoad& load) {
   return {
       absl::StrCat("--tensor-parallel-size=", plan.layout.tp_size),
@@ -148,7 +160,7 @@ std::vector<std::string> FlagsOf(const LayoutPlan& plan, const PlannedLoad& load
       absl::StrCat("--max-num-batched-tokens=", std::max(load.max_chunk_tokens, plan.n_sequences))};
 }
 
-// One sentence.
+// One sentence that compares the choice with the next best layout.
 std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choice,
                       PlanObjective objective) {
   const bool is_latency = objective == PlanObjective::kLatency;
@@ -165,6 +177,7 @@ std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choi
   if (!choice.next.has_value()) return absl::StrCat(reason, "; no other layout fits.");
   const LayoutPlan& next = plans[*choice.next];
   absl::StrAppend(&reason, "; the next one, ", NameOf(next.layout), ", ", merit(next));
+  // The same 1 % within which ChooseLayout prefers the smaller group.
   const bool is_similar = is_latency ? next.decode_alone_us < best.decode_alone_us * 1.01
                                      : next.tokens_per_s > best.tokens_per_s * 0.99;
   if (is_similar && best.layout.n_ranks() < next.layout.n_ranks()) {
@@ -173,6 +186,7 @@ std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choi
   return absl::StrCat(reason, ".");
 }
 
+// The numbers that the plan rests on, so that a wrong flag is seen.
 void PrintInput(const PlanInput& input) {
   const ModelConfig& config = input.config;
   const DeviceFleet& fleet = input.fleet;
@@ -197,6 +211,7 @@ void PrintInput(const PlanInput& input) {
   std::cout << "\n";
 }
 
+// One row for each layout that fits.
 void PrintMemory(absl::Span<const LayoutPlan> plans) {
   std::cout << "Memory: of the rank with the least room for KV, and what a replica's cache holds\n"
                " TP  PP  replicas    weights   working        KV    KV tokens  full requests\n";
@@ -211,6 +226,7 @@ void PrintMemory(absl::Span<const LayoutPlan> plans) {
   std::cout << "\n";
 }
 
+// One row for each layout that fits; see LayoutPlan for the columns.
 void PrintTimes(absl::Span<const LayoutPlan> plans, const PlannedLoad& load) {
   std::cout
       << "Predicted: between the tokens of a sequence that is alone, and of each of so many on a "
@@ -232,6 +248,7 @@ void PrintTimes(absl::Span<const LayoutPlan> plans, const PlannedLoad& load) {
   std::cout << "\n";
 }
 
+// One line for each layout that does not fit, with the reason.
 void PrintMisfits(absl::Span<const LayoutPlan> plans) {
   bool is_first = true;
   for (const LayoutPlan& plan : plans) {
@@ -243,6 +260,7 @@ void PrintMisfits(absl::Span<const LayoutPlan> plans) {
   if (!is_first) std::cout << "\n";
 }
 
+// The recommendation, with a command line to copy.
 void PrintChoice(const PlanInput& input, absl::Span<const LayoutPlan> plans,
                  const std::optional<PlanChoice>& choice) {
   if (!choice.has_value()) {
@@ -264,6 +282,7 @@ void PrintChoice(const PlanInput& input, absl::Span<const LayoutPlan> plans,
          "was measured.\n";
 }
 
+// One layout as JSON. "reason" only if it does not fit, the numbers only if it does.
 nlohmann::json ToJson(const LayoutPlan& plan, const PlannedLoad& load) {
   nlohmann::json json = {{"tensor_parallel_size", plan.layout.tp_size},
                          {"pipeline_parallel_size", plan.layout.pp_size},
@@ -323,6 +342,7 @@ int RunPlan(const GlobalOptions& global, const PlanOptions& options) {
     PrintJson(*input, plans, choice);
   } else {
     PrintInput(*input);
+    // Without a layout that fits the tables would be empty.
     if (choice.has_value()) {
       PrintMemory(plans);
       PrintTimes(plans, input->load);

@@ -1,5 +1,6 @@
-// `bora plan`: which layouts a number of GPUs can serve a model in, and which one to take. Needs no
-// server and nothing of the model but its config.
+// The command `bora plan`: compares the layouts (tensor parallel, pipeline parallel, replicas) in
+// which a number of GPUs can serve a model, and recommends one. Needs no server, and of the model
+// only its config.
 #pragma once
 
 #include <cstdint>
@@ -10,25 +11,27 @@
 
 namespace bora {
 
-// As flags say it; amounts and rates with their units.
+// The flags as given. Amounts and rates are texts with units; RunPlan reads and checks them.
 struct PlanOptions {
-  std::string model;  // a directory with config.json or params.json
-  int64_t n_gpus = 0;
-  std::optional<int64_t> gpus_per_host;  // default: 8, or all where there are fewer
-  std::string gpu_memory;
-  double gpu_memory_utilization = 0.9;
-  std::string gpu_bandwidth = "4300GB/s";
-  double gpu_tflops = 790;
-  std::string interconnect = "365GB/s";
-  std::string network = "400Gb/s";
-  std::optional<int64_t> context;  // default: 8192, or the model's context where it is shorter
-  std::optional<int64_t> batch;    // default: 16 for each GPU
-  std::string objective = "throughput";
+  std::string model;                       // directory with config.json or params.json
+  int64_t n_gpus = 0;                      // [1, kMaxPlannedDevices]
+  std::optional<int64_t> gpus_per_host;    // divides n_gpus; default: 8, or n_gpus if fewer
+  std::string gpu_memory;                  // of one GPU, such as "141GB"; required
+  double gpu_memory_utilization = 0.9;     // share that a worker takes, (0, 1]
+  std::string gpu_bandwidth = "4300GB/s";  // of one GPU's memory
+  double gpu_tflops = 790;                 // bf16 TFLOP/s of one GPU, > 0
+  std::string interconnect = "365GB/s";    // of one GPU in a collective inside a host
+  std::string network = "400Gb/s";         // of one host to other hosts
+  // Tokens of a request; default: 8192, or the model's context if shorter.
+  std::optional<int64_t> context;
+  // Sequences decoding at once over all replicas; default: 16 per GPU.
+  std::optional<int64_t> batch;
+  std::string objective = "throughput";  // or "latency"
 };
 
-// Prints the layouts, those that do not fit with the reason, and the recommended one as flags, or
-// one JSON object. kExitUsage for a flag that is wrong, also a directory without a config that is
-// supported; kExitFailed when no layout fits.
+// Prints the layouts that fit, the others with the reason, and the recommended one as flags of
+// bora-coordinator; with --json one object. Returns kExitOk; kExitUsage if a flag is wrong or the
+// directory has no supported config; kExitFailed if no layout fits.
 int RunPlan(const GlobalOptions& global, const PlanOptions& options);
 
 }  // namespace bora

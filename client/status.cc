@@ -16,15 +16,19 @@ namespace {
 
 namespace pb = inference::v1;
 
-constexpr absl::Duration kMaxCall =
-    absl::Seconds(5);  // who is asked for a status has not much time
+// Limit of a call of this command: a person or a readiness probe waits for the answer.
+constexpr absl::Duration kMaxCall = absl::Seconds(5);
+// How often Watch looks for a key or a signal.
 constexpr absl::Duration kPoll = absl::Milliseconds(50);
+// Pause between two tries of WaitUntilServing.
 constexpr absl::Duration kWaitPoll = absl::Milliseconds(200);
 
+// Time of a steady clock as a duration.
 absl::Duration SteadyNow() {
   return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }
 
+// Asks for everything that one view shows: two calls, each with the timeout of `global`.
 grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sample) {
   {
     CallScope call(global);
@@ -40,16 +44,16 @@ bool IsServing(const StatusSample& sample) {
   return sample.info.group_state() == pb::GROUP_STATE_SERVING;
 }
 
-// Waits until the server serves; kExitUnavailable, with the reason on stderr
-// unless `quiet`, when it does not in time.
+// Asks again and again until the server serves or `limit` has passed. Returns kExitOk,
+// kExitInterrupted, or kExitUnavailable after printing the last reason to stderr (unless `quiet`).
 int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool quiet) {
   const absl::Duration end = SteadyNow() + limit;
   std::string reason;
   do {
-    // A channel of its own: one that has failed backs off for longer and
-    // longer.
+    // A new channel for each try: one that has failed waits longer and longer before it reconnects.
     Client client(global.server);
     StatusSample sample;
+    // At least 100 ms for the last try, at most the command's own timeout.
     GlobalOptions short_call = global;
     short_call.timeout =
         std::min(std::max(end - SteadyNow(), absl::Milliseconds(100)), global.timeout);
@@ -67,13 +71,15 @@ int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool qui
   return kExitUnavailable;
 }
 
-// Prints again and again. On a terminal a screen; elsewhere blocks with an
-// empty line between them.
+// The command `status --watch`: prints again every interval. On a terminal it shows a screen;
+// elsewhere it prints blocks with an empty line between them; with --json one object per line.
+// Owned by one thread.
 class Watch {
  public:
   Watch(const GlobalOptions& global, const StatusOptions& options)
       : global_(global), options_(options), client_(global.server) {}
 
+  // Returns kExitOk after q, kExitInterrupted after a signal, kExitFailed if stdout is closed.
   int Run() {
     while (true) {
       Print();
@@ -88,6 +94,7 @@ class Watch {
   }
 
  private:
+  // One view, or the notice that the server is away.
   void Print() {
     StatusSample sample;
     const grpc::Status status = Fetch(global_, &client_, &sample);
@@ -102,8 +109,8 @@ class Watch {
     Show("");
   }
 
-  // A server that is away for a moment is worth waiting for; that it is away is
-  // said once.
+  // The server may come back soon, so an unreachable server does not end the command. Outside a
+  // terminal its absence is printed once, not at every interval.
   void PrintAbsence(const grpc::Status& status) {
     const bool is_news = !is_absent_;
     is_absent_ = true;
@@ -112,8 +119,9 @@ class Watch {
       return;
     }
     if (!terminal_.has_value()) terminal_.emplace();
+    // A server that comes back may have restarted: no rates across the gap.
     last_.reset();
-    // The first line of what gRPC says may hold a whole list of addresses.
+    // gRPC's own message may list many addresses, so it is not shown.
     const std::string line = absl::StrCat("waiting for the server at ", global_.server);
     if (terminal_->is_screen()) {
       Show(line);
@@ -122,6 +130,7 @@ class Watch {
     }
   }
 
+  // Shows text_; on a terminal with `notice` and the help on the last row.
   void Show(const std::string& notice) {
     if (!terminal_->is_screen()) return terminal_->Show(absl::StrCat(text_, "\n"));
     const TerminalSize size = terminal_->size();
@@ -137,9 +146,9 @@ class Watch {
   const StatusOptions options_;
   Client client_;
   std::optional<Terminal> terminal_;
-  std::optional<StatusSample> last_;
-  std::string text_;
-  bool is_absent_ = false;
+  std::optional<StatusSample> last_;  // previous sample, for rates; none after an absence
+  std::string text_;                  // the last view, kept on the screen while the server is away
+  bool is_absent_ = false;            // the last call failed
 };
 
 }  // namespace
@@ -155,6 +164,7 @@ int RunStatus(const GlobalOptions& global, const StatusOptions& options) {
   Client client(global.server);
   StatusSample sample;
   const grpc::Status status = Fetch(with_timeout, &client, &sample);
+  // --ready has precedence over everything else and prints nothing.
   if (options.ready) return status.ok() && IsServing(sample) ? kExitOk : kExitUnavailable;
   if (!status.ok()) return Report(global, status);
   if (global.json) {

@@ -14,8 +14,10 @@ namespace {
 
 namespace pb = inference::v1;
 
+// Characters between the brackets of a bar.
 constexpr int kBarWidth = 20;
 
+// Bytes in binary units, with one decimal from KiB on.
 std::string Bytes(double bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   int unit = 0;
@@ -23,13 +25,14 @@ std::string Bytes(double bytes) {
   return absl::StrFormat("%.*f %s", unit == 0 ? 0 : 1, bytes, units[unit]);
 }
 
+// "GROUP_STATE_NOT_READY" with the prefix "GROUP_STATE_" as "not ready".
 std::string Lower(const std::string& enum_name, const std::string& prefix) {
   std::string out = enum_name.substr(std::min(prefix.size(), enum_name.size()));
   for (char& ch : out) ch = ch == '_' ? ' ' : static_cast<char>(std::tolower(ch));
   return out;
 }
 
-// "[####------]".
+// A bar such as "[####------]"; `part` is clamped to [0, 1].
 std::string Bar(double part) {
   const int n = static_cast<int>(std::lround(std::clamp(part, 0.0, 1.0) * kBarWidth));
   return absl::StrCat("[", std::string(n, '#'), std::string(kBarWidth - n, '-'), "]");
@@ -37,6 +40,7 @@ std::string Bar(double part) {
 
 double Part(double value, double all) { return all > 0 ? value / all : 0; }
 
+// A latency for people: "-" for none, "> 88 s" for the histogram's last bucket.
 std::string Milliseconds(double ms) {
   if (ms < 0) return "-";
   if (std::isinf(ms)) return "> 88 s";
@@ -44,6 +48,7 @@ std::string Milliseconds(double ms) {
   return absl::StrFormat("%.*f ms", ms < 10 ? 1 : 0, ms);
 }
 
+// Name, element type and size of each model; state of the group of workers; version.
 std::string ModelLines(const StatusSample& sample) {
   std::string out;
   for (const pb::Model& model : sample.models.models()) {
@@ -64,6 +69,7 @@ std::string ModelLines(const StatusSample& sample) {
   return out;
 }
 
+// Requests and KV blocks at this moment.
 std::string LoadLines(const pb::ServerInfo& info) {
   const pb::Load& load = info.load();
   const double used = Part(load.kv_block_used_count(), load.kv_block_count());
@@ -77,6 +83,7 @@ std::string LoadLines(const pb::ServerInfo& info) {
   return out;
 }
 
+// Rates and latencies between the two samples.
 std::string RateLines(const StatusSample& before, const StatusSample& sample) {
   const pb::Load& was = before.info.load();
   const pb::Load& is = sample.info.load();
@@ -98,6 +105,7 @@ std::string RateLines(const StatusSample& before, const StatusSample& sample) {
   return out;
 }
 
+// Counters since the server's start.
 std::string TotalLines(const pb::Load& load) {
   std::string out = absl::StrFormat(
       "total: %d requests, %d output tokens, %d preemptions, %d steps\n"
@@ -114,6 +122,7 @@ std::string TotalLines(const pb::Load& load) {
   return out;
 }
 
+// A table with one row for each worker. A worker that has no place in a layout has stage -1.
 std::string WorkerLines(const pb::ServerInfo& info) {
   std::string out =
       absl::StrFormat("%-6s %-5s %-4s %-7s %-9s %-9s %-9s %-5s %s\n", "worker", "stage", "rank",
@@ -147,11 +156,13 @@ double PercentileMs(const pb::LatencyHistogram& before, const pb::LatencyHistogr
     if (static_cast<int>(i) < before.counts_size()) counts[i] -= before.counts(static_cast<int>(i));
     total += counts[i];
   }
+  // No latency was counted between the samples.
   if (total <= 0) return -1;
   const auto rank = static_cast<int64_t>(std::ceil(part * static_cast<double>(total)));
   int64_t n = 0;
   for (size_t i = 0; i + 1 < counts.size(); ++i) {
     n += counts[i];
+    // Upper bound of bucket i in milliseconds, as LatencyHistogram defines it.
     if (n >= rank) return 0.1 * std::exp2(static_cast<double>(i) / 4);
   }
   return std::numeric_limits<double>::infinity();

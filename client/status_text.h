@@ -1,4 +1,4 @@
-// What `bora status` shows, as text. Pure.
+// The text that `bora status` prints. Pure functions.
 #pragma once
 
 #include <string>
@@ -8,26 +8,26 @@
 
 namespace bora {
 
-// One answer of the server.
+// The answers of the server at one time.
 struct StatusSample {
   inference::v1::ServerInfo info;
   inference::v1::ListModelsResponse models;
-  absl::Duration at;  // of a steady clock
+  absl::Duration at;  // when `info` arrived, on a steady clock
 };
 
-// Lines of at most 80 columns but for the names of hosts and devices, at the
-// ends of theirs. With `before`, an earlier sample of the same server, also
-// what happened between the two: rates, and percentiles of the time to the
-// first token and between tokens.
+// The text, in lines of at most 80 columns, except that names of hosts and devices, which stand at
+// the ends of lines, may go beyond. If `before` is not null, also tells what happened between the
+// two samples: rates, and percentiles of the time to the first token and of the time between
+// tokens. REQUIRES: `before` is null or IsSameRun(*before, sample).
 std::string StatusText(const StatusSample& sample, const StatusSample* before);
 
-// Whether `before` is of the same run of the server: its counters have not
-// begun anew.
+// Whether the earlier sample `before` comes from the same run of the server. If not, the server's
+// counters have restarted and differences mean nothing.
 bool IsSameRun(const StatusSample& before, const StatusSample& sample);
 
-// The value below which `part` of what was counted between the histograms lies,
-// by the upper bound of its bucket in milliseconds; infinite in the last
-// bucket, and negative where nothing was counted.
+// The `part`-quantile (0.5 is the median) of the latencies counted after `before` and up to
+// `after`, in milliseconds. It is rounded up to the upper bound of its histogram bucket: infinity
+// for the last bucket. Negative if nothing was counted in between.
 double PercentileMs(const inference::v1::LatencyHistogram& before,
                     const inference::v1::LatencyHistogram& after, double part);
 

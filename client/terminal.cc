@@ -19,13 +19,15 @@
 namespace bora {
 namespace {
 
+// Escape sequences of xterm, which all common terminals understand.
 constexpr absl::string_view kEnter = "\033[?1049h\033[?25l";  // alternate screen, no cursor
 constexpr absl::string_view kLeave = "\033[?25h\033[?1049l";
 constexpr absl::string_view kHome = "\033[H";
 constexpr absl::string_view kClearLine = "\033[K";
 constexpr absl::string_view kClearBelow = "\033[J";
 
-// What RestoreTerminal undoes; written before the flags are set.
+// State that RestoreTerminal() undoes. saved_keys is written before has_keys is set, so that
+// another thread that sees has_keys sees saved_keys.
 termios saved_keys;
 std::atomic<bool> has_keys{false};
 std::atomic<bool> has_screen{false};

@@ -1,5 +1,5 @@
-// The screen of a command that prints again and again: on a terminal an
-// alternate screen that keys reach, elsewhere plain text.
+// Output of a command that prints the same view again and again: on a terminal it replaces a full
+// screen and can be ended with a key; elsewhere it is plain text.
 #pragma once
 
 #include <string>
@@ -8,28 +8,32 @@
 
 namespace bora {
 
+// In characters. The defaults are for output that is no terminal.
 struct TerminalSize {
   int columns = 80;
   int rows = 24;
 };
 
-// One at a time. Owned by one thread.
+// The standard output of this process as a screen or as plain text. At most one exists at a time.
+// Owned by one thread.
 class Terminal {
  public:
-  // Takes the alternate screen, and keys as they are typed, where standard
-  // output is a terminal.
+  // If standard output is a terminal, switches to the alternate screen without a cursor and, if
+  // standard input is a terminal too, lets single keys be read without Enter or echo.
   Terminal();
-  // Gives both back.
+  // Restores screen and keys.
   ~Terminal();
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
 
+  // Whether standard output is a terminal.
   bool is_screen() const { return is_screen_; }
   TerminalSize size() const;
-  // On a screen replaces what it shows: lines are cut to its width, and to its
-  // height. Elsewhere prints the text.
+  // On a terminal, replaces the contents of the screen by `text`, cut to the screen's size.
+  // Elsewhere prints `text` as it is.
   void Show(const std::string& text);
-  // Waits; true if q was pressed meanwhile. Returns early then.
+  // Waits for `duration`, or less if a key is pressed; returns whether that key was q. Without a
+  // terminal always waits the whole time and returns false.
   bool WaitForQuit(absl::Duration duration) const;
 
  private:
@@ -37,11 +41,12 @@ class Terminal {
   const bool reads_keys_;
 };
 
-// What ~Terminal does, for a process that ends without it. From any thread.
+// Restores screen and keys as ~Terminal does, for a process that exits without destructors. Does
+// nothing if there is nothing to restore. Any thread.
 void RestoreTerminal();
 
-// The first `columns` characters of each line and the first `rows` lines,
-// without a newline at the end. Characters are code points.
+// The first `size.rows` lines of `text`, each cut to its first `size.columns` characters (Unicode
+// code points), without a final newline.
 std::string FitText(const std::string& text, TerminalSize size);
 
 }  // namespace bora

@@ -1,4 +1,4 @@
-// Small things that commands print.
+// Small text helpers that several commands share.
 #pragma once
 
 #include <google/protobuf/duration.pb.h>
@@ -13,16 +13,18 @@
 
 namespace bora {
 
-// A token in quotes: newlines, control characters and bytes that are not UTF-8
-// are escaped.
+// `token` in double quotes. Newlines, control characters and bytes that are not UTF-8 are escaped
+// as in C.
 inline std::string Quoted(absl::string_view token) {
   return absl::StrCat("\"", absl::Utf8SafeCEscape(token), "\"");
 }
 
+// A protobuf duration in seconds.
 inline double Seconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
 }
 
+// All of standard input up to its end. Blocks.
 inline std::string ReadStandardInput() {
   return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }

@@ -6,6 +6,7 @@
 namespace bora {
 namespace {
 
+// OK if value is in [1, max].
 absl::Status CheckRange(const char* field, int64_t value, int64_t max) {
   if (value >= 1 && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(

@@ -14,17 +14,19 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What a v0.1 or v0.2 params.json leaves out; every Mistral 7B was published for 32768 tokens.
+// Context length if params.json has none, as in v0.1 and v0.2: every Mistral 7B was published for
+// 32768 tokens.
 constexpr int64_t kMistralMaxPosition = 32768;
 
-// A value as the user wrote it, shortened: config values end up in error messages and logs.
+// A JSON value as text, cut to 80 characters, for error messages and logs.
 std::string Shown(const Json& value) {
   std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() > 80) text = absl::StrCat(text.substr(0, 77), "...");
   return text;
 }
 
-// Typed access to the top level of a config, collecting the first error. Owned by one thread.
+// Typed access to the top-level fields of a config. Keeps the first error and goes on with zeros,
+// so that the readers need no error handling of their own. Owned by one thread.
 class FieldReader {
  public:
   FieldReader(const Json& object, std::string file) : object_(object), file_(std::move(file)) {}
@@ -32,7 +34,7 @@ class FieldReader {
   const std::string& file() const { return file_; }
   const absl::Status& status() const { return status_; }
 
-  // The field's value; nullptr when it is absent or null.
+  // The field's value; nullptr if the field is missing or null.
   const Json* Find(const char* field) const {
     const auto it = object_.find(field);
     return it == object_.end() || it->is_null() ? nullptr : &*it;
@@ -110,6 +112,7 @@ class FieldReader {
   absl::Status status_;
 };
 
+// Parses `text`, which must be a JSON object. Errors begin with the file's name.
 absl::StatusOr<Json> ParseObject(absl::string_view text, const char* file) {
   absl::StatusOr<Json> json = ParseJson(text);
   if (!json.ok()) return Annotate(json.status(), file);
@@ -119,7 +122,8 @@ absl::StatusOr<Json> ParseObject(absl::string_view text, const char* file) {
   return json;
 }
 
-// "mistral" or "llama" from model_type and architectures, which must agree.
+// "mistral" or "llama", from the fields model_type and architectures, which must agree if both are
+// there.
 std::string ReadArchitecture(FieldReader& reader) {
   std::string from_class;
   if (const Json* list = reader.Find("architectures")) {
@@ -149,6 +153,7 @@ std::string ReadArchitecture(FieldReader& reader) {
   return type->get<std::string>();
 }
 
+// Fails for every feature that changes the computation and is not implemented.
 void RefuseUnsupportedHf(FieldReader& reader) {
   if (const Json* act = reader.Find("hidden_act"); act != nullptr && *act != "silu") {
     reader.Fail(
@@ -190,12 +195,12 @@ void RefuseUnsupportedHf(FieldReader& reader) {
   }
 }
 
-// Whether `rope` describes the plain rotary embedding over the whole head: a type that is default
-// or absent, and no other key that changes a frequency. rope_theta is for the caller.
+// Whether `rope` describes the plain rotary embedding over the whole head: its type is "default" or
+// missing, and no other key changes a frequency. rope_theta is allowed; the caller reads it.
 bool IsDefaultRope(const Json& rope) {
   if (!rope.is_object()) return false;
   for (const auto& [key, value] : rope.items()) {
-    // The context of training is of use to scaled embeddings only.
+    // original_max_position_embeddings matters only to scaled embeddings.
     const bool is_neutral = value.is_null() || key == "rope_theta" ||
                             key == "original_max_position_embeddings" ||
                             ((key == "rope_type" || key == "type") && value == "default") ||
@@ -205,8 +210,8 @@ bool IsDefaultRope(const Json& rope) {
   return true;
 }
 
-// rope_theta at the top level, inside rope_parameters as newer files write it, or inside
-// rope_scaling; where it stands more than once the values must agree.
+// Reads rope_theta from the top level, from rope_parameters (newer files) or from rope_scaling. If
+// it is in several places, the values must agree.
 double ReadHfRopeTheta(FieldReader& reader, ModelConfig& config) {
   std::optional<double> theta;
   std::string theta_field = "rope_theta";
@@ -239,6 +244,7 @@ double ReadHfRopeTheta(FieldReader& reader, ModelConfig& config) {
   return reader.Double("rope_theta");
 }
 
+// Fills bos_id and eos_ids; eos_token_id may be one id or a list.
 void ReadTokenIds(FieldReader& reader, ModelConfig& config) {
   const auto narrow = [&reader](const char* field, int64_t id) {
     if (id < 0 || id >= kMaxVocabSize) {
@@ -268,7 +274,8 @@ void ReadTokenIds(FieldReader& reader, ModelConfig& config) {
   }
 }
 
-// Context length under its current name, or the one of the first LLaMA conversions.
+// The context length, in tokens. max_sequence_length is the field's name in the first LLaMA
+// conversions.
 int64_t ReadHfMaxPosition(FieldReader& reader) {
   if (const auto value = reader.OptionalInt("max_position_embeddings")) return *value;
   if (const auto value = reader.OptionalInt("max_sequence_length")) return *value;
@@ -276,7 +283,8 @@ int64_t ReadHfMaxPosition(FieldReader& reader) {
   return 0;
 }
 
-// The heads and the window: fields whose absence means something different for each architecture.
+// Reads heads, head size and sliding window. A missing field means something different for each
+// architecture.
 void ReadHfAttention(FieldReader& reader, ModelConfig& config) {
   const bool is_llama = config.architecture == "llama";
   config.n_heads = reader.Int("num_attention_heads");

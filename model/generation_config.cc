@@ -16,21 +16,24 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kFileName[] = "generation_config.json";
-constexpr double kMaxTemperature = 100;  // of the API
+constexpr double kMaxTemperature = 100;  // the API's limit
+// Stands for an exclusive lower limit of 0 in ReadFloat.
 constexpr double kLeastPositive = std::numeric_limits<float>::min();
 
+// INVALID_ARGUMENT: "FIELD is VALUE, must be ...". The value is cut to 80 characters.
 absl::Status Bad(const char* field, const Json& value, absl::string_view must) {
   return absl::InvalidArgumentError(absl::StrCat(
       field, " is ", value.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 80),
       ", must be ", must));
 }
 
-// The field's value; nullptr when it is absent or null.
+// The field's value; nullptr if the field is missing or null.
 const Json* Find(const Json& json, const char* field) {
   const auto it = json.find(field);
   return it == json.end() || it->is_null() ? nullptr : &*it;
 }
 
+// A number in [low, high], or (0, high] if `low` is kLeastPositive; nullopt if it is missing.
 absl::StatusOr<std::optional<float>> ReadFloat(const Json& json, const char* field, double low,
                                                double high) {
   const Json* value = Find(json, field);

@@ -1,4 +1,5 @@
-// generation_config.json: how the makers of a model mean it to be sampled, and what ends its turns.
+// Reads generation_config.json, in which the makers of a model recommend sampling parameters and
+// name the tokens that end a turn.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,12 @@
 
 namespace bora {
 
-// Values for what a request leaves unset; nullopt leaves the API's own default in force. In the
-// ranges of SamplingParams. A plain value.
+// Values for sampling parameters that a request leaves unset; nullopt: the API's own default
+// applies. In the ranges of SamplingParams. A plain value.
 struct SamplingDefaults {
   std::optional<float> temperature;
   std::optional<float> top_p;
-  std::optional<int32_t> top_k;
+  std::optional<int32_t> top_k;  // 0: no limit
   std::optional<float> min_p;
   std::optional<float> repetition_penalty;
   std::optional<int32_t> max_tokens;  // max_new_tokens of the file; >= 1
@@ -24,20 +25,21 @@ struct SamplingDefaults {
   bool operator==(const SamplingDefaults&) const = default;
 };
 
+// The contents of the file, as far as this server uses them. A plain value.
 struct GenerationConfig {
-  std::vector<int32_t> eos_ids;  // ascending, unique; empty when the file names none
+  std::vector<int32_t> eos_ids;  // ascending, without duplicates; empty if the file names none
   SamplingDefaults sampling;
-  // The file asks for greedy decoding (do_sample false beside a temperature): said, not obeyed.
+  // do_sample is false in the file. The server logs this and samples nevertheless.
   bool asks_for_greedy = false;
 };
 
-// Reads the text of a generation_config.json: eos_token_id, temperature, top_p, top_k (-1 and 0 are
-// no limit), min_p, repetition_penalty and max_new_tokens, as vLLM does; do_sample does not count,
-// and other fields say nothing to this server. INVALID_ARGUMENT names the field, its value and the
-// range.
+// Reads the text of a generation_config.json. Uses the fields that vLLM uses: eos_token_id,
+// temperature, top_p, top_k (-1 and 0 mean no limit), min_p, repetition_penalty and max_new_tokens.
+// All other fields are ignored. INVALID_ARGUMENT names the field, its value and its range.
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text);
 
-// The one in `dir`; without a file an empty one.
+// Reads the file in the folder `dir`. Without the file, an empty GenerationConfig. Errors begin
+// with the path.
 absl::StatusOr<GenerationConfig> ReadGenerationConfig(const std::string& dir);
 
 }  // namespace bora

@@ -24,8 +24,8 @@
 namespace bora {
 namespace {
 
-// Greatest nesting of brackets outside strings. The parser itself does not recurse, but whoever
-// walks the value may.
+// The greatest nesting of brackets outside strings. Checked before parsing: the parser does not
+// recurse, but code that walks or destroys the value may.
 int NestingDepth(absl::string_view text) {
   int depth = 0;
   int deepest = 0;
@@ -53,7 +53,7 @@ absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat("JSON of ", text.size(), " bytes, the limit is ", kMaxJsonBytes));
   }
-  // The parser takes a NUL for the end of its input and would not see what follows.
+  // The parser takes a NUL for the end of its input, and would ignore everything after it.
   if (text.find('\0') != absl::string_view::npos) {
     return absl::InvalidArgumentError("not valid JSON: it holds a NUL byte");
   }

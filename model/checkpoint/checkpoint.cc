@@ -19,12 +19,13 @@
 namespace bora {
 namespace {
 
-// tokenizer.model files are about 500 KB; Llama 3's largest is 9 MB.
+// Limit of tokenizer.model in bytes. Such files have about 500 KB; Llama 3's largest has 9 MB.
 constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
-// Names listed in a message about missing or unexpected tensors.
+// Limit of the names in a message about missing or unexpected tensors.
 constexpr size_t kMaxNamesShown = 5;
+// Bytes of one sample for the fingerprint: a page.
 constexpr size_t kSampleBytes = 4096;
-// Of two tensors that are compared, at a time.
+// Bytes of each tensor that are compared at a time.
 constexpr int64_t kCompareBytes = int64_t{1} << 20;
 
 bool Exists(const std::string& path) {
@@ -36,7 +37,8 @@ absl::StatusOr<WeightFiles> FindWeights(const std::string& dir, CheckpointLayout
   return FindWeightFiles(dir, IndexName(layout), SafetensorsName(layout, 0, 1));
 }
 
-// A folder that is not there, or none at all; a hint where it looks like a name on a model hub.
+// The error for `dir` that does not exist or is no directory. Adds a hint if the text looks like a
+// name on a model hub ("owner/model").
 absl::Status NoFolderError(const std::string& dir) {
   const bool is_hub_name = std::count(dir.begin(), dir.end(), '/') == 1 && dir.front() != '/' &&
                            dir.front() != '.' && dir.back() != '/';
@@ -47,8 +49,8 @@ absl::Status NoFolderError(const std::string& dir) {
                                   : ""));
 }
 
-// Hugging Face's layout wherever it is complete; Mistral's otherwise; without any weights,
-// whichever config is there.
+// Hugging Face's layout if its config and weights are there; else Mistral's if those are; else, if
+// there are no weights, the layout of whichever config exists.
 absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
   std::error_code error;
   if (!std::filesystem::is_directory(dir, error)) return NoFolderError(dir);
@@ -58,7 +60,8 @@ absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
     return Exists(absl::StrCat(dir, "/", ConfigName(layout)));
   };
   for (const CheckpointLayout layout : kLayouts) {
-    // A malformed index is a matter of the layout that it belongs to.
+    // A malformed index counts as weights here: the layout is chosen, and opening it reports the
+    // error.
     if (has_config(layout) && !absl::IsNotFound(FindWeights(dir, layout).status())) return layout;
   }
   for (const CheckpointLayout layout : kLayouts) {
@@ -68,7 +71,8 @@ absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
       absl::StrCat(dir, ": no model here: neither config.json nor params.json"));
 }
 
-// The part of the stored name after "layers.N.", or the whole name for tensors outside layers.
+// The stored names of a kind: the part after "layers.N." for kinds inside a layer, else the whole
+// name.
 struct StoredPart {
   TensorKind kind;
   const char* hugging_face;
@@ -89,7 +93,7 @@ constexpr StoredPart kStoredParts[] = {
     {TensorKind::kNorm, "model.norm.weight", "norm.weight"},
     {TensorKind::kOutput, "lm_head.weight", "output.weight"}};
 
-// "3 tensors missing: a, b, c" with at most kMaxNamesShown names.
+// "3 tensors missing: a, b, c", with at most kMaxNamesShown names.
 std::string ListNames(std::vector<std::string> names, absl::string_view what) {
   std::sort(names.begin(), names.end());
   const size_t n = names.size();
@@ -98,7 +102,8 @@ std::string ListNames(std::vector<std::string> names, absl::string_view what) {
                       n > kMaxNamesShown ? ", ..." : "");
 }
 
-// Tensors that other software writes and that hold nothing the config does not say.
+// Whether a stored tensor that the model does not need adds nothing to the config: tables of rotary
+// frequencies, and the head of a tied model, which CheckTiedHead compares.
 bool IsRedundant(const std::string& stored_name, const ModelConfig& config,
                  CheckpointLayout layout) {
   if (absl::EndsWith(stored_name, ".rotary_emb.inv_freq")) return true;
@@ -106,13 +111,14 @@ bool IsRedundant(const std::string& stored_name, const ModelConfig& config,
          stored_name == StoredName(layout, {TensorKind::kOutput, kNoLayer});
 }
 
-// Where the samples of a tensor of more than three samples' size begin.
+// Offsets of the first, middle and last kSampleBytes of a tensor of n_bytes.
 std::array<int64_t, 3> SampleBegins(int64_t n_bytes) {
   constexpr auto kBytes = static_cast<int64_t>(kSampleBytes);
   return {0, std::max<int64_t>(n_bytes / 2 - kBytes / 2, 0),
           std::max<int64_t>(n_bytes - kBytes, 0)};
 }
 
+// Adds the three samples to `hash`, or all bytes if the tensor is no larger than three samples.
 void AddSamples(absl::Span<const uint8_t> bytes, Fingerprinter& hash) {
   if (bytes.size() <= 3 * kSampleBytes) {
     hash.AddBytes(bytes);
@@ -273,8 +279,8 @@ absl::Status Checkpoint::ResolveTensors(const std::string& dir, Locations stored
   return absl::OkStatus();
 }
 
-// The head of a model that says it has none of its own: a copy of the embeddings, or the config is
-// wrong about one of them.
+// A model with a tied head needs no tensor for the head. If there is one, it must be a copy of the
+// embeddings; otherwise either the config or the file is wrong.
 absl::Status Checkpoint::CheckTiedHead(const std::string& dir, const Location& head) const {
   const Location& table = by_name_.at(TensorName({TensorKind::kTokEmbeddings}));
   const auto differs = [&](const auto&... how) {
@@ -306,6 +312,7 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
   Fingerprinter hash;
   hash.AddString(LayoutName(layout_));
   AddConfig(config_, hash);
+  // Advise the kernel of all samples first, so that the disk serves them in parallel.
   for (const SafetensorsFile& file : files_) {
     for (const TensorInfo& info : file.tensors()) {
       const auto n_bytes = static_cast<int64_t>(info.end - info.begin);
@@ -318,6 +325,7 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
     hash.AddString(info.name);
     hash.AddString(FileDTypeName(info.dtype));
     for (const int64_t n : info.shape) hash.AddNumber(n);
+    // Through the mapping: three reads of a page each per tensor.
     AddSamples(files_[location.file].Bytes(info), hash);
   }
   for (const SafetensorsFile& file : files_) file.ReleasePages();

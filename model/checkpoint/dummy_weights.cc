@@ -10,14 +10,14 @@
 namespace bora {
 namespace {
 
-// One Philox block is 128 bits: eight elements of 16 bits. Blocks start at multiples of eight
-// columns of a row, so that the value of an element does not depend on the slice.
+// A Philox block has 128 bits, which give eight elements of 16 bits. Blocks begin at columns that
+// are multiples of eight, so that an element's value does not depend on the slice.
 constexpr int64_t kElementsPerBlock = 8;
-// Blocks made side by side, one per vector lane.
+// Number of blocks that are computed side by side, one per vector lane.
 constexpr int kLanes = 16;
 
-// The words of Philox4x32(key, counter_low + lane, counter_high), by word, then lane. The same
-// arithmetic as base/philox.h with the lanes innermost, which the compiler vectorises.
+// words[w][lane] is word w of Philox4x32(key, counter_low + lane, counter_high). The arithmetic of
+// base/philox.h with the lanes in the innermost loops, which the compiler vectorises.
 struct PhiloxLanes {
   uint32_t words[4][kLanes];
 
@@ -47,8 +47,8 @@ struct PhiloxLanes {
   }
 };
 
-// An element is offset + scale * k, k odd in [-65535, 65535]: both exact in float, so the product
-// and the sum round once each, the same on every machine.
+// An element is offset + scale * k, where k is odd and in [-65535, 65535]. k is exact in float, so
+// the product and the sum round once each and give the same bits on every machine.
 struct Distribution {
   float offset = 0;
   float scale = 0;
@@ -57,8 +57,9 @@ struct Distribution {
 Distribution DistributionOf(const ModelConfig& config, TensorId id) {
   const TensorShape shape = ShapeOf(config, id);
   if (shape.is_vector) return {1.0f, 0.1f / 65535.0f};
-  // Looking up an embedding adds nothing up, so its rows have unit variance and carry as much
-  // weight in the residual stream as a layer's output; a tied one must also do as the head.
+  // An embedding lookup sums nothing, so untied embeddings get unit variance and carry as much
+  // weight in the residual stream as a layer's output. A tied table is also the head, whose
+  // products sum over dim elements.
   const bool is_lookup = id.kind == TensorKind::kTokEmbeddings && !config.tie_word_embeddings;
   const double fan_in = is_lookup ? 1.0 : static_cast<double>(shape.n_cols);
   // A uniform variable in [-a, a] has variance a^2 / 3.
@@ -69,7 +70,7 @@ void Store(float value, float& dst) { dst = value; }
 void Store(float value, Bf16& dst) { dst = ToBf16(value); }
 void Store(float value, Half& dst) { dst = ToHalf(value); }
 
-// The kLanes * kElementsPerBlock elements of the lanes, in order.
+// Stores the kLanes * kElementsPerBlock elements of all lanes in ascending order of columns.
 template <typename T>
 void StoreLanes(const PhiloxLanes& lanes, const Distribution& distribution, T* dst) {
   for (int word = 0; word < 4; ++word) {
@@ -132,6 +133,8 @@ absl::Status DummyWeights::Read(TensorId id, const TensorSlice& slice, absl::Spa
   for (int64_t row = slice.row_begin; row < slice.row_end; ++row) {
     T* const dst_row = dst.data() + (row - slice.row_begin) * slice.n_cols();
     for (int64_t col = slice.col_begin; col < slice.col_end;) {
+      // The block that holds column `col` may begin before it; the batch then goes through a
+      // buffer.
       const int64_t first = col - col % kElementsPerBlock;
       lanes.Fill(seed_, row * blocks_per_row + first / kElementsPerBlock, counter_high);
       const int64_t end = std::min(first + kBatch, slice.col_end);

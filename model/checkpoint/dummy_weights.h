@@ -1,4 +1,4 @@
-// Made-up weights for load tests and for tests without a checkpoint (--load-format dummy).
+// Generated weights for load tests and for tests without a checkpoint (--load-format dummy).
 #pragma once
 
 #include <cstdint>
@@ -7,19 +7,20 @@
 
 namespace bora {
 
-// Every element is a pure function of (seed, tensor, row, column): all ways of splitting the model
-// over ranks see the same weights. Matrices are uniform with standard deviation 1 / sqrt(fan_in),
-// norms lie in [0.9, 1.1], so activations stay of order one through any number of layers.
-// The fingerprint covers the config and the seed. One core makes about 0.4 billion bf16 or 0.7
-// billion float elements a second: 14.5 GB of a 7B model take about 18 core-seconds.
+// Weights computed from a seed. An element is a pure function of (seed, tensor, row, column), so
+// every division of the model over ranks sees the same weights. Elements of matrices are uniform
+// with mean 0 and standard deviation 1 / sqrt(fan_in); those of norms lie in [0.9, 1.1]; so
+// activations stay of order one through any number of layers. The fingerprint covers config and
+// seed. One core makes about 0.4 billion bf16 or 0.7 billion float elements per second: the 14.5 GB
+// of a 7B model take about 18 core-seconds. Immutable after construction.
 class DummyWeights final : public WeightSource {
  public:
-  // `config` must have passed Validate() (CHECK).
+  // REQUIRES: Validate(config) is OK (CHECK).
   DummyWeights(const ModelConfig& config, uint64_t seed);
 
   const ModelConfig& config() const override { return config_; }
   Fingerprint fingerprint() const override;
-  // Never fail.
+  // Always OK.
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                          absl::Span<float> dst) const override;
   absl::Status ReadSlice(TensorId id, const TensorSlice& slice,

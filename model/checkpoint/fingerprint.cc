@@ -9,14 +9,14 @@ namespace bora {
 std::string Fingerprint::ToHex() const { return absl::StrFormat("%016x%016x", high, low); }
 
 void Fingerprinter::Mix(const uint8_t* bytes, size_t n_bytes) {
-  // The FNV prime for 128 bits: 2^88 + 0x13b.
+  // FNV's prime for 128 bits: 2^88 + 0x13b.
   constexpr auto kPrime = (static_cast<unsigned __int128>(1) << 88) | 0x13b;
   for (size_t i = 0; i < n_bytes; ++i) state_ = (state_ ^ bytes[i]) * kPrime;
 }
 
 void Fingerprinter::AddNumber(int64_t value) {
   uint8_t bytes[8];
-  // Little-endian whatever the host, so that every host computes the same hash.
+  // Little-endian on every host, so that every host computes the same hash.
   for (int i = 0; i < 8; ++i)
     bytes[i] = static_cast<uint8_t>(static_cast<uint64_t>(value) >> 8 * i);
   Mix(bytes, sizeof(bytes));

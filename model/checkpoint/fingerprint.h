@@ -1,5 +1,5 @@
-// A 128-bit FNV-1a hash: tells checkpoints apart so that ranks of one group never mix two of them.
-// Not cryptographic: it guards against mistakes, not against someone who forges a checkpoint.
+// A 128-bit FNV-1a hash that tells checkpoints apart, so that the ranks of a group never load two
+// different ones. Not cryptographic: it guards against mistakes, not against forged checkpoints.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 
 namespace bora {
 
+// The value of the hash. A plain value.
 struct Fingerprint {
   uint64_t high = 0;
   uint64_t low = 0;
@@ -19,23 +20,25 @@ struct Fingerprint {
   std::string ToHex() const;
 };
 
-// Owned by one thread. Every Add is length-prefixed, so ("ab", "c") and ("a", "bc") differ.
+// Computes a Fingerprint from a sequence of values. Texts and byte strings are added with their
+// length, so ("ab", "c") and ("a", "bc") give different hashes. Owned by one thread.
 class Fingerprinter {
  public:
   void AddBytes(absl::Span<const uint8_t> bytes);
   void AddString(absl::string_view text);
   void AddNumber(int64_t value);
-  // The hash of everything added so far.
+  // The hash of all values added so far.
   Fingerprint Get() const;
 
  private:
+  // Hashes bytes without their number.
   void Mix(const uint8_t* bytes, size_t n_bytes);
-  // The FNV-1a offset basis for 128 bits.
+  // FNV-1a's offset basis for 128 bits.
   unsigned __int128 state_ =
       (static_cast<unsigned __int128>(0x6c62272e07bb0142u) << 64) | 0x62b821756295c58du;
 };
 
-// Adds every number of the config (not its notes).
+// Adds every field of the config to `hash`, except its notes.
 void AddConfig(const ModelConfig& config, Fingerprinter& hash);
 
 }  // namespace bora

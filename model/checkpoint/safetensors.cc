@@ -26,8 +26,8 @@
 namespace bora {
 namespace {
 
-// Ten times what the largest config that Validate() accepts needs (1024 layers of 9 tensors), so
-// that a hostile header cannot make the list large.
+// Limit of the tensors of a file: ten times the need of the largest config that Validate() accepts
+// (1024 layers of 9 tensors), so that a hostile header cannot make the list large.
 constexpr size_t kMaxTensors = 100'000;
 
 struct DTypeEntry {
@@ -54,15 +54,16 @@ const DTypeEntry& EntryOf(FileDType dtype) {
   return kDTypes[0];
 }
 
-// Text from the file, quoted and shortened for a message.
+// Text from the file in quotes, cut to 120 bytes, for a message.
 std::string Quoted(absl::string_view text) {
   constexpr size_t kMaxShown = 120;
   if (text.size() <= kMaxShown) return JsonQuote(text);
   return absl::StrCat(JsonQuote(text.substr(0, kMaxShown)), "...");
 }
 
-// Receives the header's JSON as events and keeps only the tensors: a document tree of a hostile
-// 100 MB header would take gigabytes. Every callback returns false to stop at the first error.
+// Receives the header's JSON as parse events and keeps only the tensors: a document tree of a
+// hostile header of 100 MB would take gigabytes. A callback that returns false stops the parser;
+// status_ then holds the error. Owned by one thread.
 class HeaderHandler {
  public:
   absl::Status TakeStatus() { return std::move(status_); }
@@ -172,7 +173,8 @@ class HeaderHandler {
   }
 
  private:
-  // Where in the header the parser is.
+  // Position of the parser in the header: before it, in the top object, in a tensor's object, in
+  // its shape, in its data_offsets, in __metadata__, after the end.
   enum class Place { kStart, kTensors, kTensor, kShape, kOffsets, kMetadata, kEnd };
 
   bool StartTensor(const std::string& name) {
@@ -212,10 +214,10 @@ class HeaderHandler {
 
   Place place_ = Place::kStart;
   TensorInfo tensor_;  // the one being read
-  std::string field_;
-  int n_offsets_ = 0;
-  absl::flat_hash_set<std::string> fields_;  // keys seen in the current object
-  absl::flat_hash_set<std::string> names_;
+  std::string field_;  // the key whose value comes next, inside a tensor's object
+  int n_offsets_ = 0;  // numbers of data_offsets read so far
+  absl::flat_hash_set<std::string> fields_;  // keys of the current object so far
+  absl::flat_hash_set<std::string> names_;   // names of all tensors so far
   std::vector<TensorInfo> tensors_;
   absl::Status status_;
 };
@@ -224,7 +226,8 @@ absl::Status TensorError(const TensorInfo& tensor, absl::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(tensor.name), ": ", problem));
 }
 
-// The byte range must lie in the data section and be exactly as long as dtype and shape say.
+// INVALID_ARGUMENT unless the byte range lies in the data section and is exactly as long as dtype
+// and shape require.
 absl::Status CheckRange(const TensorInfo& tensor, uint64_t data_bytes) {
   if (tensor.begin > tensor.end) {
     return TensorError(tensor,
@@ -250,7 +253,8 @@ absl::Status CheckRange(const TensorInfo& tensor, uint64_t data_bytes) {
   return absl::OkStatus();
 }
 
-// Ranges in order of their bytes must follow each other exactly and fill the data section.
+// INVALID_ARGUMENT unless the ranges, sorted by their begin, follow each other without gap or
+// overlap and fill the data section.
 absl::Status CheckCoverage(const std::vector<TensorInfo>& tensors, uint64_t data_bytes) {
   uint64_t expected = 0;
   for (const TensorInfo& tensor : tensors) {
@@ -306,7 +310,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_
     return absl::InvalidArgumentError(
         absl::StrCat("header of ", header_bytes, " bytes does not start with '{'"));
   }
-  // The JSON parser takes a NUL for the end of its input and would not see what follows.
+  // The JSON parser takes a NUL for the end of its input, and would ignore everything after it.
   if (std::memchr(text, '\0', header_bytes) != nullptr) {
     return absl::InvalidArgumentError("header is not valid JSON: it holds a NUL byte");
   }
@@ -343,7 +347,8 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   if (map == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot map"));
   file.map_ = static_cast<const uint8_t*>(map);
   file.fd_ = std::move(fd);
-  // Looks are small and far apart: reading around them would cost more than the looks.
+  // Reads through the mapping are small and far apart: readahead would cost more than the reads
+  // themselves.
   madvise(map, file.map_bytes_, MADV_RANDOM);
   absl::StatusOr<SafetensorsHeader> header =
       ParseSafetensorsHeader(absl::MakeConstSpan(file.map_, file.map_bytes_));

@@ -1,5 +1,6 @@
-// The safetensors file format: eight bytes of header length, a JSON header, then raw tensor bytes.
-// Everything the header says is checked before it is believed.
+// The safetensors file format: eight bytes of header length, a JSON header, then the bytes of all
+// tensors. Every statement of the header is checked before it is used, since files come from third
+// parties.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 
 namespace bora {
 
-// Element types a file may hold; only F32, F16 and BF16 can be read as weights.
+// Element types that a file may hold. Only F32, F16 and BF16 can be read as weights.
 enum class FileDType : uint8_t {
   kBool,
   kU8,
@@ -34,45 +35,53 @@ enum class FileDType : uint8_t {
   kF64,
 };
 
-// "BF16", "F32", ...: the spelling of the format.
+// The format's name of the type: "BF16", "F32" and so on.
 absl::string_view FileDTypeName(FileDType dtype);
+// Size of an element in bytes.
 int64_t FileDTypeBytes(FileDType dtype);
 
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
+// Limits of this reader, far above what the models here have: dimensions and bytes of the name of a
+// tensor.
 inline constexpr size_t kMaxTensorRank = 8;
 inline constexpr size_t kMaxTensorNameBytes = 1024;
 
+// One entry of the header. A plain value.
 struct TensorInfo {
   std::string name;
   FileDType dtype = FileDType::kF32;
-  std::vector<int64_t> shape;  // every dimension > 0; empty for a scalar
-  uint64_t begin = 0;          // byte range inside the data section
+  std::vector<int64_t> shape;  // every dimension > 0; empty: a scalar
+  uint64_t begin = 0;          // byte range [begin, end) of the data section
   uint64_t end = 0;
 };
 
-// "[4096, 1024]"
+// A shape for messages: "[4096, 1024]".
 std::string ShapeText(absl::Span<const int64_t> shape);
 
+// A checked header.
 struct SafetensorsHeader {
-  uint64_t data_begin = 0;          // where the data section starts in the file
-  std::vector<TensorInfo> tensors;  // in the order of their bytes; no overlaps, no holes
+  uint64_t data_begin = 0;  // offset of the data section in the file, in bytes
+  // Ascending by begin; they fill the data section without overlap or hole.
+  std::vector<TensorInfo> tensors;
 };
 
-// Parses and checks the header of a whole file given as bytes; only the header's bytes are touched.
+// Parses and checks the header of a whole file, given as bytes; reads only the header's bytes.
 // INVALID_ARGUMENT names the tensor and both numbers. Memory used is proportional to the header.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_t> file_bytes);
 
-// A safetensors file, open and mapped read-only. Immutable after construction; Spans from Bytes()
-// live as long as the object (moving it keeps them valid). The file must not be truncated while it
-// is mapped: touching Bytes() past the new end raises SIGBUS, ReadAt returns an error. Replace
-// checkpoints by renaming, never in place.
+// A safetensors file, open and mapped read-only. Immutable after construction; all methods are
+// thread-safe. Spans from Bytes() are valid as long as the object, also after it is moved. The file
+// must not be truncated while it is open: touching Bytes() past the new end raises SIGBUS, and
+// ReadAt returns an error. Replace checkpoints by renaming, never in place.
 //
-// Bytes() is for small looks. A mapping reads a cold file at a third of the disk's speed, page
-// fault by page fault, and its pages count as this process's memory; weights are read with ReadAt.
+// Use Bytes() for small reads only. A mapping reads a cold file at a third of the disk's speed,
+// page fault by page fault, and its pages count as memory of this process. Weights are read with
+// ReadAt.
 class SafetensorsFile {
  public:
-  // Maps the file and parses its header. Errors start with the path. NOT_FOUND when there is no
-  // such file, INVALID_ARGUMENT when it is not a regular file or the header is wrong.
+  // Opens and maps the file and parses its header. Errors begin with the path: NOT_FOUND if the
+  // file does not exist, INVALID_ARGUMENT if it is no regular file or its header is wrong, other
+  // codes for errors of the system.
   static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
 
   SafetensorsFile(SafetensorsFile&& other) noexcept;
@@ -81,31 +90,33 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
-  // Of the data section, behind the header.
+  // Size of the data section, which follows the header.
   int64_t data_bytes() const { return static_cast<int64_t>(map_bytes_ - header_.data_begin); }
-  // nullptr when the file has no tensor of that name.
+  // The tensor of that name; nullptr if the file has none.
   const TensorInfo* Find(absl::string_view name) const;
-  // The tensor's bytes; `tensor` must be one of tensors().
+  // All bytes of a tensor, through the mapping. REQUIRES: `tensor` is one of tensors().
   absl::Span<const uint8_t> Bytes(const TensorInfo& tensor) const;
 
-  // dst <- the bytes from `offset` of the tensor, one of tensors(), on. Any number of threads.
-  // DATA_LOSS names the path and the offset when the file has become shorter or cannot be read.
+  // Reads dst.size() bytes of `tensor`, from byte `offset` of it on, into `dst`. Any number of
+  // threads. DATA_LOSS, with the path and the offset, if the file has become shorter or cannot be
+  // read. REQUIRES: `tensor` is one of tensors(), and the range lies in it (CHECK).
   absl::Status ReadAt(const TensorInfo& tensor, int64_t offset, absl::Span<uint8_t> dst) const;
 
-  // Tells the kernel that these bytes of the tensor will be read soon, and returns before they are
-  // there. Advice only.
+  // Tells the kernel that these bytes of the tensor will be read soon. Returns before they are
+  // read. Advice only: errors are ignored.
   void WillRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const;
 
-  // Tells the kernel that its copy of these bytes of the tensor is not worth keeping. Advice only.
+  // Tells the kernel that these bytes of the tensor need not stay in its page cache. Advice only.
   void HaveRead(const TensorInfo& tensor, int64_t offset, int64_t n_bytes) const;
 
-  // Gives the pages that Bytes() has brought into this process back; they come again when touched.
+  // Gives back the pages that reads through Bytes() have mapped into this process. A later access
+  // maps them again.
   void ReleasePages() const;
 
  private:
   SafetensorsFile() = default;
   void Unmap();
-  // Where byte `offset` of the tensor lies in the file.
+  // Offset in the file of byte `offset` of the tensor.
   int64_t FileOffset(const TensorInfo& tensor, int64_t offset) const {
     return static_cast<int64_t>(header_.data_begin + tensor.begin) + offset;
   }
@@ -115,7 +126,7 @@ class SafetensorsFile {
   const uint8_t* map_ = nullptr;
   uint64_t map_bytes_ = 0;
   SafetensorsHeader header_;
-  absl::flat_hash_map<std::string, size_t> index_;  // name to position in header_.tensors
+  absl::flat_hash_map<std::string, size_t> index_;  // from name to index in header_.tensors
 };
 
 }  // namespace bora

@@ -6,6 +6,7 @@
 namespace bora {
 namespace {
 
+// The kinds inside a layer, in the order of the forward pass.
 constexpr TensorKind kLayerKinds[] = {
     TensorKind::kAttentionNorm, TensorKind::kWq, TensorKind::kWk, TensorKind::kWv, TensorKind::kWo,
     TensorKind::kFfnNorm,       TensorKind::kW1, TensorKind::kW2, TensorKind::kW3};

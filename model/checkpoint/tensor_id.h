@@ -1,4 +1,4 @@
-// Names and shapes of the weights of one decoder, independent of how a checkpoint spells them.
+// Names and shapes of the weights of one decoder, independent of the names that a checkpoint uses.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace bora {
 
-// Matrices are stored [out, in] as in both checkpoint layouts: y = W x.
+// The kinds of weights. Matrices are stored [out, in], as in both checkpoint layouts: y = W x.
 enum class TensorKind : uint8_t {
   kTokEmbeddings,  // [vocab_size, dim]
   kAttentionNorm,  // [dim]
@@ -25,16 +25,18 @@ enum class TensorKind : uint8_t {
   kOutput,         // [vocab_size, dim]
 };
 
+// The layer of a tensor that belongs to no layer.
 inline constexpr int64_t kNoLayer = -1;
 
-// Which weight: `layer` is in [0, n_layers) for the kinds inside a layer and kNoLayer for others.
+// Identifies one weight. `layer` is in [0, n_layers) for kinds inside a layer, kNoLayer for the
+// others. A plain value.
 struct TensorId {
   TensorKind kind = TensorKind::kTokEmbeddings;
   int64_t layer = kNoLayer;
   bool operator==(const TensorId&) const = default;
 };
 
-// Shape of a weight. A vector of n elements is one row of n columns.
+// Shape of a weight. A vector of n elements counts as one row of n columns.
 struct TensorShape {
   int64_t n_rows = 0;
   int64_t n_cols = 0;
@@ -42,17 +44,17 @@ struct TensorShape {
   bool operator==(const TensorShape&) const = default;
 };
 
-// Whether tensors of this kind exist once per layer.
+// Whether every layer has a tensor of this kind.
 bool IsLayerTensor(TensorKind kind);
 
-// "layers.3.wq", "tok_embeddings", ...: the canonical name, used in every message.
+// The canonical name, which all messages use: "layers.3.wq", "tok_embeddings" and so on.
 std::string TensorName(TensorId id);
 
-// The shape that `config` gives the tensor.
+// The shape that the tensor must have in a model of this config.
 TensorShape ShapeOf(const ModelConfig& config, TensorId id);
 
-// Every weight a checkpoint of this config must hold, in the order of the forward pass. A tied head
-// is not listed: reading kOutput then reads kTokEmbeddings.
+// Every weight that a checkpoint of this config must hold, in the order of the forward pass. A tied
+// head is not listed, since reading kOutput then reads kTokEmbeddings.
 std::vector<TensorId> AllTensors(const ModelConfig& config);
 
 }  // namespace bora

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-// The whole library as inline functions: no other file needs it.
+// Makes all of xxhash inline, so that no library is linked: no other file uses it.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -17,7 +17,7 @@ namespace {
 
 DigestSum ToSum(const XXH128_hash_t& hash) { return {hash.high64, hash.low64}; }
 
-// How many tensor ranks in a row have the same KV heads.
+// Number of consecutive tensor ranks that hold copies of the same KV heads.
 int KvCopies(const DigestLayout& layout) {
   return std::max(1, layout.tp_size / static_cast<int>(layout.n_kv_heads));
 }
@@ -50,8 +50,9 @@ DigestPart DigestPartOf(TensorKind kind) {
   }
 }
 
-// wo is cut between heads. w2 is cut into tp_size equal parts by any tp_size that divides n_heads
-// and hidden_dim, so every cut is a multiple of hidden_dim / gcd(n_heads, hidden_dim).
+// Tensor parallelism cuts columns of wo between heads. It cuts w2 into tp_size equal parts, where
+// tp_size divides both n_heads and hidden_dim; so every cut is a multiple of hidden_dim /
+// gcd(n_heads, hidden_dim).
 int64_t DigestUnitCols(const ModelConfig& config, TensorId id) {
   if (id.kind == TensorKind::kWo) return config.head_dim;
   if (id.kind == TensorKind::kW2) {
@@ -87,8 +88,9 @@ std::optional<DigestMismatch> FindDigestMismatch(absl::Span<const WeightDigests>
   };
   for (int rank = 0; rank < n_ranks; ++rank) {
     const int tp_rank = rank % layout.tp_size;
-    const int first = rank - tp_rank;                          // of the stage
-    const int first_copy = rank - tp_rank % KvCopies(layout);  // of the same KV heads
+    const int first = rank - tp_rank;  // tensor rank 0 of the same stage
+    // The first rank with the same KV heads.
+    const int first_copy = rank - tp_rank % KvCopies(layout);
     if (differ(rank, first, DigestPart::kEmbedding)) {
       return DigestMismatch{rank, first, DigestPart::kEmbedding};
     }
@@ -100,6 +102,7 @@ std::optional<DigestMismatch> FindDigestMismatch(absl::Span<const WeightDigests>
     }
   }
   if (!layout.tied_head) return std::nullopt;
+  // The head's slices add up to the whole table, which rank 0 has read as embeddings.
   DigestSum head;
   for (int rank = n_ranks - layout.tp_size; rank < n_ranks; ++rank) {
     head += ranks[rank][DigestPart::kHead];

@@ -1,12 +1,12 @@
-// A digest of the bytes of all weights that ranks make from their own slices while they read them,
-// and that is the same however the model is divided.
+// A digest of the bytes of all weights. Each rank computes its part while it reads its slices; the
+// parts add up to the same digest however the model is divided.
 //
-// Every tensor is divided into units that no division cuts: a row, or, where tensor parallelism
-// divides the columns, pieces of a row (DigestUnitCols). A unit's hash is XXH3 of its bytes as they
-// are stored, then of that and of the unit's place; the digest of any set of units is the sum of
-// their hashes. So the digests of disjoint slices add up to that of the whole, and the digests of
-// two copies of a slice are equal exactly when the copies are, but for accidents of one in 2^128.
-// It guards against files that differ by mistake, not against someone who makes them collide.
+// Every tensor consists of units that no division cuts: a row or, if tensor parallelism divides the
+// columns, a piece of a row (DigestUnitCols). The hash of a unit is XXH3 over (XXH3 of its stored
+// bytes, tensor, row, piece). The digest of a set of units is the sum of their hashes, so digests
+// of disjoint slices add up to the digest of the whole. Digests of two copies of a slice are equal
+// if the copies are equal; different copies have equal digests with a probability of about 2^-128.
+// This guards against files that differ by mistake, not against deliberate collisions.
 #pragma once
 
 #include <array>
@@ -21,7 +21,7 @@
 
 namespace bora {
 
-// A sum of unit hashes: 128 bits as two numbers, each modulo 2^64.
+// A sum of unit hashes: 128 bits as two numbers, each modulo 2^64. A plain value.
 struct DigestSum {
   uint64_t high = 0;
   uint64_t low = 0;
@@ -36,21 +36,22 @@ struct DigestSum {
   std::string ToHex() const;
 };
 
-// What a rank reads, by which other ranks read the same.
+// Parts of the weights that a rank reads, grouped by the ranks that read the same bytes.
 enum class DigestPart : uint8_t {
-  kEmbedding,  // every tensor rank of the first stage; the head's ranks together where it is tied
-  kNorms,      // every tensor rank of a stage
-  kKeyValue,   // the ranks that attend to the same KV heads
-  kHead,       // nobody else
-  kOther,      // nobody else
+  kEmbedding,  // all tensor ranks of the first stage; with a tied head also all head ranks together
+  kNorms,      // all tensor ranks of a stage
+  kKeyValue,   // the tensor ranks with the same KV heads
+  kHead,       // one rank only
+  kOther,      // one rank only
 };
 inline constexpr int kNDigestParts = 5;
 
-// "embedding", "norms", ...
+// The name for messages: "embedding", "norms" and so on.
 absl::string_view DigestPartName(DigestPart part);
+// The part that tensors of this kind belong to.
 DigestPart DigestPartOf(TensorKind kind);
 
-// The digests of what one rank has read; all zero for weights that are made up. A plain value.
+// The digests of everything that one rank has read. All zero for dummy weights. A plain value.
 struct WeightDigests {
   std::array<DigestSum, kNDigestParts> parts;
 
@@ -59,49 +60,50 @@ struct WeightDigests {
   bool operator==(const WeightDigests&) const = default;
 };
 
-// Columns of a unit of the tensor; a unit of the last columns is never shorter. All divisions that
-// MakePartition accepts cut the tensor between units.
+// Columns of a unit of the tensor; divides the tensor's columns. Every division that MakePartition
+// accepts cuts the tensor between units.
 int64_t DigestUnitCols(const ModelConfig& config, TensorId id);
 
-// n_cols columns from col_begin on of one row, as they are stored.
+// A piece of one row, as stored in the file.
 struct StoredRow {
   TensorId id;
   int64_t row = 0;
-  int64_t col_begin = 0;  // a multiple of unit_cols, as is n_cols
-  int64_t n_cols = 0;
-  int64_t unit_cols = 0;  // DigestUnitCols
+  int64_t col_begin = 0;  // a multiple of unit_cols
+  int64_t n_cols = 0;     // a multiple of unit_cols
+  int64_t unit_cols = 0;  // DigestUnitCols of the tensor
   int64_t element_bytes = 0;
 };
 
-// Adds the hashes of the row's units to *sum. `bytes` has n_cols * element_bytes.
+// Adds the hashes of the piece's units to *sum. `bytes` [n_cols * element_bytes].
 void AddRowDigest(const StoredRow& row, absl::Span<const uint8_t> bytes, DigestSum* sum);
 
-// How a model is divided, as far as it decides which ranks read the same.
+// The facts about a group that decide which of its ranks read the same bytes.
 struct DigestLayout {
   int tp_size = 1;
   int64_t n_kv_heads = 1;
   bool tied_head = false;
 };
 
-// Two ranks that should have read the same and have not. With a tied head, `other_rank` may be one
-// of several whose slices add up to what `rank` has read whole.
+// Two ranks that should have read the same bytes and have not. With a tied head, `other_rank` may
+// be one of several ranks whose slices of the head together should equal the table that `rank` has
+// read.
 struct DigestMismatch {
   int rank = 0;
   int other_rank = 0;
   DigestPart part = DigestPart::kOther;
 };
 
-// The first mismatch among the ranks of a group, [pp_size * tp_size], those of the first stage
-// first; nullopt when all copies agree.
+// The first pair of ranks whose copies differ, or nullopt if all copies agree. `ranks` [pp_size *
+// tp_size], stage by stage. REQUIRES: tp_size divides the number of ranks (CHECK).
 std::optional<DigestMismatch> FindDigestMismatch(absl::Span<const WeightDigests> ranks,
                                                  const DigestLayout& layout);
 
-// The digest of the model that the ranks hold together, each tensor counted once: the same for
-// every layout. The copies agree.
+// The digest of the model that the ranks hold together, each tensor counted once; equal for every
+// layout of one checkpoint. REQUIRES: FindDigestMismatch found none.
 DigestSum ModelDigest(absl::Span<const WeightDigests> ranks, const DigestLayout& layout);
 
-// What identifies the weights of a model to people: 32 hexadecimal digits from the checkpoint's
-// fingerprint and the ModelDigest of its bytes.
+// The identity of a model's weights for people: 32 hexadecimal digits, computed from the
+// checkpoint's fingerprint and the ModelDigest of its bytes.
 std::string WeightsDigestText(absl::string_view fingerprint, const DigestSum& bytes);
 
 }  // namespace bora

@@ -16,7 +16,7 @@
 namespace bora {
 namespace {
 
-// File names listed in a message.
+// Limit of the file names in a message.
 constexpr size_t kMaxNamesShown = 5;
 
 std::string PathOf(const std::string& dir, const std::string& name) {
@@ -28,7 +28,8 @@ bool Exists(const std::string& path) {
   return std::filesystem::exists(path, error);
 }
 
-// An index may only name files of its own directory.
+// INVALID_ARGUMENT unless `name` is a plain file name: an index must not reach outside its
+// directory.
 absl::Status CheckShardName(const std::string& name) {
   const bool plain = absl::EndsWith(name, ".safetensors") && name.front() != '.' &&
                      name.find_first_of("/\\\0", 0, 3) == std::string::npos;
@@ -38,7 +39,7 @@ absl::Status CheckShardName(const std::string& name) {
                    ", must be a plain *.safetensors name in the same directory"));
 }
 
-// File name by stored tensor name.
+// Reads the text of an index: file name by stored tensor name.
 absl::StatusOr<std::map<std::string, std::string>> ParseIndex(absl::string_view text) {
   ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text));
   const auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
@@ -58,6 +59,7 @@ absl::StatusOr<std::map<std::string, std::string>> ParseIndex(absl::string_view 
   return shard_of;
 }
 
+// Reads and checks the index; fills names and shard_of.
 absl::StatusOr<WeightFiles> ReadIndex(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kMaxJsonBytes));
   auto parsed = ParseIndex(text);
@@ -74,7 +76,7 @@ absl::StatusOr<WeightFiles> ReadIndex(const std::string& path) {
   return files;
 }
 
-// "2 of 3 files that are not here: a, b"
+// "names 3 files, of which 2 are not here: a, b", for a message.
 std::string MissingText(size_t n_names, std::vector<std::string> missing) {
   const size_t n = missing.size();
   missing.resize(std::min(n, kMaxNamesShown));
@@ -83,7 +85,7 @@ std::string MissingText(size_t n_names, std::vector<std::string> missing) {
                       n > kMaxNamesShown ? ", ..." : "");
 }
 
-// What else the directory has that might be weights, as a parenthesis; empty when nothing.
+// A hint about weights in formats that are not read, in parentheses; empty if there are none.
 std::string OtherFormats(const std::string& dir) {
   std::set<std::string> found;
   for (const std::string& name : ListFileNames(dir)) {

@@ -1,4 +1,4 @@
-// Which files of a model directory hold its weights.
+// Finds the files of a model directory that hold its weights.
 #pragma once
 
 #include <map>
@@ -10,21 +10,23 @@
 
 namespace bora {
 
-// The largest model published in this form has fewer than 200 shards.
+// Limit of the files of an index. The largest published model of this form has fewer than 200.
 inline constexpr size_t kMaxShards = 1000;
 
+// The files to read. A plain value.
 struct WeightFiles {
   std::vector<std::string> names;  // plain file names inside the directory, ascending
-  // With an index: file name by stored tensor name. Empty without.
+  // File name by stored tensor name, as the index says; empty if no index is used.
   std::map<std::string, std::string> shard_of;
-  // What of the directory was not believed, for the log; empty when nothing contradicts.
+  // A sentence for the log if the directory contradicts itself and something is ignored; else
+  // empty.
   std::string note;
 };
 
-// Finds the files of one layout in `dir`: the shards that `index_name` names, or `file_name`. An
-// index is believed when its shards are there, also beside `file_name`; an index without its shards
-// is passed over when `file_name` is there. NOT_FOUND names what is missing; INVALID_ARGUMENT a
-// malformed index.
+// Finds the weight files of one layout in `dir`: the shards that the index `index_name` names, or
+// the single file `file_name`. The index has precedence if all its shards exist. If some are
+// missing, `file_name` is used if it exists. NOT_FOUND lists missing files; INVALID_ARGUMENT
+// describes a malformed index.
 absl::StatusOr<WeightFiles> FindWeightFiles(const std::string& dir, const std::string& index_name,
                                             const std::string& file_name);
 

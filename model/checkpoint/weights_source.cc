@@ -18,15 +18,16 @@ static_assert(std::endian::native == std::endian::little, "safetensors bytes are
 namespace bora {
 namespace {
 
-// Rows that follow each other in the file are read together, up to this many bytes, so that they
-// are still in the L2 cache when they are checked and converted.
+// Rows that are consecutive in the file are read together, up to this many bytes, so that they are
+// still in the L2 cache when they are checked and converted.
 constexpr int64_t kRunBytes = int64_t{1} << 20;
 
 float Widen(float value) { return value; }
 float Widen(Bf16 value) { return ToFloat(value); }
 
-// HalfToFloat without a branch, so that it is vectorised; also where subnormal floats count as zero
-// (subnormal halves are converted as integers).
+// HalfToFloat without a branch, so that the compiler vectorises it. Subnormal halves are converted
+// as integers, so the result is right even where subnormal floats count as zero
+// (base/host/flush_subnormals.h).
 float Widen(Half half) {
   const uint32_t magnitude = half.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
@@ -39,7 +40,7 @@ float Widen(Half half) {
 }
 
 void Narrow(float value, float& dst) { dst = value; }
-// ToBf16 without its branch: NaN comes out as some value that is not finite, which is refused.
+// ToBf16 without its branch: NaN becomes infinity, which the caller refuses just the same.
 void Narrow(float value, Bf16& dst) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -49,7 +50,7 @@ void Narrow(float value, Bf16& dst) {
 
 void Narrow(float value, Half& dst) { dst = ToHalf(value); }
 
-// src: dst.size() elements of type Stored at any alignment.
+// Converts dst.size() elements of type Stored, which may be at any alignment, to `dst`.
 template <typename Stored, typename T>
 void Convert(const uint8_t* src, absl::Span<T> dst) {
   if constexpr (std::is_same_v<Stored, T>) {
@@ -77,8 +78,8 @@ void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   }
 }
 
-// What a type of number is called, and its bits: all of the exponent's, the lowest of them, the
-// sign.
+// Name and bits of a number format: the exponent's bits, the lowest of these bits, and the sign
+// bit.
 template <typename T>
 struct FormatOf;
 template <>
@@ -104,8 +105,8 @@ uint32_t BitsOf(float value) { return std::bit_cast<uint32_t>(value); }
 uint16_t BitsOf(Bf16 value) { return value.bits; }
 uint16_t BitsOf(Half value) { return value.bits; }
 
-// Whether all of n elements are finite, in a pass without branches, which the compiler vectorises.
-// An exponent of all ones is infinity or NaN, and one more carries into the sign.
+// Whether all n elements are finite. One pass without branches, which the compiler vectorises: an
+// exponent of all ones means infinity or NaN, and adding one to it carries into the sign bit.
 template <typename T>
 bool AllFinite(const T* elements, size_t n) {
   using Bits = decltype(BitsOf(T()));
@@ -118,7 +119,7 @@ bool AllFinite(const T* elements, size_t n) {
   return (carries & Format::kSign) == 0;
 }
 
-// Index of the first element that is not finite, or elements.size().
+// Index of the first element that is not finite; elements.size() if all are finite.
 template <typename T>
 size_t FirstNotFinite(absl::Span<const T> elements) {
   if (AllFinite(elements.data(), elements.size())) return elements.size();
@@ -166,14 +167,14 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
                                      DigestSum* digest) const {
   const TensorShape shape = ShapeOf(config(), id);
   CheckSlice(id, shape, slice, dst.size());
-  if (dst.empty()) return absl::OkStatus();  // without a destination there is no address to copy to
+  if (dst.empty()) return absl::OkStatus();  // an empty span has no address to copy to
   const StoredTensor stored = checkpoint_.Find(id);
   const int64_t element_bytes = FileDTypeBytes(stored.dtype);
   const int64_t span_bytes = slice.n_cols() * element_bytes;
   const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
   const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
   const bool is_copy = stored.dtype == FormatOf<T>::kDType;
-  // A tied head is read as what it is stored as.
+  // The digest of a tied head names the table, since those are the stored bytes.
   const bool is_tied_head = id.kind == TensorKind::kOutput && config().tie_word_embeddings;
   const TensorId stored_id = is_tied_head ? TensorId{TensorKind::kTokEmbeddings} : id;
   StoredRow unit = {.id = stored_id,
@@ -197,7 +198,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
         *stored.info, (stored_row * shape.n_cols + slice.col_begin) * element_bytes,
         absl::MakeSpan(raw, n_rows * span_bytes)));
     if (digest != nullptr) {
-      // What was just read is still in the cache.
+      // The bytes just read are still in the cache.
       for (int64_t i = 0; i < n_rows; ++i) {
         unit.row = stored_row + i;
         AddRowDigest(unit, absl::MakeConstSpan(raw + i * span_bytes, span_bytes), digest);
@@ -224,8 +225,8 @@ int64_t CheckpointWeights::StoragePosition(TensorId id, const TensorSlice& slice
          (slice.row_begin * shape.n_cols + slice.col_begin) * FileDTypeBytes(stored.dtype);
 }
 
-// Of a part of the columns whole rows are fetched: pages and the disk's own units are as large as
-// the gaps, and on one host the other tensor parallel ranks want the rest.
+// Advises whole rows even for a slice of the columns: the gaps are no larger than the units in
+// which disks read, and on one host the other tensor ranks need the rest of the rows.
 void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
   const StoredTensor stored = checkpoint_.Find(id);
   const TensorShape shape = ShapeOf(config(), id);
@@ -234,7 +235,8 @@ void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
   stored.file->WillRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
 }
 
-// Of a part of the columns nothing is dropped: other tensor parallel ranks want the rest.
+// Drops nothing if the slice has only some of the columns: other tensor ranks need the rest of the
+// rows.
 void CheckpointWeights::HaveRead(TensorId id, const TensorSlice& slice) const {
   const StoredTensor stored = checkpoint_.Find(id);
   const TensorShape shape = ShapeOf(config(), id);

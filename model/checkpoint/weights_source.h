@@ -1,5 +1,5 @@
-// Where a rank's weights come from: a checkpoint on disk or made-up numbers, read by rectangles so
-// that a rank touches only its own share.
+// The source of a rank's weights: a checkpoint on disk or generated numbers. Weights are read in
+// rectangles, so that a rank touches only its own share.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace bora {
 
-// Rows [row_begin, row_end) and columns [col_begin, col_end) of a tensor.
+// The rectangle of rows [row_begin, row_end) and columns [col_begin, col_end) of a tensor. A plain
+// value.
 struct TensorSlice {
   int64_t row_begin = 0;
   int64_t row_end = 0;
@@ -27,12 +28,12 @@ struct TensorSlice {
   int64_t n_elements() const { return n_rows() * n_cols(); }
 };
 
-// All rows and columns of a tensor of this shape.
+// The slice with all rows and columns of a tensor of this shape.
 inline TensorSlice WholeTensor(const TensorShape& shape) {
   return {0, shape.n_rows, 0, shape.n_cols};
 }
 
-// CHECK-fails unless the slice lies in the tensor and has dst_size elements.
+// Aborts (CHECK) unless the slice lies in the tensor and has exactly dst_size elements.
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size);
 
 // Implementations are immutable after construction: any number of threads may read at once.
@@ -42,14 +43,16 @@ class WeightSource {
 
   virtual const ModelConfig& config() const = 0;
 
-  // Equal for two sources only if they hold the same weights (see each implementation).
+  // Equal for two sources only if they hold the same weights, as far as the implementation can
+  // tell.
   virtual Fingerprint fingerprint() const = 0;
 
-  // Writes the slice of tensor `id`, row-major, to `dst` [slice.n_rows(), slice.n_cols()], whose
-  // size must be exactly that (CHECK, as is a slice outside the tensor). Norm vectors are one row.
-  // wq and wk come in half-rotation order from every layout. Conversion to float is exact;
-  // conversion to bf16 and float16 rounds to nearest even. DATA_LOSS names tensor and element of a
-  // value that is not finite (also one that overflows the type).
+  // Writes the slice of tensor `id` to `dst` [slice.n_rows(), slice.n_cols()], row-major. Norm
+  // vectors are one row. wq and wk are in half-rotation order whatever the layout of the files
+  // (model/checkpoint/rotary_layout.h). Conversion to float is exact; conversion to bf16 and to
+  // half rounds to nearest, ties to even. DATA_LOSS, with tensor and element, if a value is not
+  // finite after conversion, overflow included; also if the file cannot be read. REQUIRES: the
+  // slice lies in the tensor and dst.size() equals its elements (CHECK).
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<float> dst) const = 0;
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
@@ -57,8 +60,9 @@ class WeightSource {
   virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
                                  absl::Span<Half> dst) const = 0;
 
-  // ReadSlice that also adds what it has read, as it is stored, to *digest. The slice's columns end
-  // where units do (DigestUnitCols). Weights that are stored nowhere add nothing.
+  // ReadSlice, which also adds the digest of the slice's stored bytes to *digest. REQUIRES: the
+  // slice's columns begin and end between units (DigestUnitCols). Generated weights have no stored
+  // bytes and add nothing, which is this default.
   virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
                                      DigestSum*) const {
     return ReadSlice(id, slice, dst);
@@ -72,17 +76,18 @@ class WeightSource {
     return ReadSlice(id, slice, dst);
   }
 
-  // Many slices are read fastest in ascending order of this, and announced with WillRead some time
-  // before: the source then fetches them while others are worked on. Neither changes what is read.
+  // Advice for reading many slices fast: read them in ascending StoragePosition(), and call
+  // WillRead() for a slice some time before it is read, so that the source fetches it while others
+  // are converted. Neither changes a result.
   virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
   virtual void WillRead(TensorId, const TensorSlice&) const {}
-  // Nobody on this host will read the slice again soon: what the source keeps of it can go.
+  // Advice: no rank on this host reads the slice again soon, so the source may drop its cache of
+  // it.
   virtual void HaveRead(TensorId, const TensorSlice&) const {}
 };
 
-// The weights of an opened checkpoint. Its files' pages never count as this process's memory: they
-// are read into the destination or, where elements are converted, through 1 MiB of the thread's
-// own.
+// The weights of an open checkpoint. The files' pages never count as memory of this process: bytes
+// are read into the destination or, if elements are converted, through a buffer of 1 MiB per call.
 class CheckpointWeights final : public WeightSource {
  public:
   explicit CheckpointWeights(Checkpoint checkpoint);

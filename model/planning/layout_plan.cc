@@ -15,27 +15,31 @@ namespace bora {
 namespace {
 
 constexpr int64_t kFloatBytes = 4;
-// Rows that pass through a GPU's LM head at once, as the worker has it.
+// Rows of the LM head that a GPU worker computes at once; the worker's number.
 constexpr int64_t kHeadTileRows = 256;
-// Bytes of a row's element while it is sampled.
+// Bytes of workspace per logit of a row while it is sampled.
 constexpr int64_t kSampleBytes = 8;
-// A prompt is cut into the size of chunks that is through first, down to this one: below it a step
-// is bound by reading weights.
+// Prompts are split into chunks of the size with the shortest predicted time, but no smaller than
+// this: below about 256 tokens a step's time is that of reading the weights.
 constexpr int64_t kMinChunkTokens = 256;
+// Limits the time of the search itself.
 constexpr int64_t kMaxChunks = 1024;
+// Relative difference below which two layouts count as equal.
 constexpr double kSimilar = 0.01;
 
-// One group of a layout: its stages and the links between them.
+// The stages of one replica and the links between them.
 struct Pipeline {
   std::vector<StageRoofline> stages;  // [pp_size], tensor rank 0
-  std::vector<LinkLimits> hops;       // [pp_size]: from each stage to the next, last to first
-  int64_t residual_bytes = 0;         // of a token on one rank
+  // [pp_size]: from each stage to the next, the last entry from last to first.
+  std::vector<LinkLimits> hops;
+  int64_t residual_bytes = 0;  // bytes of the residual of one token
 };
 
-// Of the replica most of whose stages are on another host than the one before.
+// The links of the replica with the most hops between hosts. Links inside a host and across hosts
+// differ in latency and bandwidth.
 std::vector<LinkLimits> HopsOf(const Layout& layout, const DeviceFleet& fleet) {
   const LinkLimits inside = {kHostHopLatencyUs, fleet.device.collective_bytes_per_s};
-  // Every tensor rank sends the residual.
+  // All tp_size ranks of a stage send at the same time and share the host's network.
   const LinkLimits across = {kNetworkHopLatencyUs, fleet.network_bytes_per_s / layout.tp_size};
   std::vector<LinkLimits> worst;
   int n_worst = -1;
@@ -58,13 +62,15 @@ std::vector<LinkLimits> HopsOf(const Layout& layout, const DeviceFleet& fleet) {
   return worst;
 }
 
+// Time along the stages, and the share [0, 1] of links and collectives in it.
 struct PathTime {
   double us = 0;
   double communication_share = 0;
 };
 
-// Between the tokens of each of n_sequences: they are divided into a micro-batch for each stage. A
-// micro-batch must be through all stages and the slowest stage through all micro-batches.
+// Time between the tokens of each of n_sequences. They are divided into one micro-batch per stage.
+// A token takes until its micro-batch has passed all stages, or until the slowest stage has worked
+// on all micro-batches, whichever is longer.
 PathTime PredictDecode(const Pipeline& pipeline, int64_t n_sequences, int64_t context_tokens) {
   const int64_t pp_size = static_cast<int64_t>(pipeline.stages.size());
   const int64_t n_batches = std::min(pp_size, n_sequences);
@@ -80,7 +86,8 @@ PathTime PredictDecode(const Pipeline& pipeline, int64_t n_sequences, int64_t co
     slowest_us = std::max(slowest_us, time.us());
   }
   if (pp_size > 1) {
-    double hops_us = pipeline.hops.back().latency_us;  // sampled tokens, a few bytes
+    // The sampled tokens return to the first stage: a few bytes.
+    double hops_us = pipeline.hops.back().latency_us;
     for (int64_t i = 0; i + 1 < pp_size; ++i) {
       hops_us +=
           pipeline.hops[i].Microseconds(static_cast<double>(n_rows * pipeline.residual_bytes));
@@ -92,10 +99,12 @@ PathTime PredictDecode(const Pipeline& pipeline, int64_t n_sequences, int64_t co
           communication_us / path_us};
 }
 
-// Until the last of a prompt's chunks has followed the others through the stages.
+// Time from the start of a prompt until its last chunk has passed the last stage. Chunks follow
+// each other through the stages.
 PathTime PredictPrefill(const Pipeline& pipeline, int64_t n_tokens, int64_t chunk_tokens) {
   const size_t pp_size = pipeline.stages.size();
-  std::vector<double> free_us(pp_size, 0.0);  // when each stage is through with the chunk before
+  // [pp_size]: time when the stage finishes the previous chunk.
+  std::vector<double> free_us(pp_size, 0.0);
   double busy_us = 0, communication_us = 0;
   for (int64_t begin = 0; begin < n_tokens; begin += chunk_tokens) {
     const int64_t n_chunk = std::min(chunk_tokens, n_tokens - begin);
@@ -118,11 +127,12 @@ PathTime PredictPrefill(const Pipeline& pipeline, int64_t n_tokens, int64_t chun
   return {free_us.back(), communication_us / busy_us};
 }
 
+// The fastest prefill over chunk sizes that are halved again and again.
 PathTime PredictBestPrefill(const Pipeline& pipeline, const PlannedLoad& load) {
   const int64_t n_tokens = load.context_tokens;
   int64_t chunk_tokens = std::min(load.max_chunk_tokens, n_tokens);
   PathTime best = PredictPrefill(pipeline, n_tokens, chunk_tokens);
-  // Shorter chunks only help stages that would wait.
+  // Shorter chunks pay off only with several stages, which otherwise wait for the first chunk.
   while (pipeline.stages.size() > 1 && chunk_tokens / 2 >= kMinChunkTokens &&
          CeilDiv(n_tokens, chunk_tokens / 2) <= kMaxChunks) {
     chunk_tokens /= 2;
@@ -132,17 +142,19 @@ PathTime PredictBestPrefill(const Pipeline& pipeline, const PlannedLoad& load) {
   return best;
 }
 
+// KV blocks of one request.
 int64_t RequestBlocks(const PlannedLoad& load) {
   return CeilDiv(load.context_tokens, GroupLimits().block_size);
 }
 
+// RESOURCE_EXHAUSTED with what a rank needs and what it may take.
 absl::Status Misfit(const RankMemory& memory, const DeviceFleet& fleet, const PlannedLoad& load) {
   const int64_t request_bytes =
       RequestBlocks(load) * GroupLimits().block_size * memory.kv_token_bytes;
   const int64_t needed_bytes =
       memory.weight_bytes + memory.workspace_bytes + kPlannedDriverBytes + request_bytes;
-  const int64_t budget_bytes =
-      needed_bytes - request_bytes + memory.kv_bytes;  // what the parts were taken from
+  // The memory that a worker takes: kv_bytes is its rest after the other parts.
+  const int64_t budget_bytes = needed_bytes - request_bytes + memory.kv_bytes;
   return absl::ResourceExhaustedError(absl::StrCat(
       "a rank of stage ", memory.stage, " needs ", FormatBytes(needed_bytes), " (weights ",
       FormatBytes(memory.weight_bytes), ", working memory ", FormatBytes(memory.workspace_bytes),
@@ -151,7 +163,8 @@ absl::Status Misfit(const RankMemory& memory, const DeviceFleet& fleet, const Pl
       " of ", FormatBytes(fleet.memory_bytes)));
 }
 
-// Fills in memory and capacity; the result is LayoutPlan::fits.
+// Fills in the plan's memory and capacity, which the stage with the fewest blocks decides. Returns
+// LayoutPlan::fits.
 absl::Status PlanMemory(const ModelConfig& config, const Partition& partition,
                         const DeviceFleet& fleet, const PlannedLoad& load, LayoutPlan* plan) {
   int64_t n_blocks = 0;
@@ -171,6 +184,7 @@ absl::Status PlanMemory(const ModelConfig& config, const Partition& partition,
   return plan->n_requests > 0 ? absl::OkStatus() : Misfit(plan->memory, fleet, load);
 }
 
+// The plan of one layout. `load` is passed by value: its sequences become those of one replica.
 LayoutPlan PlanLayout(const ModelConfig& config, const Layout& layout, const DeviceFleet& fleet,
                       PlannedLoad load) {
   LayoutPlan plan;
@@ -200,7 +214,7 @@ LayoutPlan PlanLayout(const ModelConfig& config, const Layout& layout, const Dev
   plan.prefill_us = prefill.us;
   plan.prefill_communication_share = prefill.communication_share;
   plan.replica_tokens_per_s = static_cast<double>(plan.n_sequences) / decode.us * 1e6;
-  // Fewer sequences than replicas leave some without work.
+  // With fewer sequences than replicas, some replicas have nothing to do.
   plan.tokens_per_s =
       static_cast<double>(std::min(n_sequences, plan.n_sequences * layout.n_replicas)) / decode.us *
       1e6;
@@ -209,6 +223,7 @@ LayoutPlan PlanLayout(const ModelConfig& config, const Layout& layout, const Dev
 
 }  // namespace
 
+// Norms are float; matrices, embeddings and the KV cache have kPlannedElementBytes per element.
 RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
                           const DeviceFleet& fleet, const PlannedLoad& load) {
   const int64_t q_cols = shape.local_n_heads * config.head_dim;
@@ -273,7 +288,7 @@ std::vector<LayoutPlan> PlanLayouts(const ModelConfig& config, const DeviceFleet
 
 std::optional<PlanChoice> ChooseLayout(absl::Span<const LayoutPlan> plans,
                                        PlanObjective objective) {
-  // More is better.
+  // Greater is better, for both objectives.
   const auto merit = [objective](const LayoutPlan& plan) {
     return objective == PlanObjective::kLatency ? 1 / plan.decode_alone_us : plan.tokens_per_s;
   };

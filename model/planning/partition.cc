@@ -12,18 +12,20 @@
 namespace bora {
 namespace {
 
-// More ranks than any group that makes sense for models of this size.
+// Limit of tp_size: more than any sensible group for models of this size.
 constexpr int kMaxTpSize = 1024;
 
-// Columns that are added up in one piece (kLeafAlignment of kernels/packed_weight.h).
+// Columns that a sum adds up in one piece (kLeafAlignment of kernels/packed_weight.h).
 constexpr int64_t kColumnsOfALeaf = 4;
 
+// INVALID_ARGUMENT unless tp_size divides the field's value.
 absl::Status CheckDivides(int tp_size, const char* field, int64_t value) {
   if (value % tp_size == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("tensor parallel size ", tp_size, " does not divide ", field, " ", value));
 }
 
+// INVALID_ARGUMENT unless one of the two numbers divides the other.
 absl::Status CheckKvHeads(int tp_size, int64_t n_kv_heads) {
   if (n_kv_heads % tp_size == 0 || tp_size % n_kv_heads == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("tensor parallel size ", tp_size,
@@ -31,9 +33,10 @@ absl::Status CheckKvHeads(int tp_size, int64_t n_kv_heads) {
                                                  ": neither divides the other"));
 }
 
-// 2, 4 and 8 ranks give the bits of one: the matrices that they cut along their columns are cut
-// between leaves of a sum, which are multiples of kColumnsOfALeaf columns. A real model's are;
-// another degree, which has bits of its own, does not need it.
+// With 2, 4 and 8 tensor ranks the results have the same bits as with one. For that, matrices that
+// are cut along their columns must be cut between leaves of a sum, at multiples of kColumnsOfALeaf
+// columns, which real models satisfy. Other degrees have bits of their own and need no such
+// condition.
 absl::Status CheckLeaves(int tp_size, const char* field, int64_t n_cols) {
   const bool has_the_bits_of_one = tp_size == 2 || tp_size == 4 || tp_size == 8;
   if (!has_the_bits_of_one || n_cols % (tp_size * kColumnsOfALeaf) == 0) return absl::OkStatus();
@@ -42,10 +45,10 @@ absl::Status CheckLeaves(int tp_size, const char* field, int64_t n_cols) {
                                                  ", which is not a multiple of ", kColumnsOfALeaf));
 }
 
-// Gives each layer in turn to the stage that is the least loaded, which minimises the load of the
-// most loaded one. Loads are in layers; a decode step reads every weight once, so the head weighs
-// vocab_size * dim over the weights of a layer, copies of KV heads included. The embedding reads
-// one row per token: it only decides ties, against the first stage.
+// Gives each layer in turn to the least loaded stage, which minimises the load of the most loaded
+// one. Loads are in units of one layer. A decode step reads every weight once, so the head counts
+// vocab_size * dim divided by the weights of a layer (copies of KV heads included). The embedding,
+// of which a token reads one row, only decides ties, against the first stage.
 std::vector<int64_t> BalancedLayers(const ModelConfig& config, int tp_size, int pp_size) {
   const int64_t n_kv_heads = std::max<int64_t>(config.n_kv_heads, tp_size);
   const double layer_weights =
@@ -63,6 +66,7 @@ std::vector<int64_t> BalancedLayers(const ModelConfig& config, int tp_size, int 
   return n_layers;
 }
 
+// INVALID_ARGUMENT unless n_layers [pp_size] are positive and add up to the model's layers.
 absl::Status CheckLayersPerStage(const ModelConfig& config, int pp_size,
                                  absl::Span<const int64_t> n_layers) {
   const std::string shown = absl::StrJoin(n_layers, ",");
@@ -132,8 +136,8 @@ RankShape ShapeOfRank(const ModelConfig& config, const Partition& partition, int
     shape.local_n_kv_heads = DivExact(config.n_kv_heads, partition.tp_size);
     shape.kv_head_begin = tp_rank * shape.local_n_kv_heads;
   } else {
-    // The heads of one KV head are exactly those of tp_size / n_kv_heads ranks in a row: n_kv_heads
-    // divides tp_size, which divides n_heads.
+    // The query heads of one KV head are exactly those of tp_size / n_kv_heads consecutive ranks,
+    // since n_kv_heads divides tp_size and tp_size divides n_heads.
     shape.local_n_kv_heads = 1;
     shape.kv_head_begin = tp_rank / DivExact(partition.tp_size, config.n_kv_heads);
   }

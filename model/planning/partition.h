@@ -1,4 +1,4 @@
-// How a model is divided over tensor-parallel ranks and pipeline stages.
+// The division of a model over tensor-parallel ranks and pipeline stages.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace bora {
 
-// Layers [begin, end).
+// The layers [begin, end) of a stage. A plain value.
 struct LayerRange {
   int64_t begin = 0;
   int64_t end = 0;
@@ -18,44 +18,50 @@ struct LayerRange {
   bool operator==(const LayerRange&) const = default;
 };
 
+// A valid division. A plain value.
 struct Partition {
   int tp_size = 1;
   int pp_size = 1;
-  std::vector<LayerRange> stages;  // [pp_size], consecutive, covering every layer
+  std::vector<LayerRange> stages;  // [pp_size], consecutive, together all layers
 };
 
-// Divides the model over tp_size * pp_size ranks. tp_size must divide n_heads and hidden_dim, if it
-// is 2, 4 or 8 into multiples of 4 columns, and one of tp_size and n_kv_heads the other: with more
-// ranks than KV heads, several hold copies of one. Every stage has a layer. With `layers_per_stage`
-// [pp_size] the split is that one; empty means the one whose slowest stage is fastest, counting the
-// LM head on the last stage by its share of weights and breaking ties against the first stage, for
-// its embedding. INVALID_ARGUMENT names the numbers that do not fit.
+// Divides the model over tp_size * pp_size ranks. `layers_per_stage` [pp_size] gives the layers of
+// each stage; if it is empty, the stages are balanced: the slowest stage becomes as fast as
+// possible, where the LM head counts on the last stage in proportion to its weights, and ties go
+// against the first stage, which has the embedding. INVALID_ARGUMENT, with the numbers, unless:
+//   - tp_size divides n_heads and hidden_dim;
+//   - tp_size divides n_kv_heads, or n_kv_heads divides tp_size (then several ranks hold copies of
+//     one KV head);
+//   - for a tp_size of 2, 4 or 8, each rank's columns of wo and w2 are a multiple of 4;
+//   - every stage has at least one layer, and layers_per_stage adds up to n_layers.
 absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, int pp_size,
                                         absl::Span<const int64_t> layers_per_stage = {});
 
-// What one rank holds.
+// The share of the model that one rank holds. A plain value.
 struct RankShape {
   int stage = 0;
   int tp_rank = 0;
   int tp_size = 1;
   LayerRange layers;
-  int64_t local_n_heads = 0;  // heads [tp_rank * local_n_heads, ...)
-  // KV heads [kv_head_begin, kv_head_begin + local_n_kv_heads): those that the rank's heads attend
-  // to. Where tp_size exceeds n_kv_heads it is one, and tp_size / n_kv_heads ranks in a row have
-  // the same.
+  // Query heads [tp_rank * local_n_heads, (tp_rank + 1) * local_n_heads).
+  int64_t local_n_heads = 0;
+  // KV heads [kv_head_begin, kv_head_begin + local_n_kv_heads), which the rank's query heads attend
+  // to. If tp_size > n_kv_heads, each rank has one KV head, and tp_size / n_kv_heads consecutive
+  // ranks have the same one.
   int64_t kv_head_begin = 0;
   int64_t local_n_kv_heads = 0;
-  int64_t local_hidden_dim = 0;  // FFN columns [tp_rank * local_hidden_dim, ...)
-  // Rows of the embedding and the LM head: [vocab_begin, vocab_end), padded to local_vocab_size,
-  // which is the same on every rank. The last ranks may have fewer rows, even none.
+  // FFN columns [tp_rank * local_hidden_dim, (tp_rank + 1) * local_hidden_dim).
+  int64_t local_hidden_dim = 0;
+  // Rows [vocab_begin, vocab_end) of the embedding and the LM head, padded to local_vocab_size
+  // rows, which is equal on all ranks. The last ranks may have fewer real rows, or none.
   int64_t local_vocab_size = 0;
   int64_t vocab_begin = 0;
   int64_t vocab_end = 0;
-  bool has_embedding = false;  // first stage
-  bool has_head = false;       // last stage: final norm and LM head
+  bool has_embedding = false;  // true on the first stage
+  bool has_head = false;       // true on the last stage: final norm and LM head
 };
 
-// The share of rank (stage, tp_rank); both must be inside the partition (CHECK).
+// The share of rank (stage, tp_rank). REQUIRES: both are inside the partition (CHECK).
 RankShape ShapeOfRank(const ModelConfig& config, const Partition& partition, int stage,
                       int tp_rank);
 

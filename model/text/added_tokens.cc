@@ -17,6 +17,7 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Adds one token. INVALID_ARGUMENT if the id is out of range or has another text already.
 absl::Status Add(int64_t id, const std::string& text, AddedTokens* added) {
   if (id < 0 || id >= kMaxVocabSize) {
     return absl::InvalidArgumentError(absl::StrCat("token ", JsonQuote(text), " has the id ", id,
@@ -28,7 +29,7 @@ absl::Status Add(int64_t id, const std::string& text, AddedTokens* added) {
                                                  JsonQuote(it->second), " elsewhere"));
 }
 
-// {"<|im_end|>": 32000}
+// Reads added_tokens.json: {"<|im_end|>": 32000}.
 absl::Status AddFromAddedTokens(const Json& json, AddedTokens* added) {
   if (!json.is_object()) return absl::InvalidArgumentError("must be a JSON object");
   for (const auto& [text, id] : json.items()) {
@@ -40,7 +41,7 @@ absl::Status AddFromAddedTokens(const Json& json, AddedTokens* added) {
   return absl::OkStatus();
 }
 
-// {"added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}}
+// Reads tokenizer_config.json: {"added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}}.
 absl::Status AddFromTokenizerConfig(const Json& json, AddedTokens* added) {
   if (!json.is_object()) return absl::InvalidArgumentError("must be a JSON object");
   const auto decoder = json.find("added_tokens_decoder");
@@ -60,7 +61,7 @@ absl::Status AddFromTokenizerConfig(const Json& json, AddedTokens* added) {
   return absl::OkStatus();
 }
 
-// Calls `add` with the file's JSON where there is one.
+// Calls `add` with the JSON of the file at `path`; OK without a call if the file does not exist.
 absl::Status ReadFile(const std::string& path, absl::Status (*add)(const Json&, AddedTokens*),
                       AddedTokens* added) {
   const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxJsonBytes);
@@ -93,7 +94,8 @@ void AppendAddedTokens(const AddedTokens& added, absl::Span<const int32_t> eos_i
   for (const Piece& piece : vocabulary->pieces) texts.insert(piece.text);
   for (auto id = static_cast<int32_t>(vocabulary->pieces.size()); id < end; ++id) {
     const auto it = added.find(id);
-    // The text of a control piece is a name only, but must be the only one of its kind.
+    // A control piece's text is only a name, but Tokenizer::Create requires every text to be
+    // unique.
     std::string text = absl::StrCat("<added token ", id, ">");
     if (it != added.end() && !it->second.empty() && it->second.size() <= kMaxPieceBytes &&
         !texts.contains(it->second)) {

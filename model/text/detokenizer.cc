@@ -37,10 +37,11 @@ void Detokenizer::AppendTo(int32_t id, std::string* text) {
     TakeCharacters(Tail::kMayContinue, text);
     return;
   }
+  // Another piece ends a run of byte pieces: an incomplete character cannot be completed any more.
   TakeCharacters(Tail::kEnds, text);
   if (!has_text_ && !dropped_space_ && tokenizer_.DropsLeadingSpace(id)) {
-    // One space, which is what the space symbol has become. A vocabulary that removes extra spaces
-    // drops one from each piece until there is text; any other only the dummy prefix.
+    // Drops one space, the one that the piece's space symbol became. With remove_extra_whitespaces
+    // every piece loses one until there is text; otherwise only the first, for the dummy prefix.
     absl::ConsumePrefix(&bytes, " ");
     dropped_space_ = !tokenizer_.removes_extra_whitespaces();
   }

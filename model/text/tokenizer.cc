@@ -19,7 +19,7 @@
 namespace bora {
 namespace {
 
-// The byte that a piece such as "<0x0A>" stands for.
+// The byte of a byte piece's text, for example 0x0A for "<0x0A>"; nullopt for other texts.
 std::optional<uint8_t> ParseBytePiece(absl::string_view text) {
   constexpr absl::string_view kDigits = "0123456789ABCDEF";
   if (text.size() != 6 || !absl::ConsumePrefix(&text, "<0x") || text[2] != '>') {
@@ -36,30 +36,30 @@ bool IsMergeable(PieceType type) {
          type == PieceType::kUnused;
 }
 
-// Stands where a character is missing; beyond the last one.
+// A code point beyond the last one: stands for a missing character.
 constexpr char32_t kNoChar = 0x110000;
 
 }  // namespace
 
 // Merges the characters of a text into pieces.
 //
-// The text falls into stretches, between two characters that no piece has next to each other: no
-// merge leaves a stretch, so each is merged by itself, in buffers that stay in the cache. In most
-// texts a stretch is about a word, since pieces have spaces only in front.
+// The text is cut into stretches, between characters that are neighbours in no piece. No merge
+// crosses such a cut, so each stretch is merged on its own, in buffers that stay in the cache. In
+// most texts a stretch is about a word, since pieces have spaces only at the front.
 //
-// The symbols of a stretch are a linked list. Every neighbouring pair whose concatenation is a
-// piece waits to be merged: those of the first symbols in a sorted array, which for a long stretch
-// is read twice as fast as a heap, those that merges create in a heap. The pair with the highest
-// score, and of equal ones the leftmost, is merged, which creates at most two new pairs. Pairs that
-// a merge made obsolete stay where they are and are recognised by their length when they come up.
-// Each merge removes a symbol, so there are fewer than 3n pushes for n characters.
+// The symbols of a stretch form a linked list. Every neighbouring pair whose concatenation is a
+// piece waits to be merged. Pairs of the first symbols are in a sorted array, which for a long
+// stretch is read twice as fast as a heap; pairs that merges create are in a heap. The pair with
+// the highest score is merged next, the leftmost of equal ones; this creates at most two new pairs.
+// Pairs that a merge has made obsolete stay, and are recognised by their length when their turn
+// comes. Each merge removes a symbol, so n characters cause fewer than 3n pushes.
 class Tokenizer::Merger {
  public:
-  // `text` is normalised.
+  // `text` is normalised. Ids are appended to *ids.
   Merger(const Tokenizer& tokenizer, absl::string_view text, std::vector<int32_t>* ids)
       : tokenizer_(tokenizer), text_(text), ids_(*ids) {}
 
-  // Appends the ids of the text.
+  // Appends the ids of the whole text. Call once.
   void Encode() {
     char32_t last_char = kNoChar;
     for (size_t at = 0; at < text_.size();) {
@@ -82,22 +82,25 @@ class Tokenizer::Merger {
   }
 
  private:
+  // A range of text_ that is a symbol.
   struct Span {
     uint32_t begin;
     uint32_t n_bytes;
     int32_t id;  // -1: no such piece
   };
+  // One node of the linked list, with indices into symbols_; -1 at the ends.
   struct Symbol {
-    Span span;  // n_bytes is 0 once it was merged into its left neighbour
+    Span span;  // n_bytes is 0 after the symbol was merged into its left neighbour
     int32_t prev;
     int32_t next;
-    bool frozen;  // a user-defined piece
+    bool frozen;  // a user-defined piece, which no merge changes
   };
+  // Two neighbours that could be merged.
   struct Pair {
     float score;
-    int32_t left;  // its right neighbour is the other one
-    uint32_t n_bytes;
-    int32_t id;
+    int32_t left;      // index of the left symbol; the right one is its next
+    uint32_t n_bytes;  // of both together when the pair was found
+    int32_t id;        // the piece that the merge gives
     // The smaller pair is merged later.
     bool operator<(const Pair& other) const {
       return score < other.score || (score == other.score && left > other.left);
@@ -109,7 +112,7 @@ class Tokenizer::Merger {
     return text_.substr(span.begin, span.n_bytes);
   }
 
-  // Turns symbols_, a stretch of text that no merge leaves, into ids.
+  // Turns symbols_, one stretch, into ids and empties it.
   void MergeAndEmit() {
     if (symbols_.empty()) return;
     symbols_.back().next = -1;
@@ -124,7 +127,7 @@ class Tokenizer::Merger {
     symbols_.clear();
   }
 
-  // The pair of two neighbours, or nullopt if no piece is their concatenation.
+  // The pair of two neighbours; nullopt if their concatenation is no piece or one is frozen.
   std::optional<Pair> MakePair(int32_t left, int32_t right) {
     const Symbol& a = symbols_[left];
     const Symbol& b = symbols_[right];
@@ -133,13 +136,13 @@ class Tokenizer::Merger {
     const int32_t id = tokenizer_.FindMergeable(text_.substr(a.span.begin, n_bytes));
     if (id == -1) return std::nullopt;
     const Piece& piece = tokenizer_.vocabulary_.pieces[id];
-    // The last way found to make an unused piece is the one by which all of them are split again,
-    // also in places that were merged another way: SentencePiece does so.
+    // As in SentencePiece: every occurrence of an unused piece is split in the way it was found
+    // last, even an occurrence that was merged differently.
     if (piece.type == PieceType::kUnused) split_of_unused_[id] = {a.span, b.span};
     return Pair{piece.score, left, n_bytes, id};
   }
 
-  // -1 stands for the end of the stretch.
+  // Adds the pair to the heap if it can be merged. -1 stands for the end of the stretch.
   void AddPair(int32_t left, int32_t right) {
     if (left == -1 || right == -1) return;
     if (const auto pair = MakePair(left, right)) {
@@ -161,7 +164,7 @@ class Tokenizer::Merger {
     return best;
   }
 
-  // Merges the pair, unless an earlier merge took one of its symbols.
+  // Merges the pair, unless an earlier merge has changed one of its symbols.
   void Merge(const Pair& best) {
     Symbol& a = symbols_[best.left];
     if (a.span.n_bytes == 0 || a.next == -1) return;
@@ -176,7 +179,7 @@ class Tokenizer::Merger {
     AddPair(best.left, a.next);
   }
 
-  // Appends the ids of one symbol of the result: splits unused pieces, left part first.
+  // Appends the ids of one final symbol. Unused pieces are split, left part first.
   void Emit(const Span& symbol) {
     to_emit_.assign(1, symbol);
     while (!to_emit_.empty()) {
@@ -192,6 +195,7 @@ class Tokenizer::Merger {
     }
   }
 
+  // Appends the id of a piece, the ids of an unknown character's bytes, or the unknown id.
   void EmitPiece(const Span& span) {
     const bool unknown = span.id == -1;
     if (!unknown) {
@@ -200,7 +204,7 @@ class Tokenizer::Merger {
       for (const char byte : TextOf(span)) {
         ids_.push_back(tokenizer_.byte_id_[static_cast<uint8_t>(byte)]);
       }
-    } else if (!after_unknown_) {  // a run of unknown characters is one id
+    } else if (!after_unknown_) {  // a run of unknown characters gives one id
       ids_.push_back(tokenizer_.unk_id());
     }
     after_unknown_ = unknown;
@@ -210,12 +214,13 @@ class Tokenizer::Merger {
   const absl::string_view text_;
   std::vector<int32_t>& ids_;
   std::vector<Symbol> symbols_;
-  std::vector<Pair> first_pairs_;  // in order of merging, from next_first_pair_ on
+  std::vector<Pair> first_pairs_;  // sorted in order of merging; next_first_pair_ is the next one
   size_t next_first_pair_ = 0;
   std::vector<Pair> heap_;
+  // By id of the unused piece.
   absl::flat_hash_map<int32_t, std::pair<Span, Span>> split_of_unused_;
-  std::vector<Span> to_emit_;
-  bool after_unknown_ = false;
+  std::vector<Span> to_emit_;   // stack of Emit
+  bool after_unknown_ = false;  // the last symbol was unknown
 };
 
 absl::StatusOr<Tokenizer> Tokenizer::Create(Vocabulary vocabulary) {
@@ -307,7 +312,7 @@ void Tokenizer::AddCharPairs(absl::string_view piece_text) {
 }
 
 bool Tokenizer::MayMergeAcross(char32_t left, char32_t right) const {
-  // How an unused piece is split again depends on the merges of the whole text.
+  // The way an unused piece is split depends on merges anywhere in the text, so there are no cuts.
   if (has_unused_) return true;
   if (left < 128 && right < 128) return ascii_pairs_[left * 128 + right];
   return char_pairs_.contains(uint64_t{left} << 32 | right);
@@ -369,7 +374,7 @@ void Tokenizer::PrepareDecoding() {
 size_t Tokenizer::MatchUserDefined(absl::string_view text) const {
   size_t longest = 0;
   uint32_t node = 0;
-  // Without user-defined pieces there are no edges, and this costs nothing.
+  // Without user-defined pieces there are no edges, and the loop ends at once.
   for (size_t i = 0; i < text.size() && !trie_edges_.empty(); ++i) {
     const auto edge = trie_edges_.find(uint64_t{node} << 8 | static_cast<uint8_t>(text[i]));
     if (edge == trie_edges_.end()) break;
@@ -385,9 +390,9 @@ int32_t Tokenizer::FindMergeable(absl::string_view text) const {
   return found == mergeable_.end() ? -1 : found->second;
 }
 
-// What the merges work on: spaces collapsed and escaped as the vocabulary asks, each invalid byte
-// replaced. The order of the rules, odd as it is for texts with user-defined pieces that start or
-// end in a space, is SentencePiece's.
+// Collapses and escapes spaces as the vocabulary requires and replaces each invalid byte. The order
+// of the rules is SentencePiece's, although it is odd for texts in which a user-defined piece
+// begins or ends with a space.
 std::string Tokenizer::Normalize(absl::string_view text) const {
   const bool remove_extra = vocabulary_.remove_extra_whitespaces;
   const absl::string_view space = vocabulary_.escape_whitespaces ? kSpaceSymbol : " ";
@@ -433,7 +438,8 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text) const {
 
 int64_t Tokenizer::MinTokens(int64_t text_bytes) const {
   if (!vocabulary_.byte_fallback || vocabulary_.remove_extra_whitespaces) return 0;
-  // Normalising never shortens such a text, and an id covers at most the longest piece, or a byte.
+  // Normalising never shortens a text of such a vocabulary, and an id covers at most the bytes of
+  // the longest piece, or one byte.
   return CeilDiv(text_bytes, std::max<int64_t>(static_cast<int64_t>(max_mergeable_bytes_), 1));
 }
 

@@ -21,20 +21,23 @@ namespace {
 // The protobuf wire format: https://protobuf.dev/programming-guides/encoding/
 enum class WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
+// One field of a message. `bytes` points into the message.
 struct Field {
   uint32_t number = 0;
   WireType type = WireType::kVarint;
-  uint64_t value = 0;       // of kVarint, kFixed64 and kFixed32
-  absl::string_view bytes;  // of kBytes
+  uint64_t value = 0;       // for kVarint, kFixed64 and kFixed32
+  absl::string_view bytes;  // for kBytes
 };
 
+// The number in up to 8 little-endian bytes.
 uint64_t LittleEndian(absl::string_view bytes) {
   uint64_t value = 0;
   for (size_t i = bytes.size(); i-- > 0;) value = value << 8 | static_cast<uint8_t>(bytes[i]);
   return value;
 }
 
-// Walks the fields of one message. Owned by one thread.
+// Reads the fields of one message in order. Checks every length before it reads. Owned by one
+// thread.
 class FieldReader {
  public:
   explicit FieldReader(absl::string_view message) : message_(message) {}
@@ -69,7 +72,7 @@ class FieldReader {
         field.value = LittleEndian(fixed);
         break;
       }
-      default:  // groups (3, 4), which the format gave up, and numbers it never had
+      default:  // groups (3, 4), which protobuf has given up, and undefined wire types
         return Error(absl::StrFormat("field %d has wire type %d, which is not supported",
                                      field.number, tag & 7));
     }
@@ -82,6 +85,7 @@ class FieldReader {
         absl::StrCat("byte ", at_, " of ", message_.size(), ": ", what));
   }
 
+  // At most ten bytes of seven bits; the tenth may hold one bit only.
   absl::StatusOr<uint64_t> Varint() {
     uint64_t value = 0;
     for (int shift = 0; shift < 70; shift += 7) {
@@ -94,6 +98,7 @@ class FieldReader {
     return Error("a number of more than 64 bits");
   }
 
+  // The next n_bytes of the message.
   absl::StatusOr<absl::string_view> Take(uint64_t n_bytes) {
     const uint64_t n_left = message_.size() - at_;
     if (n_bytes > n_left) {
@@ -108,7 +113,8 @@ class FieldReader {
   size_t at_ = 0;
 };
 
-// Calls `visit(field)` -> Status for each field of `message`.
+// Calls visit(field), which returns a Status, for each field of `message`; stops at the first
+// error.
 template <typename Visit>
 absl::Status ForEachField(absl::string_view message, const Visit& visit) {
   FieldReader reader(message);
@@ -136,8 +142,8 @@ absl::StatusOr<std::string> String(const Field& field) {
   return std::string(field.bytes);
 }
 
-// What the fields of the message say besides the vocabulary. The numbers in the visitors below and
-// the defaults here are those of sentencepiece_model.proto.
+// The fields of ModelProto that are not part of the vocabulary. Field numbers in the functions
+// below, and the defaults here, are those of sentencepiece_model.proto.
 struct ModelSpec {
   uint64_t model_type = 1;
   std::string bos_piece = "<s>";
@@ -197,14 +203,14 @@ absl::Status ParseTrainerSpec(absl::string_view message, ModelSpec* spec, Vocabu
         ASSIGN_OR_RETURN(spec->pad_piece, String(field));
         break;
       }
-      default:  // how the vocabulary was trained
+      default:  // fields about the training of the vocabulary
         break;
     }
     return absl::OkStatus();
   });
 }
 
-// Of the normaliser's spec, and of the denormaliser's, which may only be one that does nothing.
+// INVALID_ARGUMENT if the field, the character map of the normaliser or denormaliser, is not empty.
 absl::Status RejectCharacterMap(const Field& field) {
   RETURN_IF_ERROR(ExpectType(field, WireType::kBytes));
   if (field.bytes.empty()) return absl::OkStatus();
@@ -254,13 +260,13 @@ absl::Status ParseModelField(const Field& field, ModelSpec* spec, Vocabulary* vo
                                                               : absl::OkStatus();
                                    }),
                       "denormalizer_spec");
-    default:  // samples for a self-test
+    default:  // self-test samples
       return absl::OkStatus();
   }
 }
 
-// Finds the special pieces: the unknown one by its type, the others by name where they are control
-// pieces, as SentencePiece does.
+// Sets the special ids as SentencePiece does: the unknown piece is found by its type, the others by
+// their name among the control pieces.
 void FindSpecialIds(const ModelSpec& spec, Vocabulary* vocabulary) {
   vocabulary->unk_id = -1;
   for (size_t i = 0; i < vocabulary->pieces.size(); ++i) {
@@ -274,6 +280,7 @@ void FindSpecialIds(const ModelSpec& spec, Vocabulary* vocabulary) {
   }
 }
 
+// The name of TrainerSpec.model_type, for messages.
 std::string ModelTypeName(uint64_t model_type) {
   constexpr const char* kNames[] = {"UNIGRAM", "BPE", "WORD", "CHAR"};
   if (model_type < 1 || model_type > 4) return absl::StrCat("number ", model_type);

@@ -1,5 +1,6 @@
-// Reads SentencePiece's tokenizer.model, a serialised protobuf message (ModelProto), with a wire
-// format reader of its own: builds without protobuf and sanitizer builds load vocabularies too.
+// Reads SentencePiece's tokenizer.model, a serialised protobuf message (ModelProto). Has its own
+// reader of the wire format, so that builds without protobuf and sanitizer builds can load
+// vocabularies too.
 #pragma once
 
 #include <cstdint>
@@ -11,18 +12,19 @@
 
 namespace bora {
 
-// Larger files are refused unread. A million pieces of 16 characters, three bytes each, fit.
+// Limit of a file's size; larger files are refused unread. A million pieces of 16 characters, three
+// bytes each, fit.
 inline constexpr int64_t kMaxTokenizerModelBytes = int64_t{64} << 20;
 
-// The vocabulary in the file at `path`. NOT_FOUND if there is no such file, FAILED_PRECONDITION if
-// it cannot be read or is no regular file; otherwise as ParseSentencePieceModel, with the path in
-// front.
+// The vocabulary in the file at `path`. Errors begin with the path: NOT_FOUND if the file does not
+// exist, FAILED_PRECONDITION if it cannot be read or is no regular file, INVALID_ARGUMENT if it is
+// too large or a Git LFS pointer, and the errors of ParseSentencePieceModel.
 absl::StatusOr<Vocabulary> LoadSentencePieceModel(const std::string& path);
 
-// The vocabulary in a serialised ModelProto. Its contents (ids, duplicates, UTF-8, scores) are for
-// Tokenizer::Create to check. INVALID_ARGUMENT names the place: bytes that are no such message, a
-// model type other than BPE, a piece type that does not exist, or a normaliser with a character map
-// (nmt_nfkc and its kind): text would have to be rewritten by it first.
+// The vocabulary in a serialised ModelProto. INVALID_ARGUMENT names the place: bytes that are no
+// such message, a model type other than BPE, an unknown piece type, or a normaliser with a
+// character map (nmt_nfkc and similar), which would have to rewrite the text first. Ids,
+// duplicates, UTF-8 and scores are not checked here; Tokenizer::Create does that.
 absl::StatusOr<Vocabulary> ParseSentencePieceModel(absl::string_view bytes);
 
 }  // namespace bora

@@ -22,11 +22,11 @@
 namespace bora {
 namespace {
 
-// Elements made and written at a time: 4 MiB of floats fit in a second-level cache.
+// Elements that are generated and written at a time: 4 MiB of floats fit in a second-level cache.
 constexpr int64_t kElementsPerBlock = int64_t{1} << 20;
 constexpr int kMaxShards = 1000;
 
-// A file being written. Owned by one thread.
+// A new file. Creating fails if the file exists. Owned by one thread.
 class FileWriter {
  public:
   static absl::StatusOr<FileWriter> Create(const std::string& path) {
@@ -35,6 +35,7 @@ class FileWriter {
     return FileWriter(path, std::move(fd));
   }
 
+  // Appends n_bytes bytes; repeats short writes.
   absl::Status Write(const void* data, size_t n_bytes) {
     const char* next = static_cast<const char*>(data);
     while (n_bytes > 0) {
@@ -47,7 +48,7 @@ class FileWriter {
     return absl::OkStatus();
   }
 
-  // File systems may report a full disk only now.
+  // Call last: file systems may report a full disk only at close.
   absl::Status Close() {
     if (close(fd_.Release()) == 0) return absl::OkStatus();
     return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": cannot close"));
@@ -66,7 +67,8 @@ absl::Status WriteTextFile(const std::string& path, const std::string& text) {
   return writer.Close();
 }
 
-// Appends the values in the stored form of `dtype`, little-endian as this machine.
+// Appends the values in the stored form of `dtype`, little-endian, which is this machine's byte
+// order.
 absl::Status WriteValues(const std::vector<float>& values, FileDType dtype, FileWriter& writer) {
   if (dtype == FileDType::kF32) return writer.Write(values.data(), values.size() * sizeof(float));
   std::vector<uint16_t> bits(values.size());
@@ -76,7 +78,7 @@ absl::Status WriteValues(const std::vector<float>& values, FileDType dtype, File
   return writer.Write(bits.data(), bits.size() * sizeof(uint16_t));
 }
 
-// Streams one tensor in row blocks, in the row order of the layout.
+// Writes one tensor in blocks of rows, in the row order of the layout.
 absl::Status WriteTensor(const DummyWeights& weights, TensorId id,
                          const MakeCheckpointOptions& options, FileWriter& writer) {
   const TensorShape shape = ShapeOf(weights.config(), id);
@@ -105,7 +107,7 @@ int64_t StoredBytes(const TensorShape& shape, FileDType dtype) {
   return shape.n_rows * shape.n_cols * FileDTypeBytes(dtype);
 }
 
-// The header of one file, padded with spaces so that the data starts at a multiple of eight.
+// The header of one file, padded with spaces so that the data begins at a multiple of eight bytes.
 std::string HeaderText(const ModelConfig& config, const std::vector<TensorId>& ids,
                        const MakeCheckpointOptions& options) {
   nlohmann::ordered_json header;
@@ -138,7 +140,7 @@ absl::Status WriteShard(const DummyWeights& weights, const std::vector<TensorId>
   return writer.Close();
 }
 
-// Cuts the tensors, in order, into n_shards non-empty runs of about the same number of bytes.
+// Cuts the tensors, in order, into n_shards non-empty runs of about equal bytes.
 std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
                                                 const MakeCheckpointOptions& options) {
   const std::vector<TensorId> ids = AllTensors(config);
@@ -179,7 +181,7 @@ absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions
   return absl::OkStatus();
 }
 
-// Creates `dir` where it is missing; it must be empty.
+// Creates the folder `dir` if it does not exist; ALREADY_EXISTS if it is not empty.
 absl::Status PrepareDirectory(const std::string& dir) {
   std::error_code error;
   std::filesystem::create_directories(dir, error);
@@ -218,7 +220,7 @@ absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpoi
     RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/", IndexName(options.layout)),
                                   absl::StrCat(index.dump(2), "\n")));
   }
-  // The config comes last: a directory that has one is complete.
+  // The config is written last, so that a folder with a config is complete.
   const std::string config_text = options.layout == CheckpointLayout::kHuggingFace
                                       ? ToHfConfigJson(config, TorchDType(options.dtype))
                                       : ToMistralParamsJson(config);

@@ -1,4 +1,4 @@
-// bora-make-checkpoint: writes a checkpoint of made-up weights for load tests and benchmarks.
+// bora-make-checkpoint: writes a checkpoint of generated weights for load tests and benchmarks.
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -17,6 +17,7 @@ namespace {
 
 constexpr char kProgram[] = "bora-make-checkpoint";
 
+// Values of the flags, initially the defaults: a small model with Mistral's vocabulary size.
 struct Flags {
   std::string config;
   int64_t dim = 256;
@@ -77,6 +78,7 @@ CommandLine MakeCommandLine(Flags* flags) {
   return command_line;
 }
 
+// The config from the file of --config or, without it, from the flags of the dimensions.
 absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
   const std::string path = flags.config;
   if (!path.empty()) {

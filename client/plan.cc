@@ -40,7 +40,7 @@ absl::Status FlagError(absl::string_view flag, const absl::Status& status) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
 }
 
-// OK if value is in [1, max]; `why` says what `max` is.
+// OK if value is in [1, max]; `why` explains `max` in the message.
 absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t max,
                         absl::string_view why = "") {
   if (value >= 1 && value <= max) return absl::OkStatus();

@@ -98,7 +98,7 @@ class FieldReader {
     return value->get<bool>();
   }
 
-  // Fails when the field is there with any value but null, false and (where given) `neutral`.
+  // Fails if the field has a value other than null, false and `neutral` (unless that is null).
   void RefuseUnlessNeutral(const char* field, const Json& neutral = nullptr) {
     const Json* value = Find(field);
     if (value == nullptr || *value == Json(false)) return;

@@ -1,5 +1,5 @@
-// Names of CPU instruction sets for --version: those that this build has kernels for and those that
-// this CPU has. Informative only; kernels choose by their own check.
+// Names of CPU instruction sets for --version: of this build and of this CPU. Informative only;
+// kernels choose by their own check.
 #pragma once
 
 #include <string>

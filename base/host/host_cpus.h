@@ -15,7 +15,7 @@ std::vector<int> UsableCpus();
 // CPU time per wall time that control groups grant this process, in CPUs (2.5 = two and a half);
 // infinity if there is no limit. The minimum over the process's group and all groups around it,
 // from cpu.max (version 2) or cpu.cfs_quota_us / cpu.cfs_period_us (version 1). `root` and
-// `membership` as for CgroupDirs; without parameters, those of this process.
+// `membership` as for CgroupDirs; without parameters: of this process.
 double CpuQuota(const std::string& root, absl::string_view membership);
 double CpuQuota();
 

@@ -49,7 +49,7 @@ absl::Status NoFolderError(const std::string& dir) {
                                   : ""));
 }
 
-// Hugging Face's layout if its config and weights are there; else Mistral's if those are; else, if
+// Hugging Face's layout if its config and weights are there; else Mistral's likewise; else, if
 // there are no weights, the layout of whichever config exists.
 absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
   std::error_code error;

@@ -9,7 +9,7 @@ namespace bora {
 
 // Weights computed from a seed. An element is a pure function of (seed, tensor, row, column), so
 // every division of the model over ranks sees the same weights. Elements of matrices are uniform
-// with mean 0 and standard deviation 1 / sqrt(fan_in); those of norms lie in [0.9, 1.1]; so
+// with mean 0 and standard deviation 1 / sqrt(fan_in); elements of norms lie in [0.9, 1.1]; so
 // activations stay of order one through any number of layers. The fingerprint covers config and
 // seed. One core makes about 0.4 billion bf16 or 0.7 billion float elements per second: the 14.5 GB
 // of a 7B model take about 18 core-seconds. Immutable after construction.

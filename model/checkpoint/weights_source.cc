@@ -174,7 +174,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
   const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
   const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
   const bool is_copy = stored.dtype == FormatOf<T>::kDType;
-  // The digest of a tied head names the table, since those are the stored bytes.
+  // The digest of a tied head names the table, whose bytes are the stored ones.
   const bool is_tied_head = id.kind == TensorKind::kOutput && config().tie_word_embeddings;
   const TensorId stored_id = is_tied_head ? TensorId{TensorKind::kTokEmbeddings} : id;
   StoredRow unit = {.id = stored_id,

@@ -25,7 +25,7 @@ std::string Bytes(double bytes) {
   return absl::StrFormat("%.*f %s", unit == 0 ? 0 : 1, bytes, units[unit]);
 }
 
-// "GROUP_STATE_NOT_READY" with the prefix "GROUP_STATE_" as "not ready".
+// An enum name in words: "GROUP_STATE_SERVING" with the prefix "GROUP_STATE_" gives "serving".
 std::string Lower(const std::string& enum_name, const std::string& prefix) {
   std::string out = enum_name.substr(std::min(prefix.size(), enum_name.size()));
   for (char& ch : out) ch = ch == '_' ? ' ' : static_cast<char>(std::tolower(ch));
@@ -48,7 +48,7 @@ std::string Milliseconds(double ms) {
   return absl::StrFormat("%.*f ms", ms < 10 ? 1 : 0, ms);
 }
 
-// Name, element type and size of each model; state of the group of workers; version.
+// Name, element type, layers and context of each model; state of the group of workers; version.
 std::string ModelLines(const StatusSample& sample) {
   std::string out;
   for (const pb::Model& model : sample.models.models()) {
@@ -87,6 +87,7 @@ std::string LoadLines(const pb::ServerInfo& info) {
 std::string RateLines(const StatusSample& before, const StatusSample& sample) {
   const pb::Load& was = before.info.load();
   const pb::Load& is = sample.info.load();
+  // At least a millisecond, so that two samples of the same time give no infinite rate.
   const double s = std::max(1e-3, absl::ToDoubleSeconds(sample.at - before.at));
   const auto rate = [s](int64_t from, int64_t to) { return static_cast<double>(to - from) / s; };
   std::string out = absl::StrFormat(
@@ -112,6 +113,7 @@ std::string TotalLines(const pb::Load& load) {
       "  prompt tokens %d computed, %d more from the prefix cache\n",
       load.finished_request_total(), load.output_token_total(), load.preemption_total(),
       load.step_total(), load.prompt_token_total(), load.cached_prompt_token_total());
+  // Of the time with a step in flight, the share in which each stage computed.
   if (const double busy_s = Seconds(load.busy_duration()); busy_s > 0) {
     absl::StrAppend(&out, "  stages computed");
     for (const google::protobuf::Duration& compute : load.stage_compute_durations()) {
@@ -158,6 +160,8 @@ double PercentileMs(const pb::LatencyHistogram& before, const pb::LatencyHistogr
   }
   // No latency was counted between the samples.
   if (total <= 0) return -1;
+  // The rank-th smallest latency, counted from 1, lies in the bucket where the running sum reaches
+  // rank.
   const auto rank = static_cast<int64_t>(std::ceil(part * static_cast<double>(total)));
   int64_t n = 0;
   for (size_t i = 0; i + 1 < counts.size(); ++i) {
@@ -169,6 +173,7 @@ double PercentileMs(const pb::LatencyHistogram& before, const pb::LatencyHistogr
 }
 
 bool IsSameRun(const StatusSample& before, const StatusSample& sample) {
+  // A restart resets both; uptime alone could be larger again if the samples are far apart.
   return Seconds(sample.info.uptime()) >= Seconds(before.info.uptime()) &&
          sample.info.load().output_token_total() >= before.info.load().output_token_total();
 }

@@ -43,6 +43,7 @@ Terminal::Terminal()
   if (is_screen_ && reads_keys_ && tcgetattr(STDIN_FILENO, &saved_keys) == 0) {
     has_keys = true;
     termios keys = saved_keys;
+    // Keys arrive one by one (no ICANON) and are not shown (no ECHO). Signals such as Ctrl-C stay.
     keys.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
     tcsetattr(STDIN_FILENO, TCSANOW, &keys);
   }
@@ -54,6 +55,8 @@ Terminal::~Terminal() {
 }
 
 void RestoreTerminal() {
+  // exchange() makes sure that only one thread restores. write() instead of std::cout, which
+  // another thread may be using.
   if (has_keys.exchange(false)) tcsetattr(STDIN_FILENO, TCSANOW, &saved_keys);
   if (has_screen.exchange(false)) {
     [[maybe_unused]] const ssize_t n = write(STDOUT_FILENO, kLeave.data(), kLeave.size());
@@ -76,6 +79,8 @@ void Terminal::Show(const std::string& text) {
     std::cout << text << std::flush;
     return;
   }
+  // Each line erases the rest of the old line instead of clearing the screen first, which would
+  // flicker.
   const std::string line_end = absl::StrCat(kClearLine, "\n");
   std::cout << kHome << absl::StrReplaceAll(FitText(text, size()), {{"\n", line_end}}) << kClearLine
             << kClearBelow << std::flush;
@@ -90,7 +95,7 @@ bool Terminal::WaitForQuit(absl::Duration duration) const {
   if (poll(&keys, 1, static_cast<int>(absl::ToInt64Milliseconds(duration))) <= 0) return false;
   char key = 0;
   const ssize_t n = read(STDIN_FILENO, &key, 1);
-  if (n <= 0) absl::SleepFor(duration);  // the terminal is gone
+  if (n <= 0) absl::SleepFor(duration);  // the terminal is gone: do not spin
   return n == 1 && (key == 'q' || key == 'Q');
 }
 
@@ -104,6 +109,7 @@ std::string FitText(const std::string& text, TerminalSize size) {
     if (row++ > 0) out += '\n';
     int column = 0;
     for (const char letter : line) {
+      // Continuation bytes of UTF-8 belong to the character before and take no column.
       const bool continues = (static_cast<unsigned char>(letter) & 0xc0) == 0x80;
       if (!continues && ++column > size.columns) break;
       out += letter;

@@ -49,6 +49,7 @@ absl::Status Validate(const ModelConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("head_dim is ", config.head_dim, ", must be even for rotary embeddings"));
   }
+  // The comparisons are negated so that NaN fails them too.
   if (!(config.rope_theta >= 1 && config.rope_theta <= 1e12)) {
     return absl::InvalidArgumentError(
         absl::StrCat("rope_theta is ", config.rope_theta, ", must be in [1, 1e12]"));
@@ -87,6 +88,7 @@ absl::Status CheckContextLength(const ModelConfig& config, int64_t max_model_len
   return absl::OkStatus();
 }
 
+// Per layer: wq and wo, wk and wv, three FFN matrices, two norms.
 int64_t ParameterCount(const ModelConfig& config) {
   const int64_t q_dim = config.n_heads * config.head_dim;
   const int64_t kv_dim = config.n_kv_heads * config.head_dim;

@@ -39,12 +39,15 @@ class FieldReader {
     const auto it = object_.find(field);
     return it == object_.end() || it->is_null() ? nullptr : &*it;
   }
+  // Whether the field is there, even as null.
   bool IsPresent(const char* field) const { return object_.contains(field); }
 
+  // Keeps the message unless there was an error before.
   void Fail(const std::string& message) {
     if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": ", message));
   }
 
+  // A required integer; 0 after an error, like the functions below.
   int64_t Int(const char* field) {
     const Json* value = Find(field);
     if (value == nullptr) {
@@ -60,6 +63,7 @@ class FieldReader {
     return ToInt(field, *value);
   }
 
+  // JSON has integers beyond int64; these are refused.
   int64_t ToInt(const char* field, const Json& value) {
     const bool fits =
         value.is_number_integer() && (!value.is_number_unsigned() ||
@@ -294,6 +298,7 @@ void ReadHfAttention(FieldReader& reader, ModelConfig& config) {
   } else {
     config.n_kv_heads = reader.Int("num_key_value_heads");
   }
+  // Both architectures define a missing head_dim as hidden_size / num_attention_heads.
   if (const auto head_dim = reader.OptionalInt("head_dim")) {
     config.head_dim = *head_dim;
   } else if (config.n_heads > 0 && config.dim % config.n_heads == 0) {
@@ -317,6 +322,8 @@ absl::StatusOr<ModelConfig> Finish(const FieldReader& reader, ModelConfig config
   return config;
 }
 
+// Fails for every unknown key, unless it is null or false, and for known keys with unsupported
+// values.
 void RefuseUnsupportedMistral(const Json& json, FieldReader& reader) {
   // The file is small and closed: a key that is not known may change the numbers.
   static constexpr const char* kKnown[] = {

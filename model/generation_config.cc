@@ -46,6 +46,7 @@ absl::StatusOr<std::optional<float>> ReadFloat(const Json& json, const char* fie
   return std::optional<float>(value->get<float>());
 }
 
+// As ReadFloat, for integers. Compares as double, since the number may not fit in any integer type.
 absl::StatusOr<std::optional<int32_t>> ReadInt(const Json& json, const char* field, int64_t low,
                                                int64_t high) {
   const Json* value = Find(json, field);
@@ -59,6 +60,7 @@ absl::StatusOr<std::optional<int32_t>> ReadInt(const Json& json, const char* fie
   return std::optional<int32_t>(value->get<int32_t>());
 }
 
+// The ids of eos_token_id, which is one id or a list; ascending, without duplicates.
 absl::StatusOr<std::vector<int32_t>> ReadEosIds(const Json& json) {
   std::vector<int32_t> ids;
   const Json* value = Find(json, "eos_token_id");
@@ -86,6 +88,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text) {
   ASSIGN_OR_RETURN(sampling.temperature, ReadFloat(json, "temperature", 0, kMaxTemperature));
   ASSIGN_OR_RETURN(sampling.top_p, ReadFloat(json, "top_p", kLeastPositive, 1));
   ASSIGN_OR_RETURN(sampling.top_k, ReadInt(json, "top_k", -1, kMaxTopK));
+  // Both mean "no limit" in files; the API has only 0.
   if (sampling.top_k == -1) sampling.top_k = 0;
   ASSIGN_OR_RETURN(sampling.min_p, ReadFloat(json, "min_p", 0, 1));
   ASSIGN_OR_RETURN(

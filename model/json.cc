@@ -62,6 +62,7 @@ absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat("JSON nested ", depth, " deep, the limit is ", kMaxJsonDepth));
   }
+  // One set of keys for each object that is open at this point of the text.
   std::vector<std::unordered_set<std::string>> open_keys;
   std::string duplicate;
   const auto callback = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
@@ -91,6 +92,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot open"));
   struct stat info;
+  // fstat of the open file, not stat of the path: the path may change in between.
   if (fstat(fd.get(), &info) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot stat"));
   }
@@ -107,7 +109,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
     const ssize_t n = read(fd.get(), text.data() + n_read, text.size() - n_read);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot read"));
-    if (n == 0) break;
+    if (n == 0) break;  // the file has become shorter
     n_read += static_cast<size_t>(n);
   }
   text.resize(n_read);

@@ -24,10 +24,12 @@ namespace {
 
 // Elements that are generated and written at a time: 4 MiB of floats fit in a second-level cache.
 constexpr int64_t kElementsPerBlock = int64_t{1} << 20;
+// Limit of n_shards, the same as when reading (model/checkpoint/weight_files.h).
 constexpr int kMaxShards = 1000;
 
 // A new file. Creating fails if the file exists. Owned by one thread.
 class FileWriter {
+  // ALREADY_EXISTS or the system's error, with the path.
  public:
   static absl::StatusOr<FileWriter> Create(const std::string& path) {
     UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
@@ -61,6 +63,7 @@ class FileWriter {
   UniqueFd fd_;
 };
 
+// Writes a whole file.
 absl::Status WriteTextFile(const std::string& path, const std::string& text) {
   ASSIGN_OR_RETURN(FileWriter writer, FileWriter::Create(path));
   RETURN_IF_ERROR(writer.Write(text.data(), text.size()));
@@ -92,6 +95,8 @@ absl::Status WriteTensor(const DummyWeights& weights, TensorId id,
     if (!interleaved) {
       RETURN_IF_ERROR(weights.ReadSlice(id, {begin, end, 0, shape.n_cols}, absl::MakeSpan(values)));
     }
+    // Row `row` of an interleaved file holds another row of the half-rotation order, in which
+    // DummyWeights gives wq and wk.
     for (int64_t row = begin; interleaved && row < end; ++row) {
       const int64_t source = HalfRotationRow(row, weights.config().head_dim);
       RETURN_IF_ERROR(weights.ReadSlice(
@@ -103,6 +108,7 @@ absl::Status WriteTensor(const DummyWeights& weights, TensorId id,
   return absl::OkStatus();
 }
 
+// Bytes of a tensor of this shape in the file.
 int64_t StoredBytes(const TensorShape& shape, FileDType dtype) {
   return shape.n_rows * shape.n_cols * FileDTypeBytes(dtype);
 }
@@ -111,6 +117,7 @@ int64_t StoredBytes(const TensorShape& shape, FileDType dtype) {
 std::string HeaderText(const ModelConfig& config, const std::vector<TensorId>& ids,
                        const MakeCheckpointOptions& options) {
   nlohmann::ordered_json header;
+  // The loaders of the transformers library require this entry.
   header["__metadata__"] = {{"format", "pt"}};
   int64_t begin = 0;
   for (const TensorId id : ids) {
@@ -129,6 +136,7 @@ std::string HeaderText(const ModelConfig& config, const std::vector<TensorId>& i
   return text;
 }
 
+// Writes one safetensors file: header length, header, then the tensors in the order of `ids`.
 absl::Status WriteShard(const DummyWeights& weights, const std::vector<TensorId>& ids,
                         const MakeCheckpointOptions& options, const std::string& path) {
   ASSIGN_OR_RETURN(FileWriter writer, FileWriter::Create(path));
@@ -152,6 +160,7 @@ std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
     const size_t n_later_shards = shards.size() - 1 - shard;
     const bool full =
         written >= CeilDiv(total_bytes, options.n_shards) * static_cast<int64_t>(shard + 1);
+    // Every later shard needs at least one tensor.
     const bool must_leave_rest = ids.size() - i <= n_later_shards;
     if (!shards[shard].empty() && n_later_shards > 0 && (full || must_leave_rest)) ++shard;
     shards[shard].push_back(ids[i]);
@@ -160,6 +169,7 @@ std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
   return shards;
 }
 
+// INVALID_ARGUMENT unless the config is valid and the options are in range for it.
 absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions& options) {
   RETURN_IF_ERROR(Validate(config));
   if (options.dtype != FileDType::kF32 && options.dtype != FileDType::kF16 &&
@@ -194,6 +204,7 @@ absl::Status PrepareDirectory(const std::string& dir) {
   return absl::OkStatus();
 }
 
+// The name of the type in config.json.
 const char* TorchDType(FileDType dtype) {
   if (dtype == FileDType::kF32) return "float32";
   return dtype == FileDType::kF16 ? "float16" : "bfloat16";

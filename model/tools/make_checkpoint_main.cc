@@ -38,6 +38,7 @@ struct Flags {
   std::string output;
 };
 
+// The command line, whose parsing writes to `flags`.
 CommandLine MakeCommandLine(Flags* flags) {
   CommandLine command_line(
       {kProgram,
@@ -103,6 +104,7 @@ absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
   return config;
 }
 
+// ChoiceFlag has checked the words; "hf" and "bf16" are the defaults of the options.
 MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   MakeCheckpointOptions options;
   if (flags.layout == "mistral") options.layout = CheckpointLayout::kMistral;
@@ -113,6 +115,7 @@ MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   return options;
 }
 
+// Copies the file `from` to tokenizer.model in `dir`; nothing if `from` is empty.
 absl::Status CopyTokenizer(const std::string& from, const std::string& dir) {
   if (from.empty()) return absl::OkStatus();
   std::error_code error;
@@ -121,6 +124,8 @@ absl::Status CopyTokenizer(const std::string& from, const std::string& dir) {
   return absl::ErrnoToStatus(error.value(), absl::StrCat(from, ": cannot copy to ", dir));
 }
 
+// Prints the error. INVALID_ARGUMENT is the fault of a flag or of the config file, all else of the
+// system.
 int Fail(const absl::Status& status) {
   PrintErrors(kProgram, {std::string(status.message())}, /*is_usage=*/false);
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitCannotStart;

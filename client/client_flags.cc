@@ -14,6 +14,7 @@
 namespace bora {
 namespace {
 
+// Texts of --help.
 constexpr char kSummary[] =
     "Talks to a Bora server, and plans one.\n"
     "  bora generate \"To be, or\" --max-tokens 50\n"

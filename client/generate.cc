@@ -43,6 +43,7 @@ std::string Unescape(const std::string& text) {
   return out;
 }
 
+// The flag's words are checked already; UNSPECIFIED means standard to the server.
 pb::Priority PriorityOf(const std::string& word) {
   if (word == "interactive") return pb::PRIORITY_INTERACTIVE;
   if (word == "standard") return pb::PRIORITY_STANDARD;
@@ -157,6 +158,8 @@ void PrintSummary(const pb::GenerateStreamResponse& last, absl::Duration first_t
 
 }  // namespace
 
+// Prints messages as they come: JSON, or lines of tokens if log probabilities were asked for, or
+// text.
 int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
   Client client(global.server);
   const pb::GenerateStreamRequest request = MakeRequest(options);
@@ -190,9 +193,11 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
       std::cout << "[" << i << "] " << texts[i] << "\n";
     }
     std::cout << std::flush;
+    // The text need not end in a newline, and a shell's prompt must begin on a new line.
   } else if (!global.json && n_messages > 0) {
     std::cout << std::endl;
   }
+  // After an error the text so far has been printed; the status says why it ends there.
   const grpc::Status status = stream->Finish();
   if (!status.ok()) return Report(global, status);
   if (!options.quiet && !global.json) PrintSummary(last, first_token, total);

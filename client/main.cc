@@ -86,6 +86,7 @@ int Main(int argc, char** argv) {
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
   std::vector<std::string> errors = parsed.errors;
   GenerateOptions& generate = flags.generate;
+  // `plan` talks to no server.
   if (parsed.command != "plan") {
     const absl::Status server = CheckServerAddress(flags.global.server);
     if (!server.ok()) errors.emplace_back(server.message());

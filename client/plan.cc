@@ -48,6 +48,7 @@ absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t max,
       absl::StrCat(flag, ": ", value, " must be in [1, ", max, "]", why));
 }
 
+// Reads a rate in bytes per second; INVALID_ARGUMENT names the flag.
 absl::Status ReadRate(absl::string_view flag, const std::string& text, double* bytes_per_s) {
   const absl::StatusOr<double> rate = ParseBytesPerSecond(text);
   if (!rate.ok()) return FlagError(flag, rate.status());
@@ -98,7 +99,8 @@ absl::Status ReadLoad(const PlanOptions& options, const ModelConfig& config, Pla
   return CheckRange("--batch", load->n_sequences, kMaxBatch);
 }
 
-// Checks the flags before it opens the model, so that a wrong flag is reported at once.
+// Checks the flags of the hardware before it opens the model, so that a wrong flag is reported at
+// once. The load is checked last, since its limits depend on the model.
 absl::StatusOr<PlanInput> ReadInput(const PlanOptions& options) {
   PlanInput input;
   input.options = &options;
@@ -135,10 +137,12 @@ std::string Duration(double us) {
   return absl::StrFormat("%.1f s", us / 1e6);
 }
 
+// A rate with one decimal below 100, else a whole number.
 std::string TokensPerSecond(double rate) {
   return rate < 100 ? absl::StrFormat("%.1f", rate) : WithCommas(std::llround(rate));
 }
 
+// A bandwidth, for example "4.3 TB/s".
 std::string Rate(double bytes_per_s) {
   return absl::StrCat(FormatBytes(static_cast<int64_t>(bytes_per_s)), "/s");
 }

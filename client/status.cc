@@ -35,11 +35,14 @@ grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sa
     const grpc::Status status = client->models().GetServerInfo(call.get(), {}, &sample->info);
     if (!status.ok()) return status;
   }
+  // Time of the answer with the counters: rates are differences of counters over differences of
+  // this.
   sample->at = SteadyNow();
   CallScope call(global);
   return client->models().ListModels(call.get(), {}, &sample->models);
 }
 
+// Serving means that a whole group of workers is ready, not only that the server answers.
 bool IsServing(const StatusSample& sample) {
   return sample.info.group_state() == pb::GROUP_STATE_SERVING;
 }
@@ -60,6 +63,7 @@ int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool qui
     const grpc::Status status = Fetch(short_call, &client, &sample);
     if (WasCancelled()) return kExitInterrupted;
     if (status.ok() && IsServing(sample)) return kExitOk;
+    // The last reason is the one to print: an earlier failure may be over.
     reason = status.ok() ? sample.info.group_detail() : WhyUnreachable(global.server);
     absl::SleepFor(std::min(kWaitPoll, std::max(absl::ZeroDuration(), end - SteadyNow())));
   } while (SteadyNow() < end && !WasCancelled());
@@ -134,6 +138,7 @@ class Watch {
   void Show(const std::string& notice) {
     if (!terminal_->is_screen()) return terminal_->Show(absl::StrCat(text_, "\n"));
     const TerminalSize size = terminal_->size();
+    // The last row is for the notice; the text gets the rows above it, padded with empty ones.
     const int n_rows = std::max(1, size.rows - 1);
     std::string screen = FitText(text_, {size.columns, n_rows});
     const auto n_used = 1 + std::count(screen.begin(), screen.end(), '\n');

@@ -17,6 +17,7 @@ int RunTokenize(const GlobalOptions& global, const TokenizeOptions& options) {
   pb::TokenizeRequest request;
   for (const std::string& text : options.texts) request.add_texts(text);
   request.set_add_bos_token(!options.no_bos);
+  // Asks for the bytes of each token, for the quoted pieces.
   request.set_token_bytes(true);
   pb::TokenizeResponse response;
   CallScope call(global);

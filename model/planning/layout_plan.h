@@ -83,8 +83,8 @@ struct LayoutPlan {
   double tokens_per_s = 0;                 // decoded tokens per second of all replicas
 };
 
-// Memory of tensor rank 0 of a stage, which has the most of its stage, when it serves `load` on a
-// device of `fleet`.
+// Memory of tensor rank 0 of a stage, which has the most of its stage, on a device of `fleet`. Here
+// load.n_sequences are the sequences of one replica.
 RankMemory PlanRankMemory(const ModelConfig& config, const RankShape& shape,
                           const DeviceFleet& fleet, const PlannedLoad& load);
 

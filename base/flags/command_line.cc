@@ -142,6 +142,7 @@ class Application {
   Application(const CommandLine::Text& text, const CommandFlags& flags,
               const std::vector<const CommandFlags*>& commands, size_t n_arguments)
       : n_arguments_(std::max(1, static_cast<int>(n_arguments))), app_(text.summary, text.program) {
+    // CLI11's own --help is off: this program's flag --help is in the table like any other.
     app_.set_help_flag();
     app_.formatter(std::make_shared<HelpFormatter>(definitions_, text.program, text.epilogue));
     AddTo(&app_, flags);
@@ -178,6 +179,7 @@ class Application {
     std::vector<std::string> line = words.program_words;
     if (words.command != nullptr) line.push_back(words.command->name());
     line.insert(line.end(), words.command_words.begin(), words.command_words.end());
+    // Arguments may begin with '-'; after "--" CLI11 takes them for arguments.
     if (!words.arguments.empty()) line.push_back("--");
     line.insert(line.end(), words.arguments.begin(), words.arguments.end());
     std::reverse(line.begin(), line.end());  // CLI11 takes the words from the back
@@ -214,6 +216,7 @@ class Application {
     for (const std::string& text : texts) {
       const absl::Status status = definition.value.read(text);
       if (status.ok()) continue;
+      // A value that no word gave comes from the environment.
       const std::string source = given_->count(&definition) > 0
                                      ? absl::StrCat("--", definition.name)
                                      : definition.environment;

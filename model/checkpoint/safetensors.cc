@@ -69,6 +69,8 @@ class HeaderHandler {
   absl::Status TakeStatus() { return std::move(status_); }
   std::vector<TensorInfo> TakeTensors() { return std::move(tensors_); }
 
+  // Callbacks of nlohmann::json's SAX interface. The first five are for values that the format
+  // allows nowhere.
   bool null() { return Unexpected("null"); }
   bool boolean(bool) { return Unexpected("a boolean"); }
   bool number_integer(int64_t value) { return Unexpected(absl::StrCat("the number ", value)); }
@@ -100,6 +102,7 @@ class HeaderHandler {
     return Unexpected(absl::StrCat("the number ", value));
   }
 
+  // Strings are allowed in __metadata__, whose contents are ignored, and as dtype.
   bool string(std::string& value) {
     if (place_ == Place::kMetadata) return true;
     if (place_ != Place::kTensor || field_ != "dtype") return Unexpected("a string");

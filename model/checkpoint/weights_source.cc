@@ -22,6 +22,8 @@ namespace {
 // still in the L2 cache when they are checked and converted.
 constexpr int64_t kRunBytes = int64_t{1} << 20;
 
+// Widen converts a stored element to float, exactly. Narrow rounds a float to the destination's
+// type.
 float Widen(float value) { return value; }
 float Widen(Bf16 value) { return ToFloat(value); }
 
@@ -32,6 +34,8 @@ float Widen(Half half) {
   const uint32_t magnitude = half.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
   const uint32_t special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);  // all ones or zero
+  // 112 = 127 - 15 is the difference of the exponent biases; `special` sets the exponent of
+  // infinity and NaN.
   const uint32_t normal = ((magnitude << 13) + (112u << 23)) | (special & 0x7f800000u);
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
@@ -171,6 +175,8 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
   const StoredTensor stored = checkpoint_.Find(id);
   const int64_t element_bytes = FileDTypeBytes(stored.dtype);
   const int64_t span_bytes = slice.n_cols() * element_bytes;
+  // Neighbouring rows of the result are no neighbours in an interleaved file, so each is read
+  // alone.
   const bool rows_follow = slice.n_cols() == shape.n_cols && !stored.interleaved_rotary;
   const int64_t run_rows = rows_follow ? std::max<int64_t>(kRunBytes / span_bytes, 1) : 1;
   const bool is_copy = stored.dtype == FormatOf<T>::kDType;
@@ -182,6 +188,8 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
                     .n_cols = slice.n_cols(),
                     .unit_cols = DigestUnitCols(config(), stored_id),
                     .element_bytes = element_bytes};
+  // Elements of the destination's own type are read straight into it; others pass through
+  // `staging`.
   std::unique_ptr<uint8_t[]> staging;
   if (!is_copy) {
     const int64_t n_rows = std::min(run_rows, slice.n_rows());
@@ -206,6 +214,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
     }
     if (!is_copy) Convert(stored.dtype, raw, out);
     if (const size_t bad = FirstNotFinite<T>(out); bad != out.size()) {
+      // Convert the element again, to float, for the message: only here is its value needed.
       float value = 0;
       Convert(stored.dtype, raw + bad * element_bytes, absl::MakeSpan(&value, 1));
       const auto bad_idx = static_cast<int64_t>(bad);

@@ -120,7 +120,7 @@ class Tokenizer {
   int32_t eos_id() const { return vocabulary_.eos_id; }  // -1: none
   int32_t pad_id() const { return vocabulary_.pad_id; }  // -1: none
 
-  // Both are false for ids outside [0, vocab_size).
+  // Whether the token has this type; false for ids outside [0, vocab_size).
   bool IsControl(int32_t id) const { return HasType(id, PieceType::kControl); }
   bool IsByte(int32_t id) const { return HasType(id, PieceType::kByte); }
 

@@ -182,8 +182,9 @@ std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choi
   const LayoutPlan& next = plans[*choice.next];
   absl::StrAppend(&reason, "; the next one, ", NameOf(next.layout), ", ", merit(next));
   // The same 1 % within which ChooseLayout prefers the smaller group.
-  const bool is_similar = is_latency ? next.decode_alone_us < best.decode_alone_us * 1.01
-                                     : next.tokens_per_s > best.tokens_per_s * 0.99;
+  const bool is_similar = is_latency
+                              ? next.decode_alone_us < best.decode_alone_us * (1 + kSimilarLayouts)
+                              : next.tokens_per_s > best.tokens_per_s * (1 - kSimilarLayouts);
   if (is_similar && best.layout.n_ranks() < next.layout.n_ranks()) {
     absl::StrAppend(&reason, " in larger groups");
   }

@@ -1,11 +1,11 @@
 #include <algorithm>
-#include <chrono>
 #include <iostream>
 #include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "client/call.h"
 #include "client/commands.h"
 #include "client/status_text.h"
@@ -22,11 +22,6 @@ constexpr absl::Duration kMaxCall = absl::Seconds(5);
 constexpr absl::Duration kPoll = absl::Milliseconds(50);
 // Pause between two tries of WaitUntilServing.
 constexpr absl::Duration kWaitPoll = absl::Milliseconds(200);
-
-// Time of a steady clock as a duration.
-absl::Duration SteadyNow() {
-  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
 
 // Asks for everything that one view shows: two calls, each with the timeout of `global`.
 grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sample) {
@@ -50,7 +45,7 @@ bool IsServing(const StatusSample& sample) {
 // Asks again and again until the server serves or `limit` has passed. Returns kExitOk,
 // kExitInterrupted, or kExitUnavailable after printing the last reason to stderr (unless `quiet`).
 int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool quiet) {
-  const absl::Duration end = SteadyNow() + limit;
+  const SteadyTime end = SteadyNow() + limit;
   std::string reason;
   do {
     // A new channel for each try: one that has failed waits longer and longer before it reconnects.
@@ -87,7 +82,7 @@ class Watch {
   int Run() {
     while (true) {
       Print();
-      const absl::Duration next = SteadyNow() + options_.interval;
+      const SteadyTime next = SteadyNow() + options_.interval;
       while (SteadyNow() < next && !WasCancelled()) {
         if (terminal_.has_value() && terminal_->WaitForQuit(kPoll)) return kExitOk;
         if (!terminal_.has_value()) absl::SleepFor(kPoll);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "bora/inference/v1/model_service.pb.h"
 
 namespace bora {
@@ -12,7 +13,7 @@ namespace bora {
 struct StatusSample {
   inference::v1::ServerInfo info;
   inference::v1::ListModelsResponse models;
-  absl::Duration at;  // when `info` arrived, on a steady clock
+  SteadyTime at;  // when `info` arrived, on a steady clock
 };
 
 // The text, in lines of at most 80 columns, except that names of hosts and devices, which stand at

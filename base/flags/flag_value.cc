@@ -159,10 +159,12 @@ FlagValue UnsignedFlag(uint64_t* variable) {
   value.form = "N";
   value.default_text = absl::StrCat(*variable);
   value.read = [variable](const std::string& text) {
+    uint64_t number = 0;
     if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos ||
-        !absl::SimpleAtoi(text, variable)) {
+        !absl::SimpleAtoi(text, &number)) {
       return absl::InvalidArgumentError("must be a whole number in [0, 18446744073709551615]");
     }
+    *variable = number;
     return absl::OkStatus();
   };
   return value;

@@ -24,8 +24,6 @@ constexpr int64_t kSampleBytes = 8;
 constexpr int64_t kMinChunkTokens = 256;
 // Limits the time of the search itself.
 constexpr int64_t kMaxChunks = 1024;
-// Relative difference below which two layouts count as equal.
-constexpr double kSimilar = 0.01;
 
 // The stages of one replica and the links between them.
 struct Pipeline {
@@ -299,7 +297,8 @@ std::optional<PlanChoice> ChooseLayout(absl::Span<const LayoutPlan> plans,
     }
     std::optional<size_t> best;
     for (size_t i = 0; i < plans.size(); ++i) {
-      if (!plans[i].fits.ok() || i == without || merit(plans[i]) < most * (1 - kSimilar)) continue;
+      if (!plans[i].fits.ok() || i == without || merit(plans[i]) < most * (1 - kSimilarLayouts))
+        continue;
       if (!best.has_value() || plans[i].layout.n_ranks() < plans[*best].layout.n_ranks()) best = i;
     }
     return best;

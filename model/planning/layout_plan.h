@@ -15,6 +15,9 @@
 
 namespace bora {
 
+// Relative difference of a figure below which two layouts count as equal.
+inline constexpr double kSimilarLayouts = 0.01;
+
 // Limit of DeviceFleet::n_devices.
 inline constexpr int kMaxPlannedDevices = 1024;
 // Memory of a device that its driver takes beside the planned amounts, in bytes; the worker

@@ -18,19 +18,18 @@
 #include "base/status_macros.h"
 #include "model/checkpoint/dummy_weights.h"
 #include "model/checkpoint/rotary_layout.h"
+#include "model/checkpoint/weight_files.h"
 
 namespace bora {
 namespace {
 
 // Elements that are generated and written at a time: 4 MiB of floats fit in a second-level cache.
 constexpr int64_t kElementsPerBlock = int64_t{1} << 20;
-// Limit of n_shards, the same as when reading (model/checkpoint/weight_files.h).
-constexpr int kMaxShards = 1000;
 
 // A new file. Creating fails if the file exists. Owned by one thread.
 class FileWriter {
-  // ALREADY_EXISTS or the system's error, with the path.
  public:
+  // ALREADY_EXISTS or the system's error, with the path.
   static absl::StatusOr<FileWriter> Create(const std::string& path) {
     UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
     if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot create"));
@@ -178,7 +177,7 @@ absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions
         absl::StrCat("dtype is ", FileDTypeName(options.dtype), ", must be F32, F16 or BF16"));
   }
   const auto n_tensors = static_cast<int>(AllTensors(config).size());
-  const int max_shards = std::min(kMaxShards, n_tensors);
+  const int max_shards = std::min(static_cast<int>(kMaxShards), n_tensors);
   if (options.n_shards < 1 || options.n_shards > max_shards) {
     return absl::InvalidArgumentError(absl::StrCat("number of shards is ", options.n_shards,
                                                    ", must be in [1, ", max_shards, "]"));

@@ -1,15 +1,12 @@
 #include "kernels/cpu/simd/simd_choice.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include <algorithm>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
+#include "base/host/cpu_features.h"
 
 namespace bora {
 namespace {
@@ -97,39 +94,20 @@ std::string RowsOfClass(int i) {
   return absl::StrCat("of ", kRowClasses[i], "-", kRowClasses[i + 1] - 1, " rows");
 }
 
-#if defined(__x86_64__)
-// Conversions of float16: bit 29 of ECX of leaf 1. Clang 14 has no name for it. Asked once: under a
-// hypervisor the instruction takes microseconds, and operations ask for their level each time.
-bool HasF16c() {
-  static const bool has = [] {
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
-  }();
-  return has;
-}
-#endif
-
 }  // namespace
 
 bool SimdLevelAvailable(SimdLevel level) {
-#if defined(__x86_64__)
   switch (level) {
     case SimdLevel::kPortable:
       return true;
     case SimdLevel::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
+      return HasAvx2();
     case SimdLevel::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-             SimdLevelAvailable(SimdLevel::kAvx2);
+      return HasAvx512();
     case SimdLevel::kAvx512Bf16:
-      return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-             SimdLevelAvailable(SimdLevel::kAvx512);
+      return HasAvx512Bf16();
   }
   return false;
-#else
-  return level == SimdLevel::kPortable;
-#endif
 }
 
 std::vector<SimdLevel> AvailableSimdLevels() {

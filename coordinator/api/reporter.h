@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "base/host/unique_fd.h"
-#include "coordinator/api/access_log.h"
+#include "coordinator/api/call_stats.h"
 #include "coordinator/api/server_snapshot.h"
 
 namespace bora {
@@ -18,7 +18,8 @@ struct ReporterSources {
   std::function<ServerSnapshot()> snapshot;
   std::function<int64_t()> engine_loop_count;  // of Engine
   std::function<void(bool)> set_live;          // called when it changes
-  AccessLog* access_log = nullptr;
+  std::function<CallStats()> take_call_stats;  // of AccessLog
+  std::function<void()> flush_refusals;        // of AccessLog
 };
 
 // Works from construction to destruction.

@@ -6,7 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "coordinator/grpc/proto_duration.h"
+#include "coordinator/api/generator.h"
+#include "coordinator/api/proto_duration.h"
+#include "coordinator/api/request_validator.h"
 #include "coordinator/grpc/unary_reactor.h"
 
 namespace bora {

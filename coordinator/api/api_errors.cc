@@ -1,9 +1,9 @@
-#include "coordinator/api/call_record.h"
+#include "coordinator/api/api_errors.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
 #include "coordinator/api/api_limits.h"
 #include "coordinator/api/violations.h"
 
@@ -20,12 +20,6 @@ ApiError CallTooLarge(std::string field, std::string value, std::string limit) {
 }
 
 }  // namespace
-
-void RecordCancelled(CallRecord* record) {
-  const bool expired = SteadyNow() >= record->deadline;
-  record->code = expired ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
-  record->reason = reason::kCancelled;
-}
 
 ApiError MetadataTooLarge(int64_t n_bytes) {
   return CallTooLarge("(metadata)", absl::StrCat(n_bytes, " bytes"),
@@ -45,6 +39,18 @@ ApiError AnswerTooLarge(int64_t n_bytes) {
                     {"limit", absl::StrCat(kMaxMessageBytes)}};
   error.message = absl::StrCat("the answer would have ", n_bytes, " bytes, more than the limit of ",
                                kMaxMessageBytes, ": ask for less in one call");
+  return error;
+}
+
+ApiError SlowConsumer(int64_t n_buffered_bytes, absl::Duration timeout) {
+  ApiError error;
+  error.code = absl::StatusCode::kResourceExhausted;
+  error.reason = reason::kSlowConsumer;
+  error.metadata = {{"bufferedBytes", absl::StrCat(n_buffered_bytes)},
+                    {"timeoutMs", absl::StrCat(absl::ToInt64Milliseconds(timeout))}};
+  error.message =
+      absl::StrCat(error.reason, ": a message was not read for ", error.metadata["timeoutMs"],
+                   " ms, with ", error.metadata["bufferedBytes"], " bytes behind it");
   return error;
 }
 

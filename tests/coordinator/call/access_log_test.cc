@@ -1,4 +1,4 @@
-#include "coordinator/api/access_log.h"
+#include "coordinator/call/access_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -16,7 +16,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kFileName[] = "generation_config.json";
-constexpr double kMaxTemperature = 100;  // of the API
 constexpr double kLeastPositive = std::numeric_limits<float>::min();
 
 absl::Status Bad(const char* field, const Json& value, absl::string_view must) {

@@ -1,5 +1,8 @@
 #include "coordinator/api/request_validator.h"
 
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
 #include <algorithm>
 #include <optional>
 #include <random>
@@ -13,14 +16,15 @@
 #include "absl/types/span.h"
 #include "base/check.h"
 #include "coordinator/api/violations.h"
+#include "model/step/sampling_fields.h"
 #include "model/text/detokenizer.h"
 
 namespace bora {
 namespace {
 
 namespace v1 = inference::v1;
+namespace pb = google::protobuf;
 
-constexpr float kMaxTemperature = 100;
 constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
 
 // UTF-8 is valid here: protobuf refuses anything else (see request_parsing.h).
@@ -92,31 +96,35 @@ void CheckPrompt(const v1::Prompt& prompt, const ModelFacts& model, const Tokeni
                          0, model.context_length);
 }
 
+std::string ValueText(float value) { return FloatText(value); }
+std::string ValueText(int32_t value) { return absl::StrCat(value); }
+
+void Get(const v1::SamplingOptions& sampling, const pb::FieldDescriptor* field, float* value) {
+  *value = sampling.GetReflection()->GetFloat(sampling, field);
+}
+void Get(const v1::SamplingOptions& sampling, const pb::FieldDescriptor* field, int32_t* value) {
+  *value = sampling.GetReflection()->GetInt32(sampling, field);
+}
+
+// The request's value of a parameter; nullopt if it is not set. The message has a field for each
+// parameter of the list, under the same name.
+template <typename T>
+std::optional<T> ValueOf(const v1::SamplingOptions& sampling, const SamplingField<T>& field) {
+  const pb::FieldDescriptor* descriptor = sampling.GetDescriptor()->FindFieldByName(field.name);
+  CHECK(descriptor != nullptr) << field.name;
+  if (!sampling.GetReflection()->HasField(sampling, descriptor)) return std::nullopt;
+  T value = 0;
+  Get(sampling, descriptor, &value);
+  return value;
+}
+
 void CheckSampling(const v1::SamplingOptions& sampling, Violations* violations) {
-  if (sampling.has_temperature()) {
-    violations->CheckRange("sampling.temperature", sampling.temperature(), 0.0f, kMaxTemperature);
-  }
-  if (sampling.has_top_p() && !(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
-    violations->AddInvalid("sampling.top_p", FloatText(sampling.top_p()), "in (0, 1]");
-  }
-  if (sampling.has_top_k()) {
-    violations->CheckRange("sampling.top_k", int64_t{sampling.top_k()}, 0, kMaxTopK);
-  }
-  if (sampling.has_min_p()) {
-    violations->CheckRange("sampling.min_p", sampling.min_p(), 0.0f, 1.0f);
-  }
-  if (sampling.has_repetition_penalty()) {
-    violations->CheckRange("sampling.repetition_penalty", sampling.repetition_penalty(),
-                           kMinRepetitionPenalty, kMaxRepetitionPenalty);
-  }
-  if (sampling.has_frequency_penalty()) {
-    violations->CheckRange("sampling.frequency_penalty", sampling.frequency_penalty(), -kMaxPenalty,
-                           kMaxPenalty);
-  }
-  if (sampling.has_presence_penalty()) {
-    violations->CheckRange("sampling.presence_penalty", sampling.presence_penalty(), -kMaxPenalty,
-                           kMaxPenalty);
-  }
+  ForEachSamplingField([&](const auto& field) {
+    const auto value = ValueOf(sampling, field);
+    if (!value.has_value() || field.Contains(*value)) return;
+    violations->AddInvalid(absl::StrCat("sampling.", field.name), ValueText(*value),
+                           absl::StrCat("in ", field.RangeText()));
+  });
 }
 
 void CheckStopSequences(const v1::StopOptions& stopping, Violations* violations) {
@@ -193,25 +201,13 @@ std::vector<int32_t> StopTokenIds(const v1::StopOptions& stopping, const ModelFa
   return ids;
 }
 
-// The request's value, or else the model's default, or else the API's, which `value` has.
-template <typename T>
-void Choose(bool is_set, T from_request, const std::optional<T>& from_model, T* value) {
-  *value = is_set ? from_request : from_model.value_or(*value);
-}
-
 SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingDefaults& defaults,
                             const v1::OutputOptions& output, int32_t min_tokens,
                             std::vector<int32_t> stop_token_ids) {
-  SamplingParams params;
-  Choose(sampling.has_temperature(), sampling.temperature(), defaults.temperature,
-         &params.temperature);
-  Choose(sampling.has_top_p(), sampling.top_p(), defaults.top_p, &params.top_p);
-  Choose(sampling.has_top_k(), sampling.top_k(), defaults.top_k, &params.top_k);
-  Choose(sampling.has_min_p(), sampling.min_p(), defaults.min_p, &params.min_p);
-  Choose(sampling.has_repetition_penalty(), sampling.repetition_penalty(),
-         defaults.repetition_penalty, &params.repetition_penalty);
-  if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
-  if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
+  SamplingParams params = DefaultSampling(defaults);
+  ForEachSamplingField([&](const auto& field) {
+    if (const auto value = ValueOf(sampling, field)) params.*field.member = *value;
+  });
   // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
   params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed() >> 12;
   if (output.has_logprobs()) params.n_logprobs = output.logprobs();
@@ -289,6 +285,16 @@ Priority ToPriority(v1::Priority priority) {
 }
 
 }  // namespace
+
+SamplingParams DefaultSampling(const SamplingDefaults& defaults) {
+  SamplingParams params;
+  params.temperature = defaults.temperature.value_or(params.temperature);
+  params.top_p = defaults.top_p.value_or(params.top_p);
+  params.top_k = defaults.top_k.value_or(params.top_k);
+  params.min_p = defaults.min_p.value_or(params.min_p);
+  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  return params;
+}
 
 bool IsValidRequestId(absl::string_view request_id) {
   return IsName(request_id, kMaxRequestIdBytes);

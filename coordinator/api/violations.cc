@@ -30,12 +30,6 @@ void Violations::CheckRange(absl::string_view field, int64_t value, int64_t low,
   AddInvalid(std::string(field), absl::StrCat(value), absl::StrCat("in [", low, ", ", high, "]"));
 }
 
-void Violations::CheckRange(absl::string_view field, float value, float low, float high) {
-  if (value >= low && value <= high) return;
-  AddInvalid(std::string(field), FloatText(value),
-             absl::StrCat("in [", FloatText(low), ", ", FloatText(high), "]"));
-}
-
 ApiError Violations::TakeError() {
   CHECK(!violations_.empty());
   ApiError error;

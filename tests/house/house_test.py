@@ -76,7 +76,8 @@ PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")
 RPC_HEADERS = re.compile(r"^(grpc|grpcpp|google/protobuf)/")
 RPC_FILES = {
     "base/rpc/rpc_log.h", "base/rpc/rpc_log.cc",
-    "model/protocol/worker_auth.h", "model/protocol/worker_auth.cc", "model/protocol/worker_codec.h", "model/protocol/worker_codec.cc",
+    "model/protocol/sampling_codec.h", "model/protocol/sampling_codec.cc", "model/protocol/worker_auth.h",
+    "model/protocol/worker_auth.cc", "model/protocol/worker_codec.h", "model/protocol/worker_codec.cc",
     "worker/coordinator_client.h", "worker/coordinator_client.cc", "worker/main.cc"
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.M)

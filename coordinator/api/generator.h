@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/request_spec.h"
 #include "coordinator/api/server_snapshot.h"
 

@@ -12,9 +12,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/violations.h"
 #include "model/step/sampling_fields.h"
 #include "model/text/detokenizer.h"
@@ -217,36 +217,6 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingD
   return params;
 }
 
-// `max_tokens` is absent where the request has none.
-ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
-                               absl::optional<int64_t> max_tokens, int32_t context_length) {
-  ApiError error;
-  error.code = absl::StatusCode::kInvalidArgument;
-  error.reason = reason::kContextLengthExceeded;
-  error.metadata = {{"promptTokenCount", absl::StrCat(n_prompt_tokens)},
-                    {"contextLength", absl::StrCat(context_length)}};
-  if (max_tokens.has_value()) error.metadata["maxTokens"] = absl::StrCat(*max_tokens);
-  const std::string prompt =
-      absl::StrCat("the prompt has ", exact ? "" : "at least ", n_prompt_tokens, " tokens");
-  if (n_prompt_tokens >= context_length || !max_tokens.has_value()) {
-    const std::string n_allowed = absl::StrCat(context_length - 1);
-    error.metadata["maxPromptTokenCount"] = n_allowed;
-    error.message = absl::StrCat(prompt, "; it must have at most ", n_allowed,
-                                 ", one less than the context length of ", context_length);
-    error.violations.push_back(
-        {"prompt", absl::StrCat("has ", exact ? "" : "at least ", n_prompt_tokens,
-                                " tokens; it must have at most ", n_allowed)});
-    return error;
-  }
-  error.message = absl::StrCat(prompt, " and max_tokens is ", *max_tokens,
-                               ": together more than the context length of ", context_length);
-  error.violations.push_back(
-      {"stopping.max_tokens",
-       absl::StrCat("is ", *max_tokens, "; it must be in [1, ", context_length - n_prompt_tokens,
-                    "] after a prompt of ", n_prompt_tokens, " tokens")});
-  return error;
-}
-
 void CheckBatch(const std::string& field, int n_inputs, Violations* violations) {
   if (n_inputs == 0) {
     violations->AddInvalid(field, "empty", absl::StrCat("1 to ", kMaxBatchInputs, " inputs"));
@@ -321,13 +291,7 @@ std::optional<ApiError> RequestValidator::CheckModel(absl::string_view model) co
   absl::string_view name = model;
   absl::ConsumePrefix(&name, "models/");
   if (name == model_.name) return std::nullopt;
-  ApiError error;
-  error.code = absl::StatusCode::kNotFound;
-  error.reason = reason::kModelNotFound;
-  error.metadata = {{"model", Excerpt(model)}, {"servedModel", resource_name()}};
-  error.message = absl::StrCat("model \"", error.metadata["model"], "\" is not served here; ",
-                               error.metadata["servedModel"], " is");
-  return error;
+  return ModelNotFound(model, resource_name());
 }
 
 std::variant<ValidatedRequest, ApiError> RequestValidator::Validate(
@@ -424,7 +388,7 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
       n_bos + (prompt.has_text() ? tokenizer_.MinTokens(static_cast<int64_t>(prompt.text().size()))
                                  : prompt.token_ids().ids_size());
   if (n_kept == 0 && n_tokens_min >= model_.context_length) {
-    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), absl::nullopt,
+    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), std::nullopt,
                                  model_.context_length);
   }
   std::vector<int32_t> encoded;
@@ -455,7 +419,7 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
   if (n_wanted > n_left) {
     return ContextLengthExceeded(
         n_prompt_tokens, /*exact=*/true,
-        stopping.has_max_tokens() ? absl::make_optional(n_wanted) : absl::nullopt,
+        stopping.has_max_tokens() ? std::make_optional(n_wanted) : std::nullopt,
         model_.context_length);
   }
   if (stopping.has_max_tokens()) {

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
@@ -32,9 +33,8 @@ void Violations::CheckRange(absl::string_view field, int64_t value, int64_t low,
 
 ApiError Violations::TakeError() {
   CHECK(!violations_.empty());
-  ApiError error;
-  error.code = absl::StatusCode::kInvalidArgument;
-  error.reason = any_invalid_ ? reason::kInvalidField : reason::kLimitExceeded;
+  ApiError error =
+      MakeApiError(any_invalid_ ? ErrorKind::kInvalidField : ErrorKind::kFieldLimit, "");
   const int n_violations = static_cast<int>(violations_.size());
   const int n_shown = std::min(n_violations, kMaxInMessage);
   for (int i = 0; i < n_shown; ++i) {

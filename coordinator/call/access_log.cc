@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "coordinator/api/api_error.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
@@ -13,12 +13,6 @@ namespace {
 constexpr int64_t kMaxRefusalLines = 5;
 // Times to first tokens, of which TakeStats takes the median; later ones replace earlier ones.
 constexpr size_t kMaxFirstTokens = 4096;
-
-// Whether the reason is that of a server without room, which may refuse any number of calls.
-bool IsRefusal(const std::string& reason) {
-  return reason == reason::kQueueFull || reason == reason::kNotReady ||
-         reason == reason::kDraining || reason == reason::kDeadlineInQueue;
-}
 
 // Whether it is a call that status displays make once a second.
 bool IsQuiet(const CallRecord& record) {

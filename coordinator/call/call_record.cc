@@ -1,6 +1,6 @@
 #include "coordinator/call/call_record.h"
 
-#include "coordinator/api/api_error.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 
@@ -28,8 +28,9 @@ void RecordDelta(const OutputDelta& delta, CallRecord* record) {
 
 void RecordCancelled(CallRecord* record) {
   const bool expired = SteadyNow() >= record->deadline;
-  record->code = expired ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
-  record->reason = reason::kCancelled;
+  const ErrorRow& row = RowOf(ErrorKind::kCancelled);
+  record->code = expired ? absl::StatusCode::kDeadlineExceeded : row.code;
+  record->reason = row.reason;
 }
 
 }  // namespace bora

@@ -174,7 +174,8 @@ int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* 
   sources.snapshot = [&engine] { return engine.Snapshot(); };
   sources.engine_loop_count = [&engine] { return engine.loop_count(); };
   sources.set_live = [&clients](bool live) { (*clients)->SetLive(live); };
-  sources.access_log = &(*clients)->access_log();
+  sources.take_call_stats = [&clients] { return (*clients)->access_log().TakeStats(); };
+  sources.flush_refusals = [&clients] { (*clients)->access_log().FlushRefusals(); };
   auto reporter = std::make_unique<Reporter>(std::move(sources));
 
   const SteadyTime deadline = WaitForStop(signals, flags.shutdown_timeout) + flags.shutdown_timeout;

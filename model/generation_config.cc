@@ -16,7 +16,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kFileName[] = "generation_config.json";
-constexpr double kMaxTemperature = 100;  // the API's limit
 // Stands for an exclusive lower limit of 0 in ReadFloat.
 constexpr double kLeastPositive = std::numeric_limits<float>::min();
 

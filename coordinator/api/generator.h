@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/request_spec.h"
 #include "coordinator/api/server_snapshot.h"
 
@@ -17,8 +18,8 @@ class Generator {
   virtual ~Generator() = default;
 
   // Admits a request to the queue; returns its handle, > 0, after which `observer` hears from it
-  // until it ends (also before this call returns). Refused at once, and the observer never called:
-  // UNAVAILABLE with QUEUE_FULL, NOT_READY or DRAINING.
+  // until it ends (also before this call returns). An error if the request is refused, QueueFull,
+  // NotReady or Draining of api_errors.h; the observer is never called then.
   virtual std::variant<uint64_t, ApiError> Submit(RequestSpec spec,
                                                   std::shared_ptr<RequestObserver> observer) = 0;
   // The client is gone: frees slot and blocks at the next step. The observer hears nothing more

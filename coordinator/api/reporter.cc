@@ -36,9 +36,9 @@ void Reporter::Run() {
   bool live = true;
   pollfd stop = {stop_event_.get(), POLLIN, 0};
   do {
-    sources_.access_log->FlushRefusals();
-    const auto lines = report.OnTick(SteadyNow().since_beginning(), sources_.snapshot(),
-                                     [this] { return sources_.access_log->TakeStats(); });
+    sources_.flush_refusals();
+    const auto lines =
+        report.OnTick(SteadyNow().since_beginning(), sources_.snapshot(), sources_.take_call_stats);
     for (const ReportLine& line : lines) LogList(line.level, line.message, line.fields);
     const bool stalled = watch.IsStalled(sources_.engine_loop_count());
     if (stalled == live) {
@@ -49,7 +49,7 @@ void Reporter::Run() {
       sources_.set_live(live);
     }
   } while (poll(&stop, 1, kTickMs) <= 0);
-  sources_.access_log->FlushRefusals();
+  sources_.flush_refusals();
 }
 
 }  // namespace bora

@@ -7,18 +7,19 @@
 #include <thread>
 
 #include "base/host/unique_fd.h"
-#include "coordinator/api/access_log.h"
+#include "coordinator/api/call_stats.h"
 #include "coordinator/api/server_snapshot.h"
 
 namespace bora {
 
-// What it looks at; all of it is thread-safe and outlives the reporter.
+// What the reporter looks at. The functions are thread-safe and outlive the reporter.
 struct ReporterSources {
   int32_t n_ranks = 1;
   std::function<ServerSnapshot()> snapshot;
   std::function<int64_t()> engine_loop_count;  // of Engine
-  std::function<void(bool)> set_live;          // called when it changes
-  AccessLog* access_log = nullptr;
+  std::function<void(bool)> set_live;          // called when the engine stops or moves again
+  std::function<CallStats()> take_call_stats;  // of AccessLog
+  std::function<void()> flush_refusals;        // of AccessLog
 };
 
 // Works from construction to destruction.

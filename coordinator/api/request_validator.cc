@@ -1,5 +1,8 @@
 #include "coordinator/api/request_validator.h"
 
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
 #include <algorithm>
 #include <optional>
 #include <random>
@@ -9,18 +12,19 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/violations.h"
+#include "model/step/sampling_fields.h"
 #include "model/text/detokenizer.h"
 
 namespace bora {
 namespace {
 
 namespace v1 = inference::v1;
+namespace pb = google::protobuf;
 
-constexpr float kMaxTemperature = 100;
 constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
 
 // UTF-8 is valid here: protobuf refuses anything else (see request_parsing.h).
@@ -92,31 +96,35 @@ void CheckPrompt(const v1::Prompt& prompt, const ModelFacts& model, const Tokeni
                          0, model.context_length);
 }
 
+std::string ValueText(float value) { return FloatText(value); }
+std::string ValueText(int32_t value) { return absl::StrCat(value); }
+
+void Get(const v1::SamplingOptions& sampling, const pb::FieldDescriptor* field, float* value) {
+  *value = sampling.GetReflection()->GetFloat(sampling, field);
+}
+void Get(const v1::SamplingOptions& sampling, const pb::FieldDescriptor* field, int32_t* value) {
+  *value = sampling.GetReflection()->GetInt32(sampling, field);
+}
+
+// The request's value of a parameter; nullopt if it is not set. The message has a field for each
+// parameter of the list, under the same name.
+template <typename T>
+std::optional<T> ValueOf(const v1::SamplingOptions& sampling, const SamplingField<T>& field) {
+  const pb::FieldDescriptor* descriptor = sampling.GetDescriptor()->FindFieldByName(field.name);
+  CHECK(descriptor != nullptr) << field.name;
+  if (!sampling.GetReflection()->HasField(sampling, descriptor)) return std::nullopt;
+  T value = 0;
+  Get(sampling, descriptor, &value);
+  return value;
+}
+
 void CheckSampling(const v1::SamplingOptions& sampling, Violations* violations) {
-  if (sampling.has_temperature()) {
-    violations->CheckRange("sampling.temperature", sampling.temperature(), 0.0f, kMaxTemperature);
-  }
-  if (sampling.has_top_p() && !(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
-    violations->AddInvalid("sampling.top_p", FloatText(sampling.top_p()), "in (0, 1]");
-  }
-  if (sampling.has_top_k()) {
-    violations->CheckRange("sampling.top_k", int64_t{sampling.top_k()}, 0, kMaxTopK);
-  }
-  if (sampling.has_min_p()) {
-    violations->CheckRange("sampling.min_p", sampling.min_p(), 0.0f, 1.0f);
-  }
-  if (sampling.has_repetition_penalty()) {
-    violations->CheckRange("sampling.repetition_penalty", sampling.repetition_penalty(),
-                           kMinRepetitionPenalty, kMaxRepetitionPenalty);
-  }
-  if (sampling.has_frequency_penalty()) {
-    violations->CheckRange("sampling.frequency_penalty", sampling.frequency_penalty(), -kMaxPenalty,
-                           kMaxPenalty);
-  }
-  if (sampling.has_presence_penalty()) {
-    violations->CheckRange("sampling.presence_penalty", sampling.presence_penalty(), -kMaxPenalty,
-                           kMaxPenalty);
-  }
+  ForEachSamplingField([&](const auto& field) {
+    const auto value = ValueOf(sampling, field);
+    if (!value.has_value() || field.Contains(*value)) return;
+    violations->AddInvalid(absl::StrCat("sampling.", field.name), ValueText(*value),
+                           absl::StrCat("in ", field.RangeText()));
+  });
 }
 
 void CheckStopSequences(const v1::StopOptions& stopping, Violations* violations) {
@@ -193,25 +201,13 @@ std::vector<int32_t> StopTokenIds(const v1::StopOptions& stopping, const ModelFa
   return ids;
 }
 
-// The request's value, or else the model's default, or else the API's, which `value` has.
-template <typename T>
-void Choose(bool is_set, T from_request, const std::optional<T>& from_model, T* value) {
-  *value = is_set ? from_request : from_model.value_or(*value);
-}
-
 SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingDefaults& defaults,
                             const v1::OutputOptions& output, int32_t min_tokens,
                             std::vector<int32_t> stop_token_ids) {
-  SamplingParams params;
-  Choose(sampling.has_temperature(), sampling.temperature(), defaults.temperature,
-         &params.temperature);
-  Choose(sampling.has_top_p(), sampling.top_p(), defaults.top_p, &params.top_p);
-  Choose(sampling.has_top_k(), sampling.top_k(), defaults.top_k, &params.top_k);
-  Choose(sampling.has_min_p(), sampling.min_p(), defaults.min_p, &params.min_p);
-  Choose(sampling.has_repetition_penalty(), sampling.repetition_penalty(),
-         defaults.repetition_penalty, &params.repetition_penalty);
-  if (sampling.has_frequency_penalty()) params.frequency_penalty = sampling.frequency_penalty();
-  if (sampling.has_presence_penalty()) params.presence_penalty = sampling.presence_penalty();
+  SamplingParams params = DefaultSampling(defaults);
+  ForEachSamplingField([&](const auto& field) {
+    if (const auto value = ValueOf(sampling, field)) params.*field.member = *value;
+  });
   // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
   params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed() >> 12;
   if (output.has_logprobs()) params.n_logprobs = output.logprobs();
@@ -219,36 +215,6 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingD
   params.min_tokens = min_tokens;
   params.stop_token_ids = std::move(stop_token_ids);
   return params;
-}
-
-// `max_tokens` is absent where the request has none.
-ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
-                               absl::optional<int64_t> max_tokens, int32_t context_length) {
-  ApiError error;
-  error.code = absl::StatusCode::kInvalidArgument;
-  error.reason = reason::kContextLengthExceeded;
-  error.metadata = {{"promptTokenCount", absl::StrCat(n_prompt_tokens)},
-                    {"contextLength", absl::StrCat(context_length)}};
-  if (max_tokens.has_value()) error.metadata["maxTokens"] = absl::StrCat(*max_tokens);
-  const std::string prompt =
-      absl::StrCat("the prompt has ", exact ? "" : "at least ", n_prompt_tokens, " tokens");
-  if (n_prompt_tokens >= context_length || !max_tokens.has_value()) {
-    const std::string n_allowed = absl::StrCat(context_length - 1);
-    error.metadata["maxPromptTokenCount"] = n_allowed;
-    error.message = absl::StrCat(prompt, "; it must have at most ", n_allowed,
-                                 ", one less than the context length of ", context_length);
-    error.violations.push_back(
-        {"prompt", absl::StrCat("has ", exact ? "" : "at least ", n_prompt_tokens,
-                                " tokens; it must have at most ", n_allowed)});
-    return error;
-  }
-  error.message = absl::StrCat(prompt, " and max_tokens is ", *max_tokens,
-                               ": together more than the context length of ", context_length);
-  error.violations.push_back(
-      {"stopping.max_tokens",
-       absl::StrCat("is ", *max_tokens, "; it must be in [1, ", context_length - n_prompt_tokens,
-                    "] after a prompt of ", n_prompt_tokens, " tokens")});
-  return error;
 }
 
 void CheckBatch(const std::string& field, int n_inputs, Violations* violations) {
@@ -290,6 +256,16 @@ Priority ToPriority(v1::Priority priority) {
 
 }  // namespace
 
+SamplingParams DefaultSampling(const SamplingDefaults& defaults) {
+  SamplingParams params;
+  params.temperature = defaults.temperature.value_or(params.temperature);
+  params.top_p = defaults.top_p.value_or(params.top_p);
+  params.top_k = defaults.top_k.value_or(params.top_k);
+  params.min_p = defaults.min_p.value_or(params.min_p);
+  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  return params;
+}
+
 bool IsValidRequestId(absl::string_view request_id) {
   return IsName(request_id, kMaxRequestIdBytes);
 }
@@ -315,13 +291,7 @@ std::optional<ApiError> RequestValidator::CheckModel(absl::string_view model) co
   absl::string_view name = model;
   absl::ConsumePrefix(&name, "models/");
   if (name == model_.name) return std::nullopt;
-  ApiError error;
-  error.code = absl::StatusCode::kNotFound;
-  error.reason = reason::kModelNotFound;
-  error.metadata = {{"model", Excerpt(model)}, {"servedModel", resource_name()}};
-  error.message = absl::StrCat("model \"", error.metadata["model"], "\" is not served here; ",
-                               error.metadata["servedModel"], " is");
-  return error;
+  return ModelNotFound(model, resource_name());
 }
 
 std::variant<ValidatedRequest, ApiError> RequestValidator::Validate(
@@ -418,7 +388,7 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
       n_bos + (prompt.has_text() ? tokenizer_.MinTokens(static_cast<int64_t>(prompt.text().size()))
                                  : prompt.token_ids().ids_size());
   if (n_kept == 0 && n_tokens_min >= model_.context_length) {
-    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), absl::nullopt,
+    return ContextLengthExceeded(n_tokens_min, /*exact=*/!prompt.has_text(), std::nullopt,
                                  model_.context_length);
   }
   std::vector<int32_t> encoded;
@@ -449,7 +419,7 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
   if (n_wanted > n_left) {
     return ContextLengthExceeded(
         n_prompt_tokens, /*exact=*/true,
-        stopping.has_max_tokens() ? absl::make_optional(n_wanted) : absl::nullopt,
+        stopping.has_max_tokens() ? std::make_optional(n_wanted) : std::nullopt,
         model_.context_length);
   }
   if (stopping.has_max_tokens()) {

@@ -42,6 +42,9 @@ struct ValidatedRequest {
   ResponseOptions options;
 };
 
+// The parameters of a request that sets none of them: the model's values, or else the API's.
+SamplingParams DefaultSampling(const SamplingDefaults& defaults);
+
 // True for 1 to 64 characters of [A-Za-z0-9._:-].
 bool IsValidRequestId(absl::string_view request_id);
 

@@ -9,7 +9,7 @@
 
 #include "absl/time/time.h"
 #include "base/log.h"
-#include "coordinator/api/access_log.h"
+#include "coordinator/api/call_stats.h"
 #include "coordinator/api/server_snapshot.h"
 
 namespace bora {

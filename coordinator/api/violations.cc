@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
@@ -30,17 +31,10 @@ void Violations::CheckRange(absl::string_view field, int64_t value, int64_t low,
   AddInvalid(std::string(field), absl::StrCat(value), absl::StrCat("in [", low, ", ", high, "]"));
 }
 
-void Violations::CheckRange(absl::string_view field, float value, float low, float high) {
-  if (value >= low && value <= high) return;
-  AddInvalid(std::string(field), FloatText(value),
-             absl::StrCat("in [", FloatText(low), ", ", FloatText(high), "]"));
-}
-
 ApiError Violations::TakeError() {
   CHECK(!violations_.empty());
-  ApiError error;
-  error.code = absl::StatusCode::kInvalidArgument;
-  error.reason = any_invalid_ ? reason::kInvalidField : reason::kLimitExceeded;
+  ApiError error =
+      MakeApiError(any_invalid_ ? ErrorKind::kInvalidField : ErrorKind::kFieldLimit, "");
   const int n_violations = static_cast<int>(violations_.size());
   const int n_shown = std::min(n_violations, kMaxInMessage);
   for (int i = 0; i < n_shown; ++i) {

@@ -22,8 +22,6 @@ class Violations {
 
   // Adds a violation unless low <= value <= high.
   void CheckRange(absl::string_view field, int64_t value, int64_t low, int64_t high);
-  // The same; NaN is in no range.
-  void CheckRange(absl::string_view field, float value, float low, float high);
 
   bool empty() const { return violations_.empty(); }
   // INVALID_ARGUMENT. The message and the metadata have the first kMaxInMessage of them, the

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "coordinator/grpc/proto_duration.h"
+#include "coordinator/api/proto_duration.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 

@@ -1,12 +1,18 @@
 #include "coordinator/grpc/grpc_call.h"
 
+#include <grpc/grpc.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
 #include <string>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "base/check.h"
 #include "base/clock.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/api_limits.h"
 #include "coordinator/api/request_validator.h"
+#include "coordinator/grpc/api_error_status.h"
 
 namespace bora {
 
@@ -33,6 +39,20 @@ std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context
   }
   if (n_bytes <= kMaxMetadataBytes) return std::nullopt;
   return MetadataTooLarge(n_bytes);
+}
+
+void Serialize(const google::protobuf::MessageLite& message, grpc::ByteBuffer* bytes) {
+  bytes->Clear();  // gRPC leaves the last message in it
+  bool own_buffer = false;
+  const grpc::Status status = grpc::SerializationTraits<google::protobuf::MessageLite>::Serialize(
+      message, bytes, &own_buffer);
+  CHECK(status.ok()) << status.error_message();
+}
+
+void ResetCall(const ApiError& error, grpc::CallbackServerContext* context) {
+  grpc_call_cancel_with_status(context->c_call(),
+                               static_cast<grpc_status_code>(ToGrpcCode(error.code)),
+                               error.message.c_str(), nullptr);
 }
 
 }  // namespace bora

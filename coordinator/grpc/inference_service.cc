@@ -6,6 +6,8 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "coordinator/api/request_validator.h"
+#include "coordinator/grpc/generate_reactors.h"
 #include "coordinator/grpc/unary_reactor.h"
 
 namespace bora {

@@ -6,7 +6,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "bora/inference/v1/inference_service.grpc.pb.h"
-#include "coordinator/grpc/generate_reactor.h"
+#include "coordinator/call/call_services.h"
 
 namespace bora {
 

@@ -6,7 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "coordinator/grpc/proto_duration.h"
+#include "coordinator/api/generator.h"
+#include "coordinator/api/proto_duration.h"
+#include "coordinator/api/request_validator.h"
 #include "coordinator/grpc/unary_reactor.h"
 
 namespace bora {
@@ -112,12 +114,12 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
 
 // The values in force: the model's, or else the API's.
 void FillSamplingDefaults(const SamplingDefaults& defaults, v1::SamplingDefaults* out) {
-  const SamplingParams api;
-  out->set_temperature(defaults.temperature.value_or(api.temperature));
-  out->set_top_p(defaults.top_p.value_or(api.top_p));
-  out->set_top_k(defaults.top_k.value_or(api.top_k));
-  out->set_min_p(defaults.min_p.value_or(api.min_p));
-  out->set_repetition_penalty(defaults.repetition_penalty.value_or(api.repetition_penalty));
+  const SamplingParams params = DefaultSampling(defaults);
+  out->set_temperature(params.temperature);
+  out->set_top_p(params.top_p);
+  out->set_top_k(params.top_k);
+  out->set_min_p(params.min_p);
+  out->set_repetition_penalty(params.repetition_penalty);
   out->set_max_tokens(defaults.max_tokens.value_or(kDefaultMaxTokens));
 }
 

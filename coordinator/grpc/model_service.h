@@ -9,7 +9,7 @@
 #include "bora/inference/v1/model_service.grpc.pb.h"
 #include "coordinator/api/model_facts.h"
 #include "coordinator/api/server_snapshot.h"
-#include "coordinator/grpc/generate_reactor.h"
+#include "coordinator/call/call_services.h"
 #include "model/text/tokenizer.h"
 
 namespace bora {

@@ -14,10 +14,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "coordinator/api/access_log.h"
 #include "coordinator/api/generator.h"
 #include "coordinator/api/model_facts.h"
-#include "coordinator/grpc/generate_reactor.h"
+#include "coordinator/api/request_validator.h"
+#include "coordinator/call/access_log.h"
+#include "coordinator/call/call_pump.h"
+#include "coordinator/call/call_services.h"
+#include "coordinator/call/task_pool.h"
 #include "coordinator/grpc/inference_service.h"
 #include "coordinator/grpc/model_service.h"
 #include "coordinator/grpc/unknown_methods.h"
@@ -76,7 +79,7 @@ class PublicServer {
   const RequestValidator validator_;
   std::atomic<int64_t> n_live_calls_{0};
   AccessLog access_log_;
-  ReactorPump pump_;
+  CallPump pump_;
   TaskPool tasks_;
   CallServices services_;
   InferenceServiceImpl inference_service_;

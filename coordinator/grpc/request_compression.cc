@@ -9,7 +9,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "coordinator/api/call_record.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/violations.h"
 
 namespace bora {

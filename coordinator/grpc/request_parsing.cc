@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/utf8.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/api_limits.h"
-#include "coordinator/api/call_record.h"
 #include "coordinator/api/violations.h"
 #include "coordinator/grpc/request_compression.h"
 

@@ -1,8 +1,7 @@
-// Unary methods that are a function from request to answer: everything but Generate.
+// Unary methods that are a function from request to answer: all of them except Generate.
 #pragma once
 
 #include <google/protobuf/message.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
@@ -13,23 +12,26 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "coordinator/api/access_log.h"
+#include "coordinator/api/api_errors.h"
 #include "coordinator/api/api_limits.h"
-#include "coordinator/api/call_record.h"
+#include "coordinator/call/access_log.h"
+#include "coordinator/call/call_record.h"
+#include "coordinator/call/call_services.h"
+#include "coordinator/call/task_pool.h"
 #include "coordinator/grpc/api_error_status.h"
-#include "coordinator/grpc/generate_reactor.h"
 #include "coordinator/grpc/grpc_call.h"
 #include "coordinator/grpc/request_parsing.h"
 
 namespace bora {
 
-// Carries out one call. gRPC's thread or a task pool's runs Run; gRPC keeps context and response
-// until OnDone, which only follows the Finish in Run. Deletes itself in OnDone.
+// Carries out one call. Run is called on gRPC's thread or, for a large request, on one of the task
+// pool; gRPC keeps context and response until OnDone, which only follows the Finish in Run. Deletes
+// itself in OnDone.
 template <typename Request, typename Response>
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
-  // Fills the answer or returns an error; of a call that is cancelled, also by its deadline, it may
-  // leave the rest undone. Called once at most, on a gRPC thread or the task pool's.
+  // Fills the answer or returns an error. If the call is cancelled, also by its deadline, the
+  // handler may leave the rest undone. Called once at most, on a gRPC thread or the task pool's.
   using Handler = std::function<std::optional<ApiError>(const Request&, Response*)>;
 
   UnaryReactor(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
@@ -56,7 +58,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     }
   }
 
-  void OnCancel() override {}  // Run looks at the context, and Finish follows in any case
+  // Run asks the context whether the call is cancelled, and calls Finish in any case.
+  void OnCancel() override {}
   void OnDone() override {
     services_.access_log->Record(record_, SteadyNow() - record_.arrival);
     services_.n_live_calls->fetch_sub(1, std::memory_order_relaxed);
@@ -68,12 +71,12 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     Request request;
     Response answer;
     std::optional<ApiError> error;
-    // It may have waited for long.
+    // The request may have waited for long, until the client gave up.
     if (!context_->IsCancelled()) error = ParseRequest(bytes, &request);
     if (!error.has_value() && !context_->IsCancelled()) error = handler_(request, &answer);
     if (context_->IsCancelled()) {
       RecordCancelled(&record_);
-      Finish(grpc::Status::CANCELLED);  // nobody hears it
+      Finish(grpc::Status::CANCELLED);  // the client has stopped listening
       return;
     }
     if (!error.has_value() && answer.ByteSizeLong() > kMaxMessageBytes) {
@@ -83,10 +86,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
       Fail(*error);
       return;
     }
-    bool own_buffer = false;
-    const grpc::Status status =
-        grpc::SerializationTraits<Response>::Serialize(answer, response_, &own_buffer);
-    Finish(status);
+    Serialize(answer, response_);
+    Finish(grpc::Status::OK);
   }
 
   void Fail(const ApiError& error) {
@@ -103,7 +104,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   CallRecord record_;
 };
 
-// The reactor of a call that `handler` answers.
+// The reactor of a call that `handler` answers; the call has begun.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* RunUnary(const char* method, grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* response,

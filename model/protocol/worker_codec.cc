@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "model/config.h"
 #include "model/protocol/peer_text.h"
+#include "model/protocol/sampling_codec.h"
 
 namespace bora {
 namespace {
@@ -165,38 +166,6 @@ GroupLimits Read(const pb::GroupLimits& proto) {
   return limits;
 }
 
-void Write(const SamplingParams& sampling, pb::SamplingParams* proto) {
-  proto->set_temperature(sampling.temperature);
-  proto->set_top_p(sampling.top_p);
-  proto->set_top_k(sampling.top_k);
-  proto->set_min_p(sampling.min_p);
-  proto->set_seed(sampling.seed);
-  proto->set_n_logprobs(sampling.n_logprobs);
-  proto->set_n_prompt_logprobs(sampling.n_prompt_logprobs);
-  proto->set_min_tokens(sampling.min_tokens);
-  for (const int32_t token_id : sampling.stop_token_ids) proto->add_stop_token_ids(token_id);
-  proto->set_repetition_penalty(sampling.repetition_penalty);
-  proto->set_frequency_penalty(sampling.frequency_penalty);
-  proto->set_presence_penalty(sampling.presence_penalty);
-}
-
-SamplingParams Read(const pb::SamplingParams& proto) {
-  SamplingParams sampling;
-  sampling.temperature = proto.temperature();
-  sampling.top_p = proto.top_p();
-  sampling.top_k = proto.top_k();
-  sampling.min_p = proto.min_p();
-  sampling.seed = proto.seed();
-  sampling.n_logprobs = proto.n_logprobs();
-  sampling.n_prompt_logprobs = proto.n_prompt_logprobs();
-  sampling.min_tokens = proto.min_tokens();
-  sampling.stop_token_ids.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
-  sampling.repetition_penalty = proto.repetition_penalty();
-  sampling.frequency_penalty = proto.frequency_penalty();
-  sampling.presence_penalty = proto.presence_penalty();
-  return sampling;
-}
-
 void Write(const StepPlan& plan, pb::StepPlan* proto) {
   proto->set_epoch(plan.epoch);
   proto->set_step_id(plan.step_id);
@@ -207,7 +176,7 @@ void Write(const StepPlan& plan, pb::StepPlan* proto) {
     item->set_n_prompt_tokens(open.n_prompt_tokens);
     item->set_n_generated_tokens(open.n_generated_tokens);
     item->set_n_cached_tokens(open.n_cached_tokens);
-    Write(open.sampling, item->mutable_sampling());
+    WriteSampling(open.sampling, item->mutable_sampling());
     item->mutable_known_tokens()->Add(open.known_tokens.begin(), open.known_tokens.end());
   }
   for (const BlockGrant& grant : plan.grants) {
@@ -242,7 +211,7 @@ absl::StatusOr<StepPlan> Read(const pb::StepPlan& proto) {
                            item.n_prompt_tokens(),
                            item.n_generated_tokens(),
                            item.n_cached_tokens(),
-                           Read(item.sampling()),
+                           ReadSampling(item.sampling()),
                            {item.known_tokens().begin(), item.known_tokens().end()}});
   }
   plan.grants.reserve(proto.grants_size() / 3);

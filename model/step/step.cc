@@ -1,13 +1,13 @@
 #include "model/step/step.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
+#include "model/step/sampling_fields.h"
 
 namespace bora {
 namespace {
@@ -59,28 +59,13 @@ class SlotSet {
 
 absl::Status ValidateSampling(const SamplingParams& sampling, size_t i, const GroupLimits& limits) {
   const auto field = [i](absl::string_view name) { return Field{"opened", i, name}; };
-  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
-    return Bad(field("temperature"), sampling.temperature, "is not finite and >= 0");
-  }
-  if (!(sampling.top_p > 0 && sampling.top_p <= 1)) {
-    return Bad(field("top_p"), sampling.top_p, "is not in (0, 1]");
-  }
-  if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) {
-    return Bad(field("min_p"), sampling.min_p, "is not in [0, 1]");
-  }
-  if (!(sampling.repetition_penalty >= kMinRepetitionPenalty &&
-        sampling.repetition_penalty <= kMaxRepetitionPenalty)) {
-    return Bad(
-        field("repetition_penalty"), sampling.repetition_penalty,
-        absl::StrCat("is not in [", kMinRepetitionPenalty, ", ", kMaxRepetitionPenalty, "]"));
-  }
-  for (const auto& [name, penalty] : {std::pair("frequency_penalty", sampling.frequency_penalty),
-                                      std::pair("presence_penalty", sampling.presence_penalty)}) {
-    if (penalty >= -kMaxPenalty && penalty <= kMaxPenalty) continue;
-    return Bad(field(name), penalty,
-               absl::StrCat("is not in [", -kMaxPenalty, ", ", kMaxPenalty, "]"));
-  }
-  RETURN_IF_ERROR(CheckRange(field("top_k"), sampling.top_k, 0, int64_t{kMaxTopK} + 1));
+  absl::Status status;
+  ForEachSamplingField([&](const auto& parameter) {
+    const auto value = sampling.*parameter.member;
+    if (!status.ok() || parameter.Contains(value)) return;
+    status = Bad(field(parameter.name), value, absl::StrCat("is not in ", parameter.RangeText()));
+  });
+  RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(CheckRange(field("n_logprobs"), sampling.n_logprobs, -1, kMaxLogprobs + 1));
   RETURN_IF_ERROR(
       CheckRange(field("n_prompt_logprobs"), sampling.n_prompt_logprobs, -1, kMaxLogprobs + 1));

@@ -7,6 +7,10 @@
 
 #include <limits>
 #include <string>
+#include <type_traits>
+
+#include "absl/strings/str_cat.h"
+#include "model/step/sampling_fields.h"
 
 namespace bora {
 namespace {
@@ -164,6 +168,29 @@ TEST(ValidatePlanTest, RefusesSamplingParametersOutOfRange) {
   expect({.stop_token_ids = {5, 100}}, "stop_token_ids: 100 is not in [0, 100)");
   expect({.stop_token_ids = {5, 5}}, "stop_token_ids: 5 follows 5");
   expect({.stop_token_ids = std::vector<int32_t>(65, 1)}, "stop_token_ids.size: 65");
+}
+
+TEST(ValidatePlanTest, HoldsEverySamplingParameterToItsRange) {
+  ForEachSamplingField([](const auto& field) {
+    using Value = std::remove_const_t<decltype(field.low)>;
+    const auto sampling = [&field](Value value) {
+      SamplingParams params;
+      params.*field.member = value;
+      return params;
+    };
+    StepPlan plan = GoodPlan();
+    plan.opened[1].sampling = sampling(field.high);
+    // Penalties need the tokens that they count.
+    if (plan.opened[1].sampling.has_penalties()) {
+      plan.opened[1].known_tokens.resize(plan.opened[1].n_prompt_tokens +
+                                         plan.opened[1].n_generated_tokens);
+    }
+    EXPECT_EQ(ValidatePlan(plan, kLimits), absl::OkStatus()) << field.name;
+    plan.opened[1].sampling = sampling(field.high + 1);
+    ExpectInvalid(plan, absl::StrCat("plan opened[1].", field.name, ": "));
+    plan.opened[1].sampling = sampling(field.low - 1);
+    ExpectInvalid(plan, absl::StrCat(" is not in ", field.RangeText()));
+  });
 }
 
 TEST(ValidatePlanTest, PenaltiesComeWithTheKnownTokens) {

@@ -6,8 +6,12 @@
 
 #include <cmath>
 #include <limits>
+#include <set>
 #include <string>
 #include <utility>
+
+#include "model/protocol/sampling_codec.h"
+#include "model/step/sampling_fields.h"
 
 namespace bora {
 namespace {
@@ -126,6 +130,25 @@ StepResult SomeResult() {
   result.prompt_logprobs = {{.slot = 3, .position = 1, .token_id = 4, .logprob = -3, .rank = 1}};
   result.stage_us = {1234, 0, int64_t{1} << 40};
   return result;
+}
+
+TEST(SamplingCodecTest, EveryListedParameterTravelsByItself) {
+  std::set<std::string> names = {"seed", "n_logprobs", "n_prompt_logprobs", "min_tokens",
+                                 "stop_token_ids"};
+  ForEachSamplingField([&](const auto& field) {
+    SamplingParams sampling;
+    sampling.*field.member = field.high;
+    worker::v1alpha1::SamplingParams proto;
+    WriteSampling(sampling, &proto);
+    EXPECT_EQ(ReadSampling(proto), sampling) << field.name;
+    names.insert(field.name);
+  });
+  std::set<std::string> in_protocol;
+  const auto* descriptor = worker::v1alpha1::SamplingParams::descriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    in_protocol.insert(descriptor->field(i)->name());
+  }
+  EXPECT_EQ(names, in_protocol);
 }
 
 TEST(WorkerCodecTest, CarriesHello) {

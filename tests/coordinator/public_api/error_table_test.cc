@@ -223,6 +223,24 @@ TEST_F(ErrorTableTest, WholeAnswerThatWouldBeTooLarge) {
   EXPECT_THAT(Generate(request).message, HasSubstr("use GenerateStream"));
 }
 
+// That the answer is too large only shows when it is made: five bytes for each of the text's.
+TEST_F(ErrorTableTest, WholeAnswerThatIsTooLarge) {
+  v1::TokenizeRequest request;
+  request.add_texts(std::string(900'000, 'c'));
+  request.set_token_bytes(true);
+  grpc::ClientContext context;
+  v1::TokenizeResponse response;
+  const ClientError error = Check(Decode(server_.stub->Tokenize(&context, request, &response)));
+  EXPECT_EQ(error.code, grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(error.reason, "LIMIT_EXCEEDED");
+  EXPECT_EQ(error.metadata.at("limit"), "4194304");
+  EXPECT_GT(std::stoll(error.metadata.at("answerBytes")), 4'194'304);
+  EXPECT_THAT(error.violations, testing::IsEmpty());
+  EXPECT_EQ(error.message, absl::StrCat("the answer would have ", error.metadata.at("answerBytes"),
+                                        " bytes, more than the limit of 4194304: ask for less in "
+                                        "one call"));
+}
+
 TEST_F(ErrorTableTest, PromptOfTooManyBytes) {
   v1::GenerateRequest request = Valid();
   request.mutable_prompt()->set_text(std::string((1 << 20) + 1, ' '));

@@ -239,7 +239,7 @@ TEST(GenerateTest, CancelBetweenTokensReachesTheEngine) {
   EXPECT_EQ(server.LiveCallsAtEnd(), 0);
   // The engine may still have a delta under way: it must find an observer that ignores it.
   EXPECT_TRUE(observer->OnDelta(WithFinish(MakeDelta({6}, "y"))));
-  observer->OnError(MakeError(absl::StatusCode::kInternal, reason::kInternal));
+  observer->OnError(MakeError(absl::StatusCode::kInternal, reason::kNonFiniteLogits));
 }
 
 TEST(GenerateTest, CancelDuringAWriteReachesTheEngine) {

@@ -1,4 +1,4 @@
-#include "coordinator/api/task_pool.h"
+#include "coordinator/call/task_pool.h"
 
 #include <sys/resource.h>
 
@@ -10,10 +10,10 @@
 namespace bora {
 namespace {
 
-// Of ten parts of a busy core's time a thread this much nicer than the others gets one.
+// A thread this much nicer than the others gets one of ten parts of a busy core's time.
 constexpr int kTextNiceness = 10;
 
-// Of the calling thread, which is what Linux means by process 0.
+// Lowers the priority of the calling thread, which is what Linux means by process 0.
 void GiveWay() { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kTextNiceness); }
 
 }  // namespace

@@ -7,12 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/string_view.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "coordinator/api/api_error.h"
 #include "coordinator/api/request_spec.h"
-#include "coordinator/scheduler/priority.h"
 
 namespace bora {
 
@@ -43,17 +41,14 @@ struct CallRecord {
   std::optional<GenerationRecord> generation;
 };
 
-// For calls that the transport ended: DEADLINE_EXCEEDED if the deadline has passed, else CANCELLED.
+// What the record of a call has of a valid request.
+GenerationRecord RecordOf(const RequestSpec& spec);
+
+// Counts what the engine has just made. REQUIRES: record->generation is set.
+void RecordDelta(const OutputDelta& delta, CallRecord* record);
+
+// The end of a call that was cancelled: DEADLINE_EXCEEDED if its deadline has passed, else
+// CANCELLED.
 void RecordCancelled(CallRecord* record);
-
-// LIMIT_EXCEEDED: the metadata of a call have n_bytes, more than kMaxMetadataBytes.
-ApiError MetadataTooLarge(int64_t n_bytes);
-
-// RESOURCE_EXHAUSTED with LIMIT_EXCEEDED: a request has n_bytes, or at least so many unless
-// `exact`, more than kMaxMessageBytes.
-ApiError MessageTooLarge(int64_t n_bytes, bool exact);
-
-// LIMIT_EXCEEDED: the answer is larger than clients accept.
-ApiError AnswerTooLarge(int64_t n_bytes);
 
 }  // namespace bora

@@ -1,8 +1,8 @@
-// Threads for work that would hold up a gRPC thread: parsing and tokenizing large requests.
+// Threads for work that would hold up a transport's thread: parsing and tokenizing large requests.
 //
 // Prompts of Generate calls and texts of other calls have queues and threads of their own, so that
 // no number of Tokenize calls keeps a prompt waiting. Texts have one thread, which gives way to all
-// others of the machine: streams must not pause because somebody counts tokens.
+// others of the machine: streams must not pause because a client counts tokens.
 #pragma once
 
 #include <cstddef>
@@ -19,13 +19,13 @@ class TaskPool {
  public:
   enum class Kind { kPrompt, kText };
 
-  // At most so many tasks of each kind wait.
+  // At most max_waiting_prompts tasks of kPrompt and max_waiting_texts of kText wait for a thread.
   TaskPool(int n_prompt_threads, size_t max_waiting_prompts, size_t max_waiting_texts);
-  // Runs what is waiting, then joins the threads.
+  // Runs the tasks that wait, then joins the threads.
   ~TaskPool();
 
   // Runs the task on a thread for its kind, soon; tasks of a kind begin in the order in which they
-  // came. False: too many are waiting, and it is not run.
+  // came. False if too many tasks of its kind wait; the task is not run then.
   bool TryRun(Kind kind, std::function<void()> task);
 
   size_t max_num_waiting(Kind kind) const {

@@ -1,6 +1,6 @@
-// One line for each call that clients make: what was asked for, how it ended and where its time
-// went, without a word of its texts. Refusals that come in bulk are counted, so that overload does
-// not fill a disk.
+// One line in the log for each call of a client: the request's numbers, how the call ended and
+// where its time went, without a word of its texts. Refusals that come in bulk are counted, so that
+// overload does not fill a disk.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/log.h"
-#include "coordinator/api/call_record.h"
+#include "coordinator/api/call_stats.h"
+#include "coordinator/call/call_record.h"
 
 namespace bora {
 
@@ -21,16 +22,9 @@ enum class AccessLogMode { kAll, kErrors, kOff };
 
 struct AccessLogOptions {
   AccessLogMode mode = AccessLogMode::kAll;
-  // Share of the calls that succeed which have a line, [0, 1]: those whose request id's hash is
-  // below it. Errors always have one.
+  // Share of the successful calls that have a line, [0, 1]: IsSampled tells which. Errors always
+  // have one.
   double sample = 1;
-};
-
-// What clients met since the last look.
-struct CallStats {
-  int64_t n_calls = 0;
-  int64_t n_errors = 0;            // other codes than OK
-  absl::Duration first_token_p50;  // zero when there was no first token
 };
 
 // Thread-safe.
@@ -40,13 +34,14 @@ class AccessLog {
 
   // Call at the end of the call, once.
   void Record(const CallRecord& record, absl::Duration duration);
-  // Writes one line for the refusals that Record has only counted. Call every second.
+  // Writes one line for the refusals that Record has only counted, if there are any. Call every
+  // second.
   void FlushRefusals();
-  // Begins anew.
+  // Of the calls since the last TakeStats.
   CallStats TakeStats();
 
  private:
-  // Whether the refusal may have a line of its own; counts it otherwise.
+  // Whether a refusal with this reason may have a line of its own; counts it otherwise.
   bool AllowRefusal(const std::string& reason);
 
   const AccessLogOptions options_;
@@ -57,10 +52,11 @@ class AccessLog {
   std::vector<float> first_token_ms_ ABSL_GUARDED_BY(mutex_);  // kMaxFirstTokens at most
 };
 
-// The fields of the call's line.
+// The fields of the line of a call that took `duration`.
 std::vector<LogField> AccessLogFields(const CallRecord& record, absl::Duration duration);
 
-// Whether a call with this id is among the share: the same on every server and at every time.
+// Whether the successful call with this id is among the share [0, 1] that has a line: its hash is
+// below the share. The answer is the same on every server and at every time.
 bool IsSampled(absl::string_view request_id, double share);
 
 // The mode with this name ("all", "errors", "off"); false if there is none.

@@ -1,4 +1,5 @@
-// What the engine has made and the client has not got yet, and how it is divided into messages.
+// Output of one candidate that the engine has made and the client has not got yet, and its division
+// into messages.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,8 @@
 
 namespace bora {
 
-// A FIFO on a vector, without an allocation per item; what has been taken is given up when it is
-// half of the vector, so that taking costs O(1) on average. Owned by one thread at a time.
+// A FIFO on a vector, without an allocation per item. Taken items are erased when they are half of
+// the vector, so that taking costs O(1) on average. Owned by one thread at a time.
 template <typename T>
 class ReuseQueue {
  public:
@@ -37,33 +38,40 @@ class ReuseQueue {
 };
 
 // Collects the deltas of one candidate; gives its messages of GenerateStream by the rules (a), (b),
-// (c), (e), or one GenerateResponse, without usage and timing. Owned by one thread at a time.
+// (c) and (e) of docs/api.md, or one GenerateResponse, without usage and timing. Owned by one
+// thread at a time.
 class MessageQueue {
  public:
-  // `tokenizer` must outlive this; `first_prompt_token` is the one that has no log-probability.
+  // `tokenizer` must outlive this; `first_prompt_token` is the token of the prompt that has no
+  // log-probability.
   MessageQueue(const Tokenizer& tokenizer, ResponseOptions options, std::string request_id,
                std::string model, int32_t first_prompt_token);
 
+  // REQUIRES: no delta with `finish` was added before.
   void Add(OutputDelta delta);
 
-  // Something may be sent: there is a token, or there was one before, or this is the end.
+  // Whether a message may be sent: before the first one there must be a token or the end.
   bool HasMessage() const;
-  // Fills `message`, which is empty, with as much as one may carry; true if it is the last.
-  // Requires HasMessage.
+  // Fills `message`, which is empty, with as much as one message may carry; true if it is the last.
+  // REQUIRES: HasMessage().
   bool TakeMessage(inference::v1::GenerateStreamResponse* message);
-  // Fills `response`, which is empty, with everything. Requires that the last delta was added.
+  // Fills `response`, which is empty, with the whole answer.
+  // REQUIRES: the delta with `finish` was added, and no message was taken.
   void TakeResponse(inference::v1::GenerateResponse* response);
 
-  // About how many bytes wait to be sent, beside the echoed prompt.
+  // About how many bytes wait to be sent, without the echoed prompt.
   int64_t n_pending_bytes() const { return n_pending_bytes_; }
+  // Whether a generated token was added.
   bool any_token() const { return n_tokens_ > 0; }
-  // Generated until now.
+  // Generated tokens that were added until now, sent ones included.
   int64_t n_tokens() const { return n_tokens_; }
 
  private:
-  // Moves the next token's ids and log-probabilities to the message. False, and nothing is moved,
-  // if there are entries already and the token would exceed `*n_bytes_left`.
+  // Moves the next token's id and log-probabilities to the message, as far as the options ask for
+  // them, and subtracts their size from `*n_bytes_left`. False, and nothing is moved, if the token
+  // is larger than that and the message is not empty.
   bool TakeToken(inference::v1::GenerateStreamResponse* message, int64_t* n_bytes_left);
+  // The same for the log-probabilities of the next token of the prompt.
   bool TakePromptLogprob(inference::v1::GenerateStreamResponse* message, int64_t* n_bytes_left);
   // Copies whole characters, at most *n_bytes_left bytes, from the begin of `text` to the message;
   // returns how many bytes.
@@ -81,16 +89,17 @@ class MessageQueue {
   const ResponseOptions options_;
   const std::string request_id_;
   const std::string model_;
-  size_t echo_begin_ = 0;  // what is before has been taken
+  size_t echo_begin_ = 0;  // bytes of echo() that have been taken
   std::string text_;
-  size_t text_begin_ = 0;
+  size_t text_begin_ = 0;  // bytes of text_ that have been taken
   ReuseQueue<SampledToken> tokens_;
   ReuseQueue<SampledToken> prompt_logprobs_;
   absl::optional<FinishInfo> finish_;
-  // The next entries, from when they are made until they fit into a message.
+  // The entries of the next token and of the next token of the prompt if they were made for a
+  // message that had no room for them.
   absl::optional<inference::v1::TokenLogprob> next_logprob_;
   absl::optional<inference::v1::TokenLogprob> next_prompt_logprob_;
-  int64_t n_tokens_ = 0;  // generated, all of them
+  int64_t n_tokens_ = 0;  // generated tokens that were added, sent ones included
   int64_t n_pending_bytes_ = 0;
   bool sent_first_ = false;
 };

@@ -1,4 +1,4 @@
-#include "coordinator/grpc/message_queue.h"
+#include "coordinator/call/message_queue.h"
 
 #include <algorithm>
 #include <utility>
@@ -13,11 +13,12 @@ namespace {
 
 namespace v1 = inference::v1;
 
-// Ids, counts, durations and tags of a message: below 300 bytes. A stop sequence in Finish is at
-// most 4 * kMaxStopSequenceCodePoints.
+// An upper bound of the bytes of a message beside text, tokens and model: ids, counts, durations
+// and tags have less than 300; a stop sequence in Finish has 4 * kMaxStopSequenceCodePoints at
+// most.
 constexpr int64_t kFixedBytes = 512 + 4 * kMaxStopSequenceCodePoints;
 
-// A token's bytes by themselves: a byte token may be a part of a character.
+// The bytes of a single token as text: a token may be a part of a character.
 std::string LossyUtf8(absl::string_view bytes) {
   return std::string(IsValidUtf8(bytes) ? bytes : kUtf8Replacement);
 }
@@ -43,7 +44,7 @@ int64_t EntryBytes(const v1::TokenLogprob& entry) {
   return static_cast<int64_t>(entry.ByteSizeLong()) + 5;
 }
 
-// Nothing in it that counts towards its size.
+// Whether the message has nothing yet that counts towards its size.
 bool IsEmpty(const v1::GenerateStreamResponse& message) {
   return message.token_count() == 0 && message.prompt_logprobs().empty() &&
          message.text_delta().empty();
@@ -101,7 +102,7 @@ bool MessageQueue::TakeMessage(v1::GenerateStreamResponse* message) {
   echo_begin_ += TakeText(echo().substr(echo_begin_), message, &n_bytes_left);
   while (!prompt_logprobs_.empty() && TakePromptLogprob(message, &n_bytes_left)) {
   }
-  // What concerns the prompt comes before any further token.
+  // The rest of the echo and of the prompt's log-probabilities comes before any further token.
   if (echo_begin_ < echo().size() || !prompt_logprobs_.empty()) return false;
   while (!tokens_.empty() && TakeToken(message, &n_bytes_left)) {
   }
@@ -144,7 +145,7 @@ bool MessageQueue::TakePromptLogprob(v1::GenerateStreamResponse* message, int64_
   *n_bytes_left -= n_bytes;
   *message->add_prompt_logprobs() = *std::move(next_prompt_logprob_);
   next_prompt_logprob_.reset();
-  // The first entry was never counted: it did not come with a delta.
+  // The first entry (rank 0) did not come with a delta, so that Add has not counted it.
   if (token.rank > 0) n_pending_bytes_ -= PendingBytes(token);
   prompt_logprobs_.PopFront();
   return true;

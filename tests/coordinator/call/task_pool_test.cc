@@ -1,4 +1,4 @@
-#include "coordinator/api/task_pool.h"
+#include "coordinator/call/task_pool.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

@@ -1,6 +1,7 @@
-// The thread between the engine and gRPC: the engine thread only hands data over and never enters
-// gRPC; this thread serialises and writes it. While it works, further tokens of a step gather, so
-// that a step of many streams costs one wake-up. It also looks after writes that do not end.
+// The thread between the engine and the transports: the engine thread only hands data over and
+// never enters a transport; this thread serialises messages and starts their writes. While it
+// works, further tokens of a step gather, so that a step of many streams costs one wake-up. The
+// thread also cuts calls off whose writes do not end.
 #pragma once
 
 #include <memory>
@@ -17,33 +18,35 @@
 
 namespace bora {
 
-// What the pump serves. Called on the pump's thread.
+// A call that the pump serves. The pump's thread calls all functions.
 class Pumped {
  public:
   virtual ~Pumped() = default;
-  // Writes what there is, if nothing is being written.
+  // Starts to write the next message if there is one and no write is under way.
   virtual void Pump() = 0;
-  // Ends the call if a write has not ended since `oldest`.
+  // Ends the call if the write under way began before `oldest`.
   virtual void CutIfStalled(SteadyTime oldest) = 0;
 };
 
 // Thread-safe.
-class ReactorPump {
+class CallPump {
  public:
-  // A write may take `stall_limit`; it is cut at most a quarter of that later.
-  explicit ReactorPump(absl::Duration stall_limit);
-  // Every Pumped must have been removed.
-  ~ReactorPump();
+  // A write may take `stall_limit`; the call is cut at most a quarter of that time later.
+  explicit CallPump(absl::Duration stall_limit);
+  // REQUIRES: every Pumped was removed.
+  ~CallPump();
 
+  // Watches over the call until Remove; the pump does not keep it alive.
   void Add(const std::shared_ptr<Pumped>& pumped);
   void Remove(Pumped* pumped);
-  // Has Pump called soon. The caller sees to it that it is not called again before that.
+  // Has pumped->Pump() called soon. REQUIRES: no earlier Kick of the same call is still waiting.
   void Kick(std::shared_ptr<Pumped> pumped);
 
  private:
   void Run();
-  // What was kicked by `next_check`; nothing once the pump stops.
+  // Waits for kicked calls until `next_check`, and takes them; nullopt once the pump stops.
   absl::optional<std::vector<std::shared_ptr<Pumped>>> TakeKicked(SteadyTime next_check);
+  // Calls CutIfStalled of every live call.
   void CutStalled();
 
   const absl::Duration stall_limit_;

@@ -1,4 +1,4 @@
-#include "coordinator/grpc/reactor_pump.h"
+#include "coordinator/call/call_pump.h"
 
 #include <pthread.h>
 
@@ -9,10 +9,10 @@
 
 namespace bora {
 
-ReactorPump::ReactorPump(absl::Duration stall_limit)
+CallPump::CallPump(absl::Duration stall_limit)
     : stall_limit_(stall_limit), thread_([this] { Run(); }) {}
 
-ReactorPump::~ReactorPump() {
+CallPump::~CallPump() {
   {
     absl::MutexLock lock(&mutex_);
     CHECK(live_.empty()) << live_.size() << " calls outlive the pump";
@@ -22,24 +22,23 @@ ReactorPump::~ReactorPump() {
   thread_.join();
 }
 
-void ReactorPump::Add(const std::shared_ptr<Pumped>& pumped) {
+void CallPump::Add(const std::shared_ptr<Pumped>& pumped) {
   absl::MutexLock lock(&mutex_);
   live_[pumped.get()] = pumped;
 }
 
-void ReactorPump::Remove(Pumped* pumped) {
+void CallPump::Remove(Pumped* pumped) {
   absl::MutexLock lock(&mutex_);
   live_.erase(pumped);
 }
 
-void ReactorPump::Kick(std::shared_ptr<Pumped> pumped) {
+void CallPump::Kick(std::shared_ptr<Pumped> pumped) {
   absl::MutexLock lock(&mutex_);
   kicked_.push_back(std::move(pumped));
   has_work_.Signal();
 }
 
-absl::optional<std::vector<std::shared_ptr<Pumped>>> ReactorPump::TakeKicked(
-    SteadyTime next_check) {
+absl::optional<std::vector<std::shared_ptr<Pumped>>> CallPump::TakeKicked(SteadyTime next_check) {
   absl::MutexLock lock(&mutex_);
   while (!stopping_ && kicked_.empty() && SteadyNow() < next_check) {
     has_work_.WaitUntil(&mutex_, next_check);
@@ -48,7 +47,7 @@ absl::optional<std::vector<std::shared_ptr<Pumped>>> ReactorPump::TakeKicked(
   return std::exchange(kicked_, {});
 }
 
-void ReactorPump::Run() {
+void CallPump::Run() {
   pthread_setname_np(pthread_self(), "bora-pump");
   SteadyTime next_check = SteadyNow() + stall_limit_ / 4;
   while (true) {
@@ -57,13 +56,14 @@ void ReactorPump::Run() {
     for (const std::shared_ptr<Pumped>& pumped : *kicked) pumped->Pump();
     const SteadyTime now = SteadyNow();
     if (now < next_check) continue;
-    // After a longer pause than this it was the pump that stood still, and with it all that reads.
+    // A check that is later than this says that the whole process stood still, its reading of
+    // acknowledgements included: no client is to blame.
     if (now - next_check < stall_limit_ / 4) CutStalled();
     next_check = now + stall_limit_ / 4;
   }
 }
 
-void ReactorPump::CutStalled() {
+void CallPump::CutStalled() {
   std::vector<std::shared_ptr<Pumped>> live;
   {
     absl::MutexLock lock(&mutex_);

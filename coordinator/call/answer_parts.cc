@@ -1,10 +1,10 @@
-#include "coordinator/grpc/answer_parts.h"
+#include "coordinator/call/answer_parts.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "base/check.h"
-#include "coordinator/grpc/proto_duration.h"
+#include "coordinator/api/proto_duration.h"
 
 namespace bora {
 

@@ -1,4 +1,4 @@
-#include "coordinator/api/access_log.h"
+#include "coordinator/call/access_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -97,7 +97,7 @@ TEST(AccessLogTest, ASampleGoesByTheRequestId) {
   EXPECT_EQ(Lines([] {
               AccessLog log({AccessLogMode::kAll, 0});
               log.Record(Call("a"), absl::ZeroDuration());
-              log.Record(Call("b", absl::StatusCode::kInternal, reason::kInternal),
+              log.Record(Call("b", absl::StatusCode::kInternal, reason::kNonFiniteLogits),
                          absl::ZeroDuration());
             }).size(),
             1u);

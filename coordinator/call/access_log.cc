@@ -1,25 +1,20 @@
-#include "coordinator/api/access_log.h"
+#include "coordinator/call/access_log.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
 
 // Refusals in one second that have lines of their own.
 constexpr int64_t kMaxRefusalLines = 5;
-// First tokens between two looks of which the median is taken; later ones replace earlier ones.
+// Times to first tokens, of which TakeStats takes the median; later ones replace earlier ones.
 constexpr size_t kMaxFirstTokens = 4096;
 
-// What a server says that has no room, to as many clients as there are.
-bool IsRefusal(const std::string& reason) {
-  return reason == reason::kQueueFull || reason == reason::kNotReady ||
-         reason == reason::kDraining || reason == reason::kDeadlineInQueue;
-}
-
-// Asked for by status displays, once a second each.
+// Whether it is a call that status displays make once a second.
 bool IsQuiet(const CallRecord& record) {
   return record.code == absl::StatusCode::kOk &&
          absl::string_view(record.method) == "GetServerInfo";

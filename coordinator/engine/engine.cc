@@ -6,9 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "coordinator/engine/request_errors.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
@@ -27,8 +26,6 @@ std::string RandomSecret() {
   }
   return secret;
 }
-
-ApiError ShuttingDown() { return Unavailable(reason::kDraining, "the server is shutting down"); }
 
 }  // namespace
 
@@ -75,14 +72,15 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
   if (!answer.taken) {
     const int32_t limit = options_.max_num_queued_reqs;
     ApiError error = QueueFull("generation", "sequences", answer.n_waiting, limit);
-    error.retry_delay = retry_delay_.ForVacancies(std::max(1, answer.n_waiting + n_sequences - limit));
+    error.retry_delay =
+        retry_delay_.ForVacancies(std::max(1, answer.n_waiting + n_sequences - limit));
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);
   if (!mailbox_.PushUnbounded(
           Submission{handle, std::move(spec), std::move(observer), answer.account})) {
     quota_.Give(answer.account, n_sequences);
-    return ShuttingDown();
+    return Draining();
   }
   return handle;
 }
@@ -116,12 +114,8 @@ ServerSnapshot Engine::Snapshot() const {
 }
 
 ApiError Engine::RefusalWhileNotServing() const {
-  if (drain_asked_ || stopping_) return ShuttingDown();
-  const ServerSnapshot snapshot = Snapshot();
-  ApiError error = Unavailable(reason::kNotReady,
-                               absl::StrCat("the workers are not ready: ", snapshot.group_detail));
-  error.metadata["detail"] = snapshot.group_detail;
-  return error;
+  if (drain_asked_ || stopping_) return Draining();
+  return NotReady(Snapshot().group_detail);
 }
 
 // The engine thread.
@@ -148,11 +142,11 @@ void Engine::RunOnce() {
 
 void Engine::RunLast() {
   now_ = options_.clock();
-  requests_.FailAll(ShuttingDown(), now_);
+  requests_.FailAll(Draining(), now_);
   group_.OnLost();
   for (Event& event : mailbox_.DrainUntil(SteadyTime::InfinitePast())) {
     if (auto* submission = std::get_if<Submission>(&event)) {
-      requests_.Refuse(*submission, ShuttingDown());
+      requests_.Refuse(*submission, Draining());
     } else if (auto* attached = std::get_if<WorkerAttached>(&event)) {
       cluster_.OnAttached(std::move(attached->stream), attached->hello, now_);
     }
@@ -215,7 +209,7 @@ void Engine::Handle(const GroupLost& lost) {
   const std::unique_ptr<Scheduler> scheduler = group_.OnLost();
   UpdateServing();
   UpdateSnapshot();
-  requests_.FailAll(WorkersLost(lost.detail), now_);
+  requests_.FailAll(WorkerLost(lost.detail), now_);
 }
 
 void Engine::Handle(StepDone done) {
@@ -262,8 +256,7 @@ void Engine::UpdateSnapshot() {
 void Engine::CheckDrained() {
   if (on_drained_ == nullptr) return;
   if (now_ >= drain_deadline_) {
-    requests_.FailAll(
-        Unavailable(reason::kDraining, "the server shut down before the request ended"), now_);
+    requests_.FailAll(EndedByShutdown(), now_);
   }
   if (!requests_.empty()) return;
   const std::function<void()> on_drained = std::exchange(on_drained_, nullptr);

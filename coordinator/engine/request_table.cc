@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "coordinator/engine/request_errors.h"
+#include "coordinator/api/api_errors.h"
 
 namespace bora {
 namespace {
@@ -88,7 +88,8 @@ void RequestTable::Submit(Submission submission, Scheduler* scheduler, SteadyTim
     const double first_token_us = scheduler->PredictFirstTokenUs(sequence, too_late_us);
     if (first_token_us > too_late_us) {
       quota_->Give(request->account, request->n_queued);
-      request->observer->OnError(DeadlineTooNear(request->spec.deadline - now, first_token_us));
+      request->observer->OnError(DeadlineBeforeFirstToken(request->spec.deadline - now,
+                                                          absl::Microseconds(first_token_us)));
       stats_->RequestEnded();
       return;
     }
@@ -269,11 +270,13 @@ void RequestTable::ExpireDeadlines(SteadyTime now) {
   }
   for (const uint64_t handle : late) {
     const LiveRequest& request = *requests_.at(handle);
-    Fail(handle, DeadlinePassed(request.running, request.n_output_tokens()), now);
+    Fail(handle, request.running ? DeadlineInDecode(request.n_output_tokens()) : DeadlineInQueue(),
+         now);
   }
   for (const Hopeless& request : hopeless) {
     const absl::Duration left = requests_.at(request.handle)->spec.deadline - now;
-    Fail(request.handle, DeadlineTooNear(left, request.first_token_us), now);
+    Fail(request.handle, DeadlineBeforeFirstToken(left, absl::Microseconds(request.first_token_us)),
+         now);
   }
   for (const uint64_t handle : out_of_time) EndAtTimeLimit(requests_.at(handle).get(), now);
 }

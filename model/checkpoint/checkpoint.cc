@@ -233,8 +233,7 @@ absl::Status Checkpoint::CheckStored(TensorId id, const Location& location) cons
     return absl::InvalidArgumentError(absl::StrCat(prefix, "shape ", ShapeText(info.shape),
                                                    ", config says ", ShapeText(expected)));
   }
-  if (info.dtype != FileDType::kF32 && info.dtype != FileDType::kF16 &&
-      info.dtype != FileDType::kBf16) {
+  if (!WeightTypeOf(info.dtype).has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(prefix, "dtype ", FileDTypeName(info.dtype),
                                                    ", supported are F32, F16 and BF16"));
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/host/unique_fd.h"
+#include "base/number_formats.h"
 
 namespace bora {
 
@@ -37,6 +39,11 @@ enum class FileDType : uint8_t {
 // "BF16", "F32", ...: the spelling of the format.
 absl::string_view FileDTypeName(FileDType dtype);
 int64_t FileDTypeBytes(FileDType dtype);
+
+// The type of weights that are stored as `dtype`; nullopt if it cannot be read as weights.
+std::optional<DType> WeightTypeOf(FileDType dtype);
+// How weights of type `dtype` are stored.
+FileDType FileDTypeOf(DType dtype);
 
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
 inline constexpr size_t kMaxTensorRank = 8;

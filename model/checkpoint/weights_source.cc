@@ -77,8 +77,8 @@ void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   }
 }
 
-// What a type of number is called, and its bits: all of the exponent's, the lowest of them, the
-// sign.
+// An element type: how it is stored, its name in messages, and masks of its bits: the whole
+// exponent, the exponent's lowest bit, the sign.
 template <typename T>
 struct FormatOf;
 template <>
@@ -131,39 +131,14 @@ size_t FirstNotFinite(absl::Span<const T> elements) {
 
 CheckpointWeights::CheckpointWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
 
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<float> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<Bf16> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<float> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<Bf16> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
-}
-
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<Half> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<Half> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
+absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                                     DigestSum* digest) const {
+  return std::visit([&](const auto& elements) { return ReadAs(id, slice, elements, digest); }, dst);
 }
 
 template <typename T>
-absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
-                                     DigestSum* digest) const {
+absl::Status CheckpointWeights::ReadAs(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                                       DigestSum* digest) const {
   const TensorShape shape = ShapeOf(config(), id);
   CheckSlice(id, shape, slice, dst.size());
   if (dst.empty()) return absl::OkStatus();  // without a destination there is no address to copy to
@@ -197,7 +172,7 @@ absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl
         *stored.info, (stored_row * shape.n_cols + slice.col_begin) * element_bytes,
         absl::MakeSpan(raw, n_rows * span_bytes)));
     if (digest != nullptr) {
-      // What was just read is still in the cache.
+      // The bytes that were just read are still in the cache.
       for (int64_t i = 0; i < n_rows; ++i) {
         unit.row = stored_row + i;
         AddRowDigest(unit, absl::MakeConstSpan(raw + i * span_bytes, span_bytes), digest);
@@ -224,8 +199,8 @@ int64_t CheckpointWeights::StoragePosition(TensorId id, const TensorSlice& slice
          (slice.row_begin * shape.n_cols + slice.col_begin) * FileDTypeBytes(stored.dtype);
 }
 
-// Of a part of the columns whole rows are fetched: pages and the disk's own units are as large as
-// the gaps, and on one host the other tensor parallel ranks want the rest.
+// Fetches whole rows even if the slice has only some columns: pages and the disk's own units are as
+// large as the gaps, and the other tensor-parallel ranks on this host want the rest.
 void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
   const StoredTensor stored = checkpoint_.Find(id);
   const TensorShape shape = ShapeOf(config(), id);
@@ -234,13 +209,27 @@ void CheckpointWeights::WillRead(TensorId id, const TensorSlice& slice) const {
   stored.file->WillRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
 }
 
-// Of a part of the columns nothing is dropped: other tensor parallel ranks want the rest.
+// Drops nothing if the slice has only some columns: other tensor-parallel ranks want the rest.
 void CheckpointWeights::HaveRead(TensorId id, const TensorSlice& slice) const {
   const StoredTensor stored = checkpoint_.Find(id);
   const TensorShape shape = ShapeOf(config(), id);
   if (slice.n_cols() != shape.n_cols) return;
   const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
   stored.file->HaveRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
+}
+
+ElementSpan ElementsAt(DType dtype, void* data, int64_t n_elements) {
+  const auto n = static_cast<size_t>(n_elements);
+  switch (dtype) {
+    case DType::kF32:
+      return absl::MakeSpan(static_cast<float*>(data), n);
+    case DType::kBf16:
+      return absl::MakeSpan(static_cast<Bf16*>(data), n);
+    case DType::kF16:
+      return absl::MakeSpan(static_cast<Half*>(data), n);
+  }
+  CHECK(false) << "dtype " << static_cast<int>(dtype);
+  return {};
 }
 
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size) {

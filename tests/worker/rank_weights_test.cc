@@ -35,22 +35,6 @@ class FakeSource final : public WeightSource {
  public:
   const ModelConfig& config() const override { return weights_.config(); }
   Fingerprint fingerprint() const override { return weights_.fingerprint(); }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Bf16> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Half> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-
   void HaveRead(TensorId, const TensorSlice& slice) const override {
     n_dropped_elements += slice.n_elements();
   }
@@ -59,6 +43,12 @@ class FakeSource final : public WeightSource {
   mutable int64_t n_dropped_elements = 0;
 
  private:
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override {
+    if (id == fails) return absl::DataLossError("bad byte");
+    return weights_.ReadSlice(id, slice, dst, digest);
+  }
+
   DummyWeights weights_{TinyConfig(), kSeed};
 };
 

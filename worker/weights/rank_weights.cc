@@ -30,7 +30,7 @@ TensorSlice Slice(int64_t row_begin, int64_t n_rows, int64_t col_begin, int64_t 
 template <typename Element>
 absl::Status Read(const WeightSource& source, TensorId id, const TensorSlice& slice, uint8_t* dst,
                   DigestSum* digest) {
-  return source.ReadAndDigest(
+  return source.ReadSlice(
       id, slice, absl::MakeSpan(reinterpret_cast<Element*>(dst), slice.n_elements()), digest);
 }
 

@@ -23,6 +23,7 @@
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
 #include "worker/cpu/cpu_rank.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -53,7 +54,7 @@ StepPlan FirstPlan(int64_t epoch) {
 
 std::unique_ptr<Rank> LoadRank(CpuDevice* device, const Partition& partition, int stage) {
   const RankShape shape = ShapeOfRank(TinyConfig(), partition, stage, 0);
-  auto weights = RankWeights::Load(DummyWeights(TinyConfig(), kSeed), shape, DType::kF32, *device);
+  auto weights = LoadHostWeights(DummyWeights(TinyConfig(), kSeed), shape, DType::kF32, *device);
   CHECK_OK(weights.status());
   return std::make_unique<Rank>(device, *std::move(weights), RankOptions());
 }

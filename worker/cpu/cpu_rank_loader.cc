@@ -14,6 +14,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "worker/cpu/cpu_rank.h"
 #include "worker/weights/host_memory.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -72,7 +73,7 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   load_options.drops_what_was_read = plan.weight_bytes > AvailableMemoryBytes() / 4;
   const SteadyTime begin = SteadyNow();
   ASSIGN_OR_RETURN(auto weights,
-                   RankWeights::Load(*source, shape, precision, *device_, load_options));
+                   LoadHostWeights(*source, shape, precision, *device_, load_options));
   LoadedRank result;
   LoadedModel& loaded = result.loaded;
   loaded.load = load;

@@ -21,6 +21,7 @@
 #include "worker/cuda/cuda_rank_memory.h"
 #include "worker/cuda/cuda_weight_memory.h"
 #include "worker/cuda/nccl_environment.h"
+#include "worker/weights/device_weights.h"
 #include "worker/weights/host_memory.h"
 
 namespace bora {
@@ -168,8 +169,8 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   CpuDevice readers(std::min(kMaxLoadThreads, UsableCpuCount()));
   LoadOptions load_options = options;
   load_options.drops_what_was_read = RankWeightBytes(source->config(), shape, precision,
-                                                     /*by_rows=*/true) > AvailableMemoryBytes() / 4;
-  ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, precision, readers, load_options,
+                                                     kCudaMatrices) > AvailableMemoryBytes() / 4;
+  ASSIGN_OR_RETURN(auto weights, LoadDeviceWeights(*source, shape, precision, readers, load_options,
                                                    std::make_unique<CudaWeightMemory>(&stream_)));
   RETURN_IF_ERROR(PrepareLibrary(*weights, load));
   LoadAllKernels();

@@ -108,7 +108,7 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
   CudaRankMemory memory;
   memory.workspace_bytes =
       StageWorkspaceBytes(config, shape, limits, StageTraits<CudaDevice>::Form(device)) +
-      CudaScratchBytes(device, {.weights = &weights,
+      CudaScratchBytes(device, {.weights = &weights.plan(),
                                 .kv = {.head_dim = config.head_dim},
                                 .max_rows = limits.max_num_seqs,
                                 .max_tokens = limits.max_num_batched_tokens,

@@ -11,7 +11,8 @@
 #include "model/planning/partition.h"
 #include "model/protocol/worker_protocol.h"
 #include "worker/stage/step_executor.h"
-#include "worker/weights/rank_weights.h"
+#include "worker/weights/precision.h"
+#include "worker/weights/weight_reading.h"
 
 namespace bora {
 

@@ -28,8 +28,9 @@ struct LoadModel {
   std::string model_path;
   bool dummy_weights = false;
   uint64_t dummy_seed = 0;
-  std::string dtype;         // "float32", "bfloat16" or "float16"
-  std::string quantization;  // of the matrices: empty (as dtype) or "int8"
+  // Names of base/number_formats.h: "bfloat16"; of the matrices "int8", or empty to be as dtype.
+  std::string dtype;
+  std::string quantization;
   int32_t tensor_parallel_size = 1;
   std::vector<int32_t> layers_per_stage;  // as many as stages
   int32_t stage = 0;

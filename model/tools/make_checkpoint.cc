@@ -15,6 +15,7 @@
 #include "base/bf16.h"
 #include "base/host/unique_fd.h"
 #include "base/int_math.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/dummy_weights.h"
 #include "model/checkpoint/rotary_layout.h"
@@ -160,8 +161,7 @@ std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
 
 absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions& options) {
   RETURN_IF_ERROR(Validate(config));
-  if (options.dtype != FileDType::kF32 && options.dtype != FileDType::kF16 &&
-      options.dtype != FileDType::kBf16) {
+  if (!WeightTypeOf(options.dtype).has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("dtype is ", FileDTypeName(options.dtype), ", must be F32, F16 or BF16"));
   }
@@ -192,11 +192,6 @@ absl::Status PrepareDirectory(const std::string& dir) {
   return absl::OkStatus();
 }
 
-const char* TorchDType(FileDType dtype) {
-  if (dtype == FileDType::kF32) return "float32";
-  return dtype == FileDType::kF16 ? "float16" : "bfloat16";
-}
-
 }  // namespace
 
 absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpointOptions& options,
@@ -219,8 +214,9 @@ absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpoi
                                   absl::StrCat(index.dump(2), "\n")));
   }
   // The config comes last: a directory that has one is complete.
+  const std::string torch_dtype(InfoOf(WeightTypeOf(options.dtype).value()).name);
   const std::string config_text = options.layout == CheckpointLayout::kHuggingFace
-                                      ? ToHfConfigJson(config, TorchDType(options.dtype))
+                                      ? ToHfConfigJson(config, torch_dtype)
                                       : ToMistralParamsJson(config);
   return WriteTextFile(absl::StrCat(dir, "/", ConfigName(options.layout)), config_text);
 }

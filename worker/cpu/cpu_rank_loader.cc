@@ -10,6 +10,7 @@
 #include "base/host/host_cpus.h"
 #include "base/int_math.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_device.h"
 #include "worker/cpu/cpu_rank.h"
@@ -28,8 +29,8 @@ GroupLimits LimitsOf(const LoadModel& load, const ModelConfig& config) {
   return limits;
 }
 
-// A rank that cannot hold its weights and one request is refused with the numbers, before it reads
-// a byte: where memory ends the kernel ends the process.
+// Refuses a rank that cannot hold its weights and one request, with the numbers, before it reads a
+// byte: the kernel ends a process that takes more memory than there is.
 absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
   const int64_t kv_bytes =
       CeilDiv(limits.max_model_len, limits.block_size) * plan.kv_bytes_per_block;
@@ -40,8 +41,8 @@ absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
       "this rank needs ", needed_bytes, " bytes of memory (weights ", plan.weight_bytes,
       ", working memory ", plan.workspace_bytes, ", keys and values of one request of ",
       limits.max_model_len, " tokens ", kv_bytes, "), ", available_bytes, " are available (",
-      MemoryBoundText(), "): lower --max-model-len, take --quantization=int8, or divide the model ",
-      "over more workers"));
+      MemoryBoundText(), "): lower --max-model-len, take --quantization=",
+      ListOfNames(QuantizationNames(), "or"), ", or divide the model over more workers"));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ struct CpuRankOptions {
   SimdChoice simd = BestSimdLevel();
 };
 
-// Owned by the rank thread, but DeviceName.
+// Owned by the rank thread, except DeviceName.
 class CpuRankLoader final : public RankLoader {
  public:
   explicit CpuRankLoader(const CpuRankOptions& options) : options_(options) {}

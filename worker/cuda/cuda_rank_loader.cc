@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/host/host_cpus.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cuda/runtime/cuda_runtime.h"
@@ -42,7 +43,7 @@ std::string Describe(const CudaDeviceInfo& info) {
                       info.memory_bytes >> 20, " MiB");
 }
 
-// Owned by the rank thread, but DeviceName.
+// Owned by the rank thread, except DeviceName and CollectivesName.
 class CudaRankLoader final : public RankLoader {
  public:
   CudaRankLoader(const CudaLoaderOptions& options, const CudaDeviceInfo& info)
@@ -141,18 +142,25 @@ absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
       (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
 }
 
+// The operations take bfloat16 only.
+absl::Status CheckCudaPrecision(const Precision& precision, const LoadModel& load) {
+  const absl::string_view served = InfoOf(DType::kBf16).name;
+  if (precision.dtype == DType::kF16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        load.dtype, " weights are not supported on GPUs: --dtype ", served, " rounds them"));
+  }
+  if (precision.dtype == DType::kBf16 && precision.weights == WeightFormat::kBf16) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("dtype is '", load.dtype, "', quantization '",
+                                                 load.quantization, "': a GPU serves ", served,
+                                                 " without quantization (--dtype=", served, ")"));
+}
+
 absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
   RETURN_IF_ERROR(Open());
   ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
-  if (precision.dtype == DType::kF16) {
-    return absl::InvalidArgumentError(
-        "float16 weights are not supported on GPUs: --dtype bfloat16 rounds them");
-  }
-  if (precision.dtype != DType::kBf16 || precision.weights != WeightFormat::kBf16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("dtype is '", load.dtype, "', quantization '", load.quantization,
-                     "': a GPU serves bfloat16 without quantization (--dtype=bfloat16)"));
-  }
+  RETURN_IF_ERROR(CheckCudaPrecision(precision, load));
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());

@@ -47,9 +47,3 @@ struct Voidify {
 #define CHECK_OK(expression)                                      \
   for (const auto bora_status = (expression); !bora_status.ok();) \
   ::bora::internal::CheckFailed(__FILE__, __LINE__, std::string(bora_status.message()))
-
-#ifdef NDEBUG
-#define DCHECK(condition) CHECK(true || (condition))
-#else
-#define DCHECK(condition) CHECK(condition)
-#endif

@@ -19,8 +19,6 @@
 namespace bora {
 namespace {
 
-// tokenizer.model files are about 500 KB; Llama 3's largest is 9 MB.
-constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 // Names listed in a message about missing or unexpected tensors.
 constexpr size_t kMaxNamesShown = 5;
 constexpr size_t kSampleBytes = 4096;
@@ -322,7 +320,8 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
   for (const SafetensorsFile& file : files_) file.ReleasePages();
   const std::string tokenizer = absl::StrCat(dir, "/tokenizer.model");
   if (Exists(tokenizer)) {
-    ASSIGN_OR_RETURN(const std::string bytes, ReadSmallFile(tokenizer, kMaxTokenizerBytes));
+    ASSIGN_OR_RETURN(const std::string bytes,
+                     ReadSmallFile(tokenizer, static_cast<size_t>(kMaxTokenizerModelBytes)));
     hash.AddString(bytes);
   }
   fingerprint_ = hash.Get();

@@ -7,12 +7,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/config.h"
 #include "model/text/tokenizer.h"
 
 namespace bora {
-
-// Larger files are refused unread. A million pieces of 16 characters, three bytes each, fit.
-inline constexpr int64_t kMaxTokenizerModelBytes = int64_t{64} << 20;
 
 // The vocabulary in the file at `path`. NOT_FOUND if there is no such file, FAILED_PRECONDITION if
 // it cannot be read or is no regular file; otherwise as ParseSentencePieceModel, with the path in

@@ -61,9 +61,10 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  device_ = std::make_unique<CpuDevice>(1, options_.simd);
-  // Where the others are is known when the group is joined; until then all may be here.
-  ShareHost(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
+  // The hosts of the other ranks are known when the group is joined; until then all may be here.
+  device_ = std::make_unique<CpuDevice>(
+      DeviceOptions(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks));
+  n_threads_ = device_->n_threads();
   const GroupLimits limits = LimitsOf(load, source->config());
   const CpuRankMemory plan =
       PlanCpuRankMemory(*device_, source->config(), shape, precision, limits);
@@ -101,12 +102,18 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   return result;
 }
 
-void CpuRankLoader::ShareHost(int place, int n_ranks) {
-  const int n_threads =
+CpuDeviceOptions CpuRankLoader::DeviceOptions(int place, int n_ranks) const {
+  CpuDeviceOptions device = {.simd = options_.simd};
+  device.n_threads =
       options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
-  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
-                                                  : std::vector<int>());
-  n_threads_ = n_threads;
+  if (options_.pin_threads) device.cpus = CpusOfRank(UsableCpus(), place, device.n_threads);
+  return device;
+}
+
+void CpuRankLoader::ShareHost(int place, int n_ranks) {
+  const CpuDeviceOptions device = DeviceOptions(place, n_ranks);
+  device_->Resize(device.n_threads, device.cpus);
+  n_threads_ = device.n_threads;
 }
 
 }  // namespace bora

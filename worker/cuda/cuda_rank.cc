@@ -236,14 +236,7 @@ void CudaRank::EndEpoch() {
 
 absl::Status CudaRank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
-  if (plan.epoch != epoch_->id) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan epoch: ", plan.epoch, ", this is epoch ", epoch_->id));
-  }
-  if (!epoch_->failure.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", epoch_->id, " has failed: ", epoch_->failure.message()));
-  }
+  RETURN_IF_ERROR(CheckPlanEpoch(plan, epoch_->id, epoch_->failure));
   CHECK_LT(static_cast<int>(epoch_->begun.size()), kMaxBegun) << "plans that are not finished";
   epoch_->failure = QueuePlan(plan);
   if (!epoch_->failure.ok() && epoch_->has_peers()) {

@@ -64,14 +64,8 @@ absl::StatusOr<std::unique_ptr<RankWeights>> LoadHostWeights(const WeightSource&
   ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::Allocate(plan.total_bytes, "weights"));
   auto memory = std::make_unique<HostWeightMemory>(std::move(buffer));
   std::vector<WeightChunk> chunks = CutIntoChunks(plan);
-  // Allocated before reading begins: here missing memory ends the load, not a helper's thread.
-  int64_t staging_bytes = 0;
-  for (const WeightChunk& chunk : chunks) {
-    if (std::holds_alternative<PackedWeight>(chunk.weight->form)) {
-      staging_bytes = std::max(staging_bytes, chunk.n_read_bytes());
-    }
-  }
-  HostChunkReader reader(memory->data(), device.n_threads(), staging_bytes);
+  // Allocates the staging memory of all threads here and not on a helper's thread.
+  HostChunkReader reader(memory->data(), device.n_threads(), MaxReadBytes(chunks));
   ASSIGN_OR_RETURN(const WeightDigests digests,
                    ReadWeights(source, plan, std::move(chunks), device, options, &reader));
   return std::make_unique<RankWeights>(std::move(plan), std::move(memory), digests);

@@ -20,15 +20,6 @@
 namespace bora {
 namespace {
 
-GroupLimits LimitsOf(const LoadModel& load, const ModelConfig& config) {
-  GroupLimits limits;
-  limits.max_num_seqs = load.max_num_seqs;
-  limits.max_num_batched_tokens = load.max_num_batched_tokens;
-  limits.max_model_len = load.max_model_len;
-  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
-  return limits;
-}
-
 // Refuses a rank that cannot hold its weights and one request, with the numbers, before it reads a
 // byte: the kernel ends a process that takes more memory than there is.
 absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
@@ -65,13 +56,13 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   device_ = std::make_unique<CpuDevice>(
       DeviceOptions(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks));
   n_threads_ = device_->n_threads();
-  const GroupLimits limits = LimitsOf(load, source->config());
+  const GroupLimits limits = LimitsFor(source->config(), load);
   const CpuRankMemory plan =
       PlanCpuRankMemory(*device_, source->config(), shape, precision, limits);
   RETURN_IF_ERROR(CheckMemory(plan, limits));
   LoadOptions load_options = options;
-  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
-  // pages to take back, in the middle of the load.
+  // Weights and their files' pages together fill half of the memory then: above that the kernel
+  // begins to take pages back in the middle of the load.
   load_options.drops_what_was_read = plan.weight_bytes > AvailableMemoryBytes() / 4;
   const SteadyTime begin = SteadyNow();
   ASSIGN_OR_RETURN(auto weights,

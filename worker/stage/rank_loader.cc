@@ -46,6 +46,15 @@ absl::StatusOr<Precision> ParsePrecision(const LoadModel& load) {
   return Precision(dtype, weights);
 }
 
+GroupLimits LimitsFor(const ModelConfig& config, const LoadModel& load) {
+  GroupLimits limits;
+  limits.max_num_seqs = load.max_num_seqs;
+  limits.max_num_batched_tokens = load.max_num_batched_tokens;
+  limits.max_model_len = load.max_model_len;
+  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  return limits;
+}
+
 absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load) {
   const std::vector<int64_t> layers(load.layers_per_stage.begin(), load.layers_per_stage.end());
   ASSIGN_OR_RETURN(

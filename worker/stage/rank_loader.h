@@ -1,5 +1,5 @@
-// Makes the ranks of one kind of device: what a worker asks when it is told which part of a model
-// it serves.
+// Makes the ranks of one kind of device. A worker has one loader and asks it for a rank when the
+// coordinator tells which part of a model the worker serves.
 #pragma once
 
 #include <memory>
@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "model/planning/partition.h"
 #include "model/protocol/worker_protocol.h"
+#include "model/step/step.h"
 #include "worker/stage/step_executor.h"
 #include "worker/weights/precision.h"
 #include "worker/weights/weight_reading.h"
@@ -55,10 +56,14 @@ class RankLoader {
 // Opens the weights that `load` names, which are read from files or made up.
 absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load);
 
-// INVALID_ARGUMENT names the type that does not exist.
+// The types that `load` names. INVALID_ARGUMENT names the one that does not exist.
 absl::StatusOr<Precision> ParsePrecision(const LoadModel& load);
 
-// INVALID_ARGUMENT names the numbers that do not fit the model or each other.
+// The share of the model that `load` names. INVALID_ARGUMENT names the numbers that do not fit the
+// model or each other.
 absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load);
+
+// The most that plans of the group will have, as far as `load` tells: n_blocks is not among it.
+GroupLimits LimitsFor(const ModelConfig& config, const LoadModel& load);
 
 }  // namespace bora

@@ -1,4 +1,4 @@
-// Reads the pieces of a weight plan from a source on several threads, wherever they are to lie.
+// Reads the weights of a plan from a source on several threads, into memory of any kind.
 #pragma once
 
 #include <atomic>
@@ -18,12 +18,12 @@
 namespace bora {
 
 struct LoadOptions {
-  // Called by the loading thread now and then, the last time with done = total.
+  // If set, called by the loading thread after every turn, the last time with done = total.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
-  // Tells the source of every slice that was read that it will not be needed again: for weights
-  // that fill so much of the memory that the files' pages would be in their way.
+  // Whether the source is told of every slice that was read that it will not be needed again: for
+  // weights that fill so much of the memory that the files' pages would be in their way.
   bool drops_what_was_read = false;
-  // When it becomes true, loading returns CANCELLED within one chunk (4 MiB a thread).
+  // If not null: when it becomes true, loading returns CANCELLED within one turn (4 MiB a thread).
   const std::atomic<bool>* cancelled = nullptr;
 };
 

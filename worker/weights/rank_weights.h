@@ -42,8 +42,8 @@ class WeightMemory {
 // Immutable. Survives epochs: a new group under the same shape uses it again.
 class RankWeights {
  public:
-  // The weights of `plan` that were read into `memory`, plan.total_bytes long; `digests` of the
-  // bytes that were read. Readers make it: LoadHostWeights and LoadDeviceWeights.
+  // The weights of `plan` that were read into `memory`, which has plan.total_bytes, with the
+  // digests of the bytes that were read. LoadHostWeights and LoadDeviceWeights make it.
   RankWeights(WeightPlan plan, std::unique_ptr<const WeightMemory> memory,
               const WeightDigests& digests);
   RankWeights(const RankWeights&) = delete;
@@ -61,7 +61,7 @@ class RankWeights {
   const Precision& precision() const { return plan_.precision; }
   DType kv_dtype() const { return plan_.precision.kv_dtype(); }
   int64_t bytes() const { return plan_.total_bytes; }
-  // Of the bytes that were read, as they are stored.
+  // Digests of the bytes that were read, as they are stored.
   const WeightDigests& digests() const { return digests_; }
 
  private:

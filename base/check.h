@@ -55,11 +55,3 @@ struct Voidify {
 #define CHECK_OK(expression)                                      \
   for (const auto bora_status = (expression); !bora_status.ok();) \
   ::bora::internal::CheckFailed(__FILE__, __LINE__, std::string(bora_status.message()))
-
-// DCHECK: a CHECK in debug builds, for inner loops. With NDEBUG the condition is compiled, so that
-// it stays valid code, and never evaluated.
-#ifdef NDEBUG
-#define DCHECK(condition) CHECK(true || (condition))
-#else
-#define DCHECK(condition) CHECK(condition)
-#endif

@@ -1,8 +1,14 @@
 #include "coordinator/coordinator_flags.h"
 
 #include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/build_info.h"
+#include "base/number_formats.h"
 
 namespace bora {
 namespace {
@@ -28,6 +34,22 @@ constexpr int64_t kMaxKvCacheBytes = int64_t{1} << 50;
 constexpr int64_t kHighestMaxNumSeqs = 4096;
 constexpr int64_t kMaxBatchedTokensLimit = 65536;
 
+std::vector<std::string> Choices(std::string first, std::vector<std::string> names) {
+  names.insert(names.begin(), std::move(first));
+  return names;
+}
+
+// "int8: workers keep their matrices in ..."
+std::string QuantizationHelp() {
+  std::vector<std::string> lines;
+  for (const WeightFormatInfo& info : kWeightFormats) {
+    if (!info.is_quantization) continue;
+    lines.push_back(
+        absl::StrCat(info.name, ": workers keep their matrices in ", info.description, "."));
+  }
+  return absl::StrJoin(lines, " ");
+}
+
 void AddModelFlags(CommandFlags* table, ServerFlags* flags) {
   table->Heading("Model");
   table->Require("model", TextFlag(&flags->model, "DIR"),
@@ -44,12 +66,12 @@ void AddModelFlags(CommandFlags* table, ServerFlags* flags) {
               "file. Its end-of-sequence ids count in any case.");
   table->Flag("load-format", ChoiceFlag(&flags->load_format, {"auto", "dummy"}),
               "auto: the checkpoint's weights. dummy: random weights of the config's shape.");
-  table->Flag("dtype", ChoiceFlag(&flags->dtype, {"auto", "float32", "bfloat16", "float16"}),
+  table->Flag("dtype", ChoiceFlag(&flags->dtype, Choices("auto", DTypeNames())),
               "Type of weights and KV cache; auto: as the checkpoint. float16 weights are computed "
               "with as they are, beside a float32 KV cache, on CPUs only.");
-  table->Flag("quantization", ChoiceFlag(&flags->quantization, {"none", "int8"}),
-              "int8: workers keep their matrices in 8 bits with a scale for each row and group of "
-              "up to 128 columns.");
+  table->Flag("quantization",
+              ChoiceFlag(&flags->quantization, Choices("none", QuantizationNames())),
+              QuantizationHelp());
   table->Flag("max-model-len",
               CountFlag(&flags->max_model_len, 0, std::numeric_limits<int32_t>::max())
                   .Default("the model's context"),

@@ -13,6 +13,7 @@
 #include "base/error_list.h"
 #include "base/int_math.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/checkpoint/dummy_weights.h"
@@ -55,7 +56,7 @@ absl::StatusOr<absl::flat_hash_map<std::string, double>> ParseTenantWeights(
 // What the weights on disk are, as far as the coordinator must know.
 struct WeightFacts {
   std::string fingerprint;  // empty when the weights are not here
-  std::string dtype = "bfloat16";
+  std::string dtype = std::string(InfoOf(DType::kBf16).name);
 };
 
 absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
@@ -76,10 +77,9 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   facts.fingerprint = checkpoint->fingerprint().ToHex();
   LogInfo("the weights are on this machine too", {{"fingerprint", facts.fingerprint}});
   const FileDType stored = checkpoint->Find(TensorId{TensorKind::kNorm}).dtype;
-  if (stored == FileDType::kF32) facts.dtype = "float32";
-  if (stored == FileDType::kF16) facts.dtype = "float16";
+  if (const auto dtype = WeightTypeOf(stored)) facts.dtype = std::string(InfoOf(*dtype).name);
   const int64_t n_float16 = checkpoint->CountStored(FileDType::kF16);
-  if (n_float16 > 0 && flags.dtype == "bfloat16") {
+  if (n_float16 > 0 && flags.dtype == InfoOf(DType::kBf16).name) {
     LogWarning("--dtype=bfloat16: float16 weights are rounded",
                {{"tensors", n_float16}, {"exact", "--dtype=float16"}});
   }
@@ -229,8 +229,8 @@ absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig
                                      const Partition& partition, const ClusterOptions& cluster) {
   int64_t n_layers = 0;  // of the stage with most
   for (const LayerRange& stage : partition.stages) n_layers = std::max(n_layers, stage.n_layers());
-  // Float16 weights go with a cache of floats.
-  const int64_t value_bytes = cluster.load.dtype == "bfloat16" ? 2 : 4;
+  ASSIGN_OR_RETURN(const DType dtype, ParseDType(cluster.load.dtype));
+  const int64_t value_bytes = DTypeBytes(InfoOf(dtype).kv_dtype);
   const int64_t local_n_kv_heads = ShapeOfRank(model, partition, 0, 0).local_n_kv_heads;
   const int64_t token_bytes = 2 * n_layers * local_n_kv_heads * model.head_dim * value_bytes;
   const int64_t request_bytes =

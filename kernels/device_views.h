@@ -5,18 +5,12 @@
 
 #include <cstdint>
 
+#include "base/number_formats.h"
+
 namespace bora {
 
 class CpuDevice;
 class CudaDevice;
-
-// Element type of weights and of the KV cache, which is never kF16. Activations are float; where an
-// operation's weights are bf16 it rounds its activations to bf16 first, as the reference's bf16
-// matrix products do, and accumulates in float. Where they are float16 it rounds nothing: a float16
-// is a float with fewer digits.
-enum class DType { kF32, kBf16, kF16 };
-
-constexpr int64_t DTypeBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 // A weight in the device's layout. The memory belongs to the weight loader and outlives every
 // operation.

@@ -180,6 +180,18 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
   }
 }
 
+void PackRowsOfFormat(const PackedWeight& weight, int64_t row_begin, int64_t n_rows,
+                      const void* rows, void* data) {
+  switch (InfoOf(weight.format).rows) {
+    case DType::kF32:
+      return PackRows(weight, row_begin, n_rows, static_cast<const float*>(rows), data);
+    case DType::kBf16:
+      return PackRows(weight, row_begin, n_rows, static_cast<const Bf16*>(rows), data);
+    case DType::kF16:
+      return PackRows(weight, row_begin, n_rows, static_cast<const Half*>(rows), data);
+  }
+}
+
 float PackedElement(const PackedWeight& weight, int64_t row, int64_t col) {
   if (weight.layout != WeightLayout::kPanels) {
     const int64_t half = weight.n_rows / 2;

@@ -3,7 +3,9 @@
 //
 // Output rows are grouped in panels of 32. Inside a panel the columns come in ascending order, and
 // each step of the inner loop (1, 2 or 4 neighbouring columns of all 32 rows: 128 bytes) is one
-// piece of memory. The layout is the same for every instruction set.
+// piece of memory. The layout is the same for every instruction set. A step of kF16 is two columns:
+// of 16 rows the first column, then the second, then the same of the other 16 rows, so that the
+// conversion to float takes neighbouring halves.
 //
 // Columns are cut into `n_leaves` equal leaves. A product sums each leaf in ascending order and
 // adds the leaves up as a balanced binary tree, so that tensor-parallel ranks that hold whole
@@ -17,14 +19,10 @@
 
 #include "base/bf16.h"
 #include "base/int_math.h"
+#include "base/number_formats.h"
 #include "kernels/device_views.h"
 
 namespace bora {
-
-// kInt8: symmetric 8-bit integers with one float scale for each row and group of columns. kF16:
-// IEEE binary16. A step of it is two columns: of 16 rows the first column, then the second, then
-// the same of the other 16 rows, so that the conversion to float takes neighbouring halves.
-enum class WeightFormat { kF32, kBf16, kInt8, kF16 };
 
 // kPanels: as above, for a CpuDevice. kRows: [n_rows, n_cols], for a CudaDevice, bf16 only.
 // kGatedRows: the same with the rows of two stacked matrices of equal height, the gate's and the
@@ -74,14 +72,13 @@ struct PackedWeight {
   int64_t padded_cols() const { return RoundUp(n_cols, kLeafAlignment); }
   int64_t leaf_cols() const { return DivExact(padded_cols(), n_leaves); }
   // Columns that one step of the inner loop takes.
-  int64_t step_cols() const {
-    return format == WeightFormat::kF32 ? 1 : format == WeightFormat::kInt8 ? 4 : 2;
-  }
+  int64_t step_cols() const { return 32 / InfoOf(format).bits; }
   // kInt8: columns that share a scale, the most that divide a leaf evenly.
   int64_t group_cols() const;
   int64_t panel_bytes() const;
   int64_t bytes() const {
-    return layout == WeightLayout::kPanels ? n_panels() * panel_bytes() : n_rows * n_cols * 2;
+    return layout == WeightLayout::kPanels ? n_panels() * panel_bytes()
+                                           : n_rows * n_cols * InfoOf(format).bits / 8;
   }
 };
 
@@ -100,6 +97,11 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
               void* data);
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Half* rows,
               void* data);
+
+// PackRows of rows whose type is known when the program runs: elements of the type that
+// InfoOf(weight.format).rows names.
+void PackRowsOfFormat(const PackedWeight& weight, int64_t row_begin, int64_t n_rows,
+                      const void* rows, void* data);
 
 // The element of the matrix at (row, col), in float; of kGatedRows the gate's rows come first. For
 // tests and tools: a weight in device memory cannot be read like this.

@@ -50,6 +50,10 @@ inline constexpr int64_t kMaxHeadDim = 1024;
 inline constexpr int64_t kMaxVocabSize = int64_t{1} << 20;
 inline constexpr int64_t kMaxPosition = int64_t{1} << 24;
 
+// Larger files tokenizer.model are refused unread. A million pieces of 16 characters, three bytes
+// each, fit; the files of this family have about 500 KB, Llama 3's largest 9 MB.
+inline constexpr int64_t kMaxTokenizerModelBytes = int64_t{64} << 20;
+
 // Reads the text of a Hugging Face config.json for MistralForCausalLM or LlamaForCausalLM. The
 // result has passed Validate(). INVALID_ARGUMENT names the field, its value, and the limit or the
 // unsupported feature (rope scaling, other activations, biases, experts, quantisation, partial

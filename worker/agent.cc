@@ -79,8 +79,7 @@ Hello WorkerAgent::MakeHello() const {
   hello.build_id = options_.build_id;
   hello.host = options_.host;
   hello.pid = static_cast<int32_t>(getpid());
-  const Endpoint& endpoint = listener_->endpoint();
-  hello.endpoint = {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name};
+  hello.endpoint = listener_->endpoint();
   hello.memory_bytes = AvailableMemoryBytes();
   hello.device = loader_->DeviceName();
   hello.collectives = loader_->CollectivesName();
@@ -286,12 +285,11 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     int n_before_me = 0;  // ranks of the group on this host
     int n_here = 0;
     for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
-      const RankEndpoint& endpoint = join.ranks[rank];
+      const Endpoint& endpoint = join.ranks[rank];
       const bool is_here = endpoint.host_id == listener_->endpoint().host_id;
       n_here += is_here ? 1 : 0;
       n_before_me += is_here && static_cast<int>(rank) < place.rank() ? 1 : 0;
-      mesh.ranks.push_back(
-          {static_cast<int>(rank), {endpoint.host_id, endpoint.tcp_address, endpoint.unix_name}});
+      mesh.ranks.push_back({static_cast<int>(rank), endpoint});
     }
     loader_->ShareHost(n_before_me, std::max(1, n_here));
     ASSIGN_OR_RETURN(mesh_, listener_->Connect(mesh));

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/host/host_port.h"
 #include "base/host/unique_fd.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -245,19 +246,15 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
 }
 
 absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon + 1 == address.size()) {
+  const auto [host, port] = SplitHostPort(address).value_or(HostPort{});
+  if (port.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("coordinator address '", address, "' is not HOST:PORT"));
-  }
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
   }
   addrinfo hints = {};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+  const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
   if (error != 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot resolve '", host, "': ", gai_strerror(error)));

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "base/host/host_port.h"
 #include "base/host/unique_fd.h"
 
 namespace bora {
@@ -76,12 +77,7 @@ absl::Status CheckCanListen(const std::string& address) {
     absl::ConsumePrefix(&path, "//");
     return CheckUnixPath(address, std::string(path));
   }
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  const std::string port = address.substr(colon + 1);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
+  const auto [host, port] = SplitHostPort(address).value_or(HostPort{.host = address, .port = ""});
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;

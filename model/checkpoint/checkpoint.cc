@@ -19,8 +19,6 @@
 namespace bora {
 namespace {
 
-// Limit of tokenizer.model in bytes. Such files have about 500 KB; Llama 3's largest has 9 MB.
-constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 // Limit of the names in a message about missing or unexpected tensors.
 constexpr size_t kMaxNamesShown = 5;
 // Bytes of one sample for the fingerprint: a page.
@@ -239,8 +237,7 @@ absl::Status Checkpoint::CheckStored(TensorId id, const Location& location) cons
     return absl::InvalidArgumentError(absl::StrCat(prefix, "shape ", ShapeText(info.shape),
                                                    ", config says ", ShapeText(expected)));
   }
-  if (info.dtype != FileDType::kF32 && info.dtype != FileDType::kF16 &&
-      info.dtype != FileDType::kBf16) {
+  if (!WeightTypeOf(info.dtype).has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(prefix, "dtype ", FileDTypeName(info.dtype),
                                                    ", supported are F32, F16 and BF16"));
   }
@@ -331,7 +328,8 @@ absl::Status Checkpoint::ComputeFingerprint(const std::string& dir) {
   for (const SafetensorsFile& file : files_) file.ReleasePages();
   const std::string tokenizer = absl::StrCat(dir, "/tokenizer.model");
   if (Exists(tokenizer)) {
-    ASSIGN_OR_RETURN(const std::string bytes, ReadSmallFile(tokenizer, kMaxTokenizerBytes));
+    ASSIGN_OR_RETURN(const std::string bytes,
+                     ReadSmallFile(tokenizer, static_cast<size_t>(kMaxTokenizerModelBytes)));
     hash.AddString(bytes);
   }
   fingerprint_ = hash.Get();

@@ -101,23 +101,14 @@ Fingerprint DummyWeights::fingerprint() const {
   return hash.Get();
 }
 
-absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                     absl::Span<float> dst) const {
-  return Read(id, slice, dst);
-}
-
-absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                     absl::Span<Bf16> dst) const {
-  return Read(id, slice, dst);
-}
-
-absl::Status DummyWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                     absl::Span<Half> dst) const {
-  return Read(id, slice, dst);
+absl::Status DummyWeights::Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                                DigestSum*) const {
+  std::visit([&](const auto& elements) { Make(id, slice, elements); }, dst);
+  return absl::OkStatus();
 }
 
 template <typename T>
-absl::Status DummyWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const {
+void DummyWeights::Make(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const {
   if (id.kind == TensorKind::kOutput && config_.tie_word_embeddings) {
     id = {TensorKind::kTokEmbeddings, kNoLayer};
   }
@@ -148,7 +139,6 @@ absl::Status DummyWeights::Read(TensorId id, const TensorSlice& slice, absl::Spa
       col = end;
     }
   }
-  return absl::OkStatus();
 }
 
 }  // namespace bora

@@ -20,17 +20,13 @@ class DummyWeights final : public WeightSource {
 
   const ModelConfig& config() const override { return config_; }
   Fingerprint fingerprint() const override;
-  // Always OK.
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override;
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Bf16> dst) const override;
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Half> dst) const override;
 
  private:
+  // Never fails.
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override;
   template <typename T>
-  absl::Status Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const;
+  void Make(TensorId id, const TensorSlice& slice, absl::Span<T> dst) const;
 
   ModelConfig config_;
   uint64_t seed_;

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "absl/strings/str_format.h"
+#include "base/bytes.h"
 
 namespace bora {
 
@@ -27,9 +28,7 @@ void Fingerprinter::AddBytes(absl::Span<const uint8_t> bytes) {
   Mix(bytes.data(), bytes.size());
 }
 
-void Fingerprinter::AddString(absl::string_view text) {
-  AddBytes({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-}
+void Fingerprinter::AddString(absl::string_view text) { AddBytes(BytesOf(text)); }
 
 Fingerprint Fingerprinter::Get() const {
   return {static_cast<uint64_t>(state_ >> 64), static_cast<uint64_t>(state_)};

@@ -30,28 +30,35 @@ namespace {
 // (1024 layers of 9 tensors), so that a hostile header cannot make the list large.
 constexpr size_t kMaxTensors = 100'000;
 
-struct DTypeEntry {
+struct FileDTypeInfo {
   const char* name;
   FileDType dtype;
   int64_t bytes;
+  std::optional<DType> weights = std::nullopt;  // what can be read as weights
 };
 
-constexpr DTypeEntry kDTypes[] = {
-    {"BOOL", FileDType::kBool, 1},      {"U8", FileDType::kU8, 1},
-    {"I8", FileDType::kI8, 1},          {"F8_E4M3", FileDType::kF8E4M3, 1},
-    {"F8_E5M2", FileDType::kF8E5M2, 1}, {"U16", FileDType::kU16, 2},
-    {"I16", FileDType::kI16, 2},        {"F16", FileDType::kF16, 2},
-    {"BF16", FileDType::kBf16, 2},      {"U32", FileDType::kU32, 4},
-    {"I32", FileDType::kI32, 4},        {"F32", FileDType::kF32, 4},
-    {"U64", FileDType::kU64, 8},        {"I64", FileDType::kI64, 8},
-    {"F64", FileDType::kF64, 8}};
+constexpr FileDTypeInfo kFileDTypes[] = {{"BOOL", FileDType::kBool, 1},
+                                         {"U8", FileDType::kU8, 1},
+                                         {"I8", FileDType::kI8, 1},
+                                         {"F8_E4M3", FileDType::kF8E4M3, 1},
+                                         {"F8_E5M2", FileDType::kF8E5M2, 1},
+                                         {"U16", FileDType::kU16, 2},
+                                         {"I16", FileDType::kI16, 2},
+                                         {"F16", FileDType::kF16, 2, DType::kF16},
+                                         {"BF16", FileDType::kBf16, 2, DType::kBf16},
+                                         {"U32", FileDType::kU32, 4},
+                                         {"I32", FileDType::kI32, 4},
+                                         {"F32", FileDType::kF32, 4, DType::kF32},
+                                         {"U64", FileDType::kU64, 8},
+                                         {"I64", FileDType::kI64, 8},
+                                         {"F64", FileDType::kF64, 8}};
 
-const DTypeEntry& EntryOf(FileDType dtype) {
-  for (const DTypeEntry& entry : kDTypes) {
+const FileDTypeInfo& EntryOf(FileDType dtype) {
+  for (const FileDTypeInfo& entry : kFileDTypes) {
     if (entry.dtype == dtype) return entry;
   }
   CHECK(false) << "dtype " << static_cast<int>(dtype);
-  return kDTypes[0];
+  return kFileDTypes[0];
 }
 
 // Text from the file in quotes, cut to 120 bytes, for a message.
@@ -106,7 +113,7 @@ class HeaderHandler {
   bool string(std::string& value) {
     if (place_ == Place::kMetadata) return true;
     if (place_ != Place::kTensor || field_ != "dtype") return Unexpected("a string");
-    for (const DTypeEntry& entry : kDTypes) {
+    for (const FileDTypeInfo& entry : kFileDTypes) {
       if (value == entry.name) {
         tensor_.dtype = entry.dtype;
         return true;
@@ -283,6 +290,16 @@ absl::Status CheckCoverage(const std::vector<TensorInfo>& tensors, uint64_t data
 absl::string_view FileDTypeName(FileDType dtype) { return EntryOf(dtype).name; }
 
 int64_t FileDTypeBytes(FileDType dtype) { return EntryOf(dtype).bytes; }
+
+std::optional<DType> WeightTypeOf(FileDType dtype) { return EntryOf(dtype).weights; }
+
+FileDType FileDTypeOf(DType dtype) {
+  for (const FileDTypeInfo& entry : kFileDTypes) {
+    if (entry.weights == dtype) return entry.dtype;
+  }
+  CHECK(false) << InfoOf(dtype).name << " is stored in no way";
+  return FileDType::kF32;
+}
 
 std::string ShapeText(absl::Span<const int64_t> shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/host/unique_fd.h"
+#include "base/number_formats.h"
 
 namespace bora {
 
@@ -39,6 +41,11 @@ enum class FileDType : uint8_t {
 absl::string_view FileDTypeName(FileDType dtype);
 // Size of an element in bytes.
 int64_t FileDTypeBytes(FileDType dtype);
+
+// The type of weights that are stored as `dtype`; nullopt if it cannot be read as weights.
+std::optional<DType> WeightTypeOf(FileDType dtype);
+// How weights of type `dtype` are stored.
+FileDType FileDTypeOf(DType dtype);
 
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // the format's own limit
 // Limits of this reader, far above what the models here have: dimensions and bytes of the name of a

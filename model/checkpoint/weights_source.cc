@@ -82,8 +82,8 @@ void Convert(FileDType dtype, const uint8_t* src, absl::Span<T> dst) {
   }
 }
 
-// Name and bits of a number format: the exponent's bits, the lowest of these bits, and the sign
-// bit.
+// An element type: how it is stored, its name in messages, and masks of its bits: the whole
+// exponent, the exponent's lowest bit, the sign.
 template <typename T>
 struct FormatOf;
 template <>
@@ -136,39 +136,14 @@ size_t FirstNotFinite(absl::Span<const T> elements) {
 
 CheckpointWeights::CheckpointWeights(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
 
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<float> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<Bf16> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<float> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<Bf16> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
-}
-
-absl::Status CheckpointWeights::ReadSlice(TensorId id, const TensorSlice& slice,
-                                          absl::Span<Half> dst) const {
-  return Read(id, slice, dst, nullptr);
-}
-
-absl::Status CheckpointWeights::ReadAndDigest(TensorId id, const TensorSlice& slice,
-                                              absl::Span<Half> dst, DigestSum* digest) const {
-  return Read(id, slice, dst, digest);
+absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                                     DigestSum* digest) const {
+  return std::visit([&](const auto& elements) { return ReadAs(id, slice, elements, digest); }, dst);
 }
 
 template <typename T>
-absl::Status CheckpointWeights::Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
-                                     DigestSum* digest) const {
+absl::Status CheckpointWeights::ReadAs(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                                       DigestSum* digest) const {
   const TensorShape shape = ShapeOf(config(), id);
   CheckSlice(id, shape, slice, dst.size());
   if (dst.empty()) return absl::OkStatus();  // an empty span has no address to copy to
@@ -252,6 +227,20 @@ void CheckpointWeights::HaveRead(TensorId id, const TensorSlice& slice) const {
   if (slice.n_cols() != shape.n_cols) return;
   const int64_t row_bytes = shape.n_cols * FileDTypeBytes(stored.dtype);
   stored.file->HaveRead(*stored.info, slice.row_begin * row_bytes, slice.n_rows() * row_bytes);
+}
+
+ElementSpan ElementsAt(DType dtype, void* data, int64_t n_elements) {
+  const auto n = static_cast<size_t>(n_elements);
+  switch (dtype) {
+    case DType::kF32:
+      return absl::MakeSpan(static_cast<float*>(data), n);
+    case DType::kBf16:
+      return absl::MakeSpan(static_cast<Bf16*>(data), n);
+    case DType::kF16:
+      return absl::MakeSpan(static_cast<Half*>(data), n);
+  }
+  CHECK(false) << "dtype " << static_cast<int>(dtype);
+  return {};
 }
 
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size) {

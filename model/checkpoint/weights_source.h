@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <variant>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/bf16.h"
+#include "base/number_formats.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/checkpoint/fingerprint.h"
 #include "model/checkpoint/tensor_id.h"
@@ -33,7 +35,13 @@ inline TensorSlice WholeTensor(const TensorShape& shape) {
   return {0, shape.n_rows, 0, shape.n_cols};
 }
 
-// Aborts (CHECK) unless the slice lies in the tensor and has exactly dst_size elements.
+// Where a slice is written to: elements of one of the types that weights are read as.
+using ElementSpan = std::variant<absl::Span<float>, absl::Span<Bf16>, absl::Span<Half>>;
+
+// n_elements elements of type `dtype` at `data`, whose address is a multiple of their size.
+ElementSpan ElementsAt(DType dtype, void* data, int64_t n_elements);
+
+// CHECK-fails unless the slice lies in the tensor and has dst_size elements.
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size);
 
 // Implementations are immutable after construction: any number of threads may read at once.
@@ -47,43 +55,32 @@ class WeightSource {
   // tell.
   virtual Fingerprint fingerprint() const = 0;
 
-  // Writes the slice of tensor `id` to `dst` [slice.n_rows(), slice.n_cols()], row-major. Norm
-  // vectors are one row. wq and wk are in half-rotation order whatever the layout of the files
-  // (model/checkpoint/rotary_layout.h). Conversion to float is exact; conversion to bf16 and to
-  // half rounds to nearest, ties to even. DATA_LOSS, with tensor and element, if a value is not
-  // finite after conversion, overflow included; also if the file cannot be read. REQUIRES: the
-  // slice lies in the tensor and dst.size() equals its elements (CHECK).
-  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                                 absl::Span<float> dst) const = 0;
-  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                                 absl::Span<Bf16> dst) const = 0;
-  virtual absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                                 absl::Span<Half> dst) const = 0;
-
-  // ReadSlice, which also adds the digest of the slice's stored bytes to *digest. REQUIRES: the
-  // slice's columns begin and end between units (DigestUnitCols). Generated weights have no stored
-  // bytes and add nothing, which is this default.
-  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
-                                     DigestSum*) const {
-    return ReadSlice(id, slice, dst);
-  }
-  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
-                                     DigestSum*) const {
-    return ReadSlice(id, slice, dst);
-  }
-  virtual absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Half> dst,
-                                     DigestSum*) const {
-    return ReadSlice(id, slice, dst);
+  // Writes the slice of tensor `id`, row-major, to `dst` [slice.n_rows(), slice.n_cols()], whose
+  // size must be exactly that (CHECK, as is a slice outside the tensor). Norm vectors are one row.
+  // wq and wk come in half-rotation order from every layout. Conversion to float is exact;
+  // conversion to bf16 and float16 rounds to nearest even. DATA_LOSS names tensor and element of a
+  // value that is not finite (also one that overflows the type).
+  // Unless `digest` is null, the bytes that were read are added to *digest as they are stored; the
+  // slice's columns must then end where units do (DigestUnitCols). Weights that are stored nowhere
+  // add nothing.
+  absl::Status ReadSlice(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                         DigestSum* digest = nullptr) const {
+    return Read(id, slice, dst, digest);
   }
 
-  // Advice for reading many slices fast: read them in ascending StoragePosition(), and call
-  // WillRead() for a slice some time before it is read, so that the source fetches it while others
-  // are converted. Neither changes a result.
+  // Many slices are read fastest in ascending order of their StoragePosition, and announced with
+  // WillRead some time before: the source then fetches them while others are worked on. Neither
+  // changes the elements that are read.
   virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
   virtual void WillRead(TensorId, const TensorSlice&) const {}
-  // Advice: no rank on this host reads the slice again soon, so the source may drop its cache of
-  // it.
+  // Tells the source that the slice will not be read again soon on this host: memory that the
+  // source holds for it can go.
   virtual void HaveRead(TensorId, const TensorSlice&) const {}
+
+ private:
+  // ReadSlice, of this source.
+  virtual absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                            DigestSum* digest) const = 0;
 };
 
 // The weights of an open checkpoint. The files' pages never count as memory of this process: bytes
@@ -94,26 +91,16 @@ class CheckpointWeights final : public WeightSource {
 
   const ModelConfig& config() const override { return checkpoint_.config(); }
   Fingerprint fingerprint() const override { return checkpoint_.fingerprint(); }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override;
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Bf16> dst) const override;
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Half> dst) const override;
-  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<float> dst,
-                             DigestSum* digest) const override;
-  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Bf16> dst,
-                             DigestSum* digest) const override;
-  absl::Status ReadAndDigest(TensorId id, const TensorSlice& slice, absl::Span<Half> dst,
-                             DigestSum* digest) const override;
   int64_t StoragePosition(TensorId id, const TensorSlice& slice) const override;
   void WillRead(TensorId id, const TensorSlice& slice) const override;
   void HaveRead(TensorId id, const TensorSlice& slice) const override;
 
  private:
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override;
   template <typename T>
-  absl::Status Read(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
-                    DigestSum* digest) const;
+  absl::Status ReadAs(TensorId id, const TensorSlice& slice, absl::Span<T> dst,
+                      DigestSum* digest) const;
 
   Checkpoint checkpoint_;
 };

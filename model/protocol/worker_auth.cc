@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/bytes.h"
 
 namespace bora {
 namespace {
@@ -24,8 +25,7 @@ std::string Proof(const std::string& credential, char role, absl::string_view co
                   absl::string_view worker_nonce) {
   const std::string text =
       absl::StrCat(kContext, std::string(1, role), coordinator_nonce, worker_nonce);
-  return ToBytes(HmacSha256(
-      credential, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()), text.size())));
+  return ToBytes(HmacSha256(credential, BytesOf(text)));
 }
 
 bool SameProof(const std::string& expected, const std::string& given) {

@@ -60,17 +60,17 @@ std::string ToText(const absl::Status& status) {
   return PeerText(status.message(), kMaxPeerReasonBytes);
 }
 
-void Write(const RankEndpoint& endpoint, pb::RankEndpoint* proto) {
+void Write(const Endpoint& endpoint, pb::RankEndpoint* proto) {
   proto->set_host_id(endpoint.host_id);
   proto->set_tcp_address(endpoint.tcp_address);
   proto->set_unix_name(endpoint.unix_name);
 }
 
-absl::StatusOr<RankEndpoint> Read(const pb::RankEndpoint& proto) {
+absl::StatusOr<Endpoint> Read(const pb::RankEndpoint& proto) {
   RETURN_IF_ERROR(CheckLength("endpoint host_id", proto.host_id(), kMaxAddressBytes));
   RETURN_IF_ERROR(CheckLength("endpoint tcp_address", proto.tcp_address(), kMaxAddressBytes));
   RETURN_IF_ERROR(CheckLength("endpoint unix_name", proto.unix_name(), kMaxAddressBytes));
-  return RankEndpoint{proto.host_id(), proto.tcp_address(), proto.unix_name()};
+  return Endpoint{proto.host_id(), proto.tcp_address(), proto.unix_name()};
 }
 
 void Write(const LoadModel& load, pb::LoadModel* proto) {
@@ -380,7 +380,7 @@ struct CoordinatorWriter {
     pb::JoinGroup* out = proto->mutable_join_group();
     out->set_epoch(join.epoch);
     out->set_secret(join.secret);
-    for (const RankEndpoint& endpoint : join.ranks) Write(endpoint, out->add_ranks());
+    for (const Endpoint& endpoint : join.ranks) Write(endpoint, out->add_ranks());
     Write(join.limits, out->mutable_limits());
     out->set_timeout_ms(join.timeout_ms);
   }

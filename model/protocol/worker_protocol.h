@@ -9,27 +9,20 @@
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
+#include "base/endpoint.h"
 #include "model/checkpoint/weight_digest.h"
 #include "model/step/step.h"
 
 namespace bora {
-
-// Where a rank listens for other ranks.
-struct RankEndpoint {
-  std::string host_id;      // equal for ranks that can share memory
-  std::string tcp_address;  // "address:port"
-  std::string unix_name;    // abstract Unix socket
-
-  bool operator==(const RankEndpoint&) const = default;
-};
 
 // Weights to load: all that decides what a rank holds.
 struct LoadModel {
   std::string model_path;
   bool dummy_weights = false;
   uint64_t dummy_seed = 0;
-  std::string dtype;         // "float32", "bfloat16" or "float16"
-  std::string quantization;  // of the matrices: empty (as dtype) or "int8"
+  // Names of base/number_formats.h: "bfloat16"; of the matrices "int8", or empty to be as dtype.
+  std::string dtype;
+  std::string quantization;
   int32_t tensor_parallel_size = 1;
   std::vector<int32_t> layers_per_stage;  // as many as stages
   int32_t stage = 0;
@@ -65,7 +58,7 @@ struct Hello {
   int32_t pid = 0;
   std::string device;
   std::string collectives;  // RankLoader::CollectivesName: equal on all ranks of a group
-  RankEndpoint endpoint;
+  Endpoint endpoint;
   int64_t memory_bytes = 0;
   absl::optional<LoadedModel> loaded;
   int64_t latest_epoch = 0;  // that it was told to join, by any coordinator; 0: none
@@ -108,8 +101,8 @@ struct Welcome {
 
 struct JoinGroup {
   int64_t epoch = 0;
-  std::string secret;               // 32 random bytes
-  std::vector<RankEndpoint> ranks;  // rank = stage * tensor_parallel_size + tensor_rank
+  std::string secret;           // 32 random bytes
+  std::vector<Endpoint> ranks;  // rank = stage * tensor_parallel_size + tensor_rank
   GroupLimits limits;
   int32_t timeout_ms = 0;
 };

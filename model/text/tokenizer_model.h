@@ -8,13 +8,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/config.h"
 #include "model/text/tokenizer.h"
 
 namespace bora {
-
-// Limit of a file's size; larger files are refused unread. A million pieces of 16 characters, three
-// bytes each, fit.
-inline constexpr int64_t kMaxTokenizerModelBytes = int64_t{64} << 20;
 
 // The vocabulary in the file at `path`. Errors begin with the path: NOT_FOUND if the file does not
 // exist, FAILED_PRECONDITION if it cannot be read or is no regular file, INVALID_ARGUMENT if it is

@@ -15,6 +15,7 @@
 #include "base/bf16.h"
 #include "base/host/unique_fd.h"
 #include "base/int_math.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/dummy_weights.h"
 #include "model/checkpoint/rotary_layout.h"
@@ -171,8 +172,7 @@ std::vector<std::vector<TensorId>> AssignShards(const ModelConfig& config,
 // INVALID_ARGUMENT unless the config is valid and the options are in range for it.
 absl::Status CheckOptions(const ModelConfig& config, const MakeCheckpointOptions& options) {
   RETURN_IF_ERROR(Validate(config));
-  if (options.dtype != FileDType::kF32 && options.dtype != FileDType::kF16 &&
-      options.dtype != FileDType::kBf16) {
+  if (!WeightTypeOf(options.dtype).has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("dtype is ", FileDTypeName(options.dtype), ", must be F32, F16 or BF16"));
   }
@@ -203,12 +203,6 @@ absl::Status PrepareDirectory(const std::string& dir) {
   return absl::OkStatus();
 }
 
-// The name of the type in config.json.
-const char* TorchDType(FileDType dtype) {
-  if (dtype == FileDType::kF32) return "float32";
-  return dtype == FileDType::kF16 ? "float16" : "bfloat16";
-}
-
 }  // namespace
 
 absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpointOptions& options,
@@ -230,9 +224,10 @@ absl::Status WriteRandomCheckpoint(const ModelConfig& config, const MakeCheckpoi
     RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/", IndexName(options.layout)),
                                   absl::StrCat(index.dump(2), "\n")));
   }
-  // The config is written last, so that a folder with a config is complete.
+  // The config comes last: a directory that has one is complete.
+  const std::string torch_dtype(InfoOf(WeightTypeOf(options.dtype).value()).name);
   const std::string config_text = options.layout == CheckpointLayout::kHuggingFace
-                                      ? ToHfConfigJson(config, TorchDType(options.dtype))
+                                      ? ToHfConfigJson(config, torch_dtype)
                                       : ToMistralParamsJson(config);
   return WriteTextFile(absl::StrCat(dir, "/", ConfigName(options.layout)), config_text);
 }

@@ -8,6 +8,7 @@
 #include "base/build_info.h"
 #include "base/flags/command_line.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "model/json.h"
 #include "model/tools/make_checkpoint.h"
@@ -32,7 +33,7 @@ struct Flags {
   double norm_eps = 1e-5;
   uint64_t seed = 0;
   std::string layout = "hf";
-  std::string dtype = "bf16";
+  std::string dtype = std::string(InfoOf(DType::kBf16).short_name);
   int shards = 1;
   std::string tokenizer;
   std::string output;
@@ -59,7 +60,7 @@ CommandLine MakeCommandLine(Flags* flags) {
   table.Flag("tokenizer", TextFlag(&flags->tokenizer, "FILE"),
              "Copy this file to tokenizer.model.");
   table.Heading("Weights");
-  table.Flag("dtype", ChoiceFlag(&flags->dtype, {"f32", "bf16", "f16"}), "Their type.");
+  table.Flag("dtype", ChoiceFlag(&flags->dtype, DTypeShortNames()), "Their type.");
   table.Flag("seed", UnsignedFlag(&flags->seed),
              "The weights are a pure function of the dimensions and this.");
   table.Heading("Dimensions");
@@ -108,8 +109,9 @@ absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
 MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   MakeCheckpointOptions options;
   if (flags.layout == "mistral") options.layout = CheckpointLayout::kMistral;
-  if (flags.dtype == "f32") options.dtype = FileDType::kF32;
-  if (flags.dtype == "f16") options.dtype = FileDType::kF16;
+  for (const DTypeInfo& info : kDTypes) {
+    if (info.short_name == flags.dtype) options.dtype = FileDTypeOf(info.dtype);
+  }
   options.seed = flags.seed;
   options.n_shards = flags.shards;
   return options;

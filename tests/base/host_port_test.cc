@@ -25,5 +25,18 @@ TEST(HostPortTest, NamesAddressAndRangeOtherwise) {
   EXPECT_FALSE(CheckHostPort("host:0", 1).ok());
 }
 
+TEST(HostPortTest, SplitsAtTheLastColon) {
+  const auto name = SplitHostPort("host:50051");
+  ASSERT_TRUE(name.has_value());
+  EXPECT_EQ(name->host, "host");
+  EXPECT_EQ(name->port, "50051");
+  const auto ipv6 = SplitHostPort("[fd00::5]:80");
+  ASSERT_TRUE(ipv6.has_value());
+  EXPECT_EQ(ipv6->host, "fd00::5");
+  EXPECT_EQ(ipv6->port, "80");
+  EXPECT_EQ(SplitHostPort(":")->host, "");
+  EXPECT_FALSE(SplitHostPort("host").has_value());
+}
+
 }  // namespace
 }  // namespace bora

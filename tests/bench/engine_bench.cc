@@ -92,12 +92,15 @@ absl::StatusOr<std::unique_ptr<WeightSource>> Weights() {
 }
 
 absl::StatusOr<Precision> PrecisionOf(const std::string& name) {
-  if (name == "bf16") return Precision(DType::kBf16);
-  if (name == "f32") return Precision(DType::kF32);
-  if (name == "f16") return Precision(DType::kF16);
-  if (name == "int8") return Precision(DType::kBf16, WeightFormat::kInt8);
+  for (const DTypeInfo& info : kDTypes) {
+    if (info.short_name == name) return Precision(info.dtype);
+  }
+  const auto weights = ParseWeightFormat(DType::kBf16, name);
+  if (!name.empty() && weights.ok()) return Precision(DType::kBf16, *weights);
+  std::vector<std::string> names = DTypeShortNames();
+  for (std::string& quantization : QuantizationNames()) names.push_back(std::move(quantization));
   return absl::InvalidArgumentError(
-      absl::StrCat("--dtype=", name, " is not bf16, f16, f32 or int8"));
+      absl::StrCat("--dtype=", name, " is not ", ListOfNames(names, "or")));
 }
 
 absl::StatusOr<BenchOptions> OptionsFromFlags() {

@@ -23,7 +23,7 @@
 #include "worker/stage/collectives.h"
 #include "worker/stage/stage.h"
 #include "worker/stage/step_inputs.h"
-#include "worker/weights/rank_weights.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -58,8 +58,8 @@ class StageChain {
     auto chain = std::unique_ptr<StageChain>(new StageChain(source.config(), limits));
     for (int stage = 0; stage < pp_size; ++stage) {
       ASSIGN_OR_RETURN(chain->weights_.emplace_back(),
-                       RankWeights::Load(source, ShapeOfRank(source.config(), partition, stage, 0),
-                                         dtype, chain->device_));
+                       LoadHostWeights(source, ShapeOfRank(source.config(), partition, stage, 0),
+                                       dtype, chain->device_));
       chain->stages_.push_back(
           std::make_unique<Stage<CpuDevice>>(&chain->device_, chain->weights_.back().get()));
       RETURN_IF_ERROR(chain->stages_.back()->Prepare(limits, /*poison_kv=*/true));

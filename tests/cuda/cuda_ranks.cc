@@ -25,7 +25,7 @@ class RankOnCuda final : public StepExecutor {
     rank->device_.emplace(rank->stream_.get(), info.limits);
     CpuDevice readers(2);
     ASSIGN_OR_RETURN(auto weights,
-                     RankWeights::Load(source, shape, DType::kBf16, readers, {},
+                     LoadDeviceWeights(source, shape, DType::kBf16, readers, {},
                                        std::make_unique<CudaWeightMemory>(&rank->stream_)));
     rank->rank_ =
         std::make_unique<CudaRank>(&*rank->device_, &rank->stream_, std::move(weights), options);

@@ -87,27 +87,23 @@ class SharpWeights final : public WeightSource {
   const ModelConfig& config() const override { return dummy_.config(); }
   Fingerprint fingerprint() const override { return dummy_.fingerprint(); }
 
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override {
-    RETURN_IF_ERROR(dummy_.ReadSlice(id, slice, dst));
-    if (ShapeOf(config(), id).is_vector) return absl::OkStatus();
-    for (float& value : dst) value = RoundToBf16(value) * Scale(id);
-    return absl::OkStatus();
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Bf16> dst) const override {
-    RETURN_IF_ERROR(dummy_.ReadSlice(id, slice, dst));
-    for (Bf16& value : dst) value = ToBf16(ToFloat(value) * Scale(id));
-    return absl::OkStatus();
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Half> dst) const override {
-    RETURN_IF_ERROR(dummy_.ReadSlice(id, slice, dst));
-    for (Half& value : dst) value = ToHalf(ToFloat(value) * Scale(id));
-    return absl::OkStatus();
-  }
-
  private:
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override {
+    RETURN_IF_ERROR(dummy_.ReadSlice(id, slice, dst, digest));
+    std::visit([&](const auto& elements) { Sharpen(id, elements); }, dst);
+    return absl::OkStatus();
+  }
+  void Sharpen(TensorId id, absl::Span<float> elements) const {
+    if (ShapeOf(config(), id).is_vector) return;
+    for (float& value : elements) value = RoundToBf16(value) * Scale(id);
+  }
+  static void Sharpen(TensorId id, absl::Span<Bf16> elements) {
+    for (Bf16& value : elements) value = ToBf16(ToFloat(value) * Scale(id));
+  }
+  static void Sharpen(TensorId id, absl::Span<Half> elements) {
+    for (Half& value : elements) value = ToHalf(ToFloat(value) * Scale(id));
+  }
   static float Scale(TensorId id) { return id.kind == TensorKind::kWq ? kSharpness : 1; }
 
   DummyWeights dummy_;

@@ -6,7 +6,7 @@
 #include "model/planning/partition.h"
 #include "tests/model/mistral_7b.h"
 #include "worker/stage/stage.h"
-#include "worker/weights/rank_weights.h"
+#include "worker/weights/weight_plan.h"
 
 namespace bora {
 namespace {
@@ -28,8 +28,7 @@ TEST(LayoutPlanMemoryTest, IsWhatAWorkerAllocates) {
       for (int stage = 0; stage < pp_size; ++stage) {
         const RankShape shape = ShapeOfRank(config, *partition, stage, 0);
         const RankMemory memory = PlanRankMemory(config, shape, fleet, load);
-        EXPECT_EQ(memory.weight_bytes,
-                  RankWeightBytes(config, shape, DType::kBf16, /*by_rows=*/true));
+        EXPECT_EQ(memory.weight_bytes, RankWeightBytes(config, shape, DType::kBf16, kCudaMatrices));
         EXPECT_EQ(memory.kv_token_bytes * 16, KvBytesPerBlock(config, shape, DType::kBf16, 16));
         // Activations and logits are exact; the estimate has room for sampling and tables.
         const int64_t activation_bytes = StageWorkspaceBytes(config, shape, limits, gpu);

@@ -15,6 +15,7 @@
 #include "model/planning/partition.h"
 #include "worker/comm/listener.h"
 #include "worker/sim/sim_rank.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -101,7 +102,7 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
     rank.device = std::make_unique<CpuDevice>(options_.n_threads, options_.simd);
     ASSIGN_OR_RETURN(
         std::unique_ptr<RankWeights> loaded,
-        RankWeights::Load(weights, shape, options_.precision, *rank.device, options_.load));
+        LoadHostWeights(weights, shape, options_.precision, *rank.device, options_.load));
     rank.weights = loaded.get();
     rank.rank = std::make_unique<Rank>(rank.device.get(), std::move(loaded), options_.rank);
     return absl::OkStatus();

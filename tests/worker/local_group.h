@@ -18,6 +18,7 @@
 #include "model/step/step.h"
 #include "worker/cpu/cpu_rank.h"
 #include "worker/sim/sim_cost.h"
+#include "worker/weights/weight_reading.h"
 
 namespace bora {
 

@@ -23,6 +23,7 @@
 #include "tests/worker/tiny_model.h"
 #include "tests/worker/workload.h"
 #include "worker/cpu/cpu_rank.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -53,7 +54,7 @@ StepPlan FirstPlan(int64_t epoch) {
 
 std::unique_ptr<Rank> LoadRank(CpuDevice* device, const Partition& partition, int stage) {
   const RankShape shape = ShapeOfRank(TinyConfig(), partition, stage, 0);
-  auto weights = RankWeights::Load(DummyWeights(TinyConfig(), kSeed), shape, DType::kF32, *device);
+  auto weights = LoadHostWeights(DummyWeights(TinyConfig(), kSeed), shape, DType::kF32, *device);
   CHECK_OK(weights.status());
   return std::make_unique<Rank>(device, *std::move(weights), RankOptions());
 }
@@ -314,24 +315,21 @@ class PoisonedSource final : public WeightSource {
  public:
   const ModelConfig& config() const override { return weights_.config(); }
   Fingerprint fingerprint() const override { return weights_.fingerprint(); }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override {
-    absl::Status status = weights_.ReadSlice(id, slice, dst);
+
+ private:
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override {
+    const auto* const floats = std::get_if<absl::Span<float>>(&dst);
+    if (floats == nullptr) return absl::UnimplementedError("float only");
+    absl::Status status = weights_.ReadSlice(id, slice, dst, digest);
     if (id.kind == TensorKind::kTokEmbeddings) {
       for (int64_t row = slice.row_begin; row < slice.row_end; ++row) {
-        if (row == 7) dst[(row - slice.row_begin) * slice.n_cols()] = std::nanf("");
+        if (row == 7) (*floats)[(row - slice.row_begin) * slice.n_cols()] = std::nanf("");
       }
     }
     return status;
   }
-  absl::Status ReadSlice(TensorId, const TensorSlice&, absl::Span<Bf16>) const override {
-    return absl::UnimplementedError("float only");
-  }
-  absl::Status ReadSlice(TensorId, const TensorSlice&, absl::Span<Half>) const override {
-    return absl::UnimplementedError("float only");
-  }
 
- private:
   DummyWeights weights_{TinyConfig(), kSeed};
 };
 

@@ -16,6 +16,8 @@
 #include "model/checkpoint/dummy_weights.h"
 #include "tests/worker/tiny_model.h"
 #include "worker/cpu/cpu_rank.h"
+#include "worker/weights/device_weights.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -35,22 +37,6 @@ class FakeSource final : public WeightSource {
  public:
   const ModelConfig& config() const override { return weights_.config(); }
   Fingerprint fingerprint() const override { return weights_.fingerprint(); }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<float> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Bf16> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-  absl::Status ReadSlice(TensorId id, const TensorSlice& slice,
-                         absl::Span<Half> dst) const override {
-    if (id == fails) return absl::DataLossError("bad byte");
-    return weights_.ReadSlice(id, slice, dst);
-  }
-
   void HaveRead(TensorId, const TensorSlice& slice) const override {
     n_dropped_elements += slice.n_elements();
   }
@@ -59,6 +45,12 @@ class FakeSource final : public WeightSource {
   mutable int64_t n_dropped_elements = 0;
 
  private:
+  absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
+                    DigestSum* digest) const override {
+    if (id == fails) return absl::DataLossError("bad byte");
+    return weights_.ReadSlice(id, slice, dst, digest);
+  }
+
   DummyWeights weights_{TinyConfig(), kSeed};
 };
 
@@ -120,7 +112,7 @@ void ExpectShareOfEveryTensor(DType dtype, int tp_size) {
   for (int rank = 0; rank < 2 * tp_size; ++rank) {
     const RankShape shape = TinyShape(tp_size, 2, rank / tp_size, rank % tp_size);
     CpuDevice device(2);
-    const auto loaded = RankWeights::Load(FakeSource(), shape, dtype, device);
+    const auto loaded = LoadHostWeights(FakeSource(), shape, dtype, device);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     const RankWeights& weights = **loaded;
     ASSERT_EQ(static_cast<int64_t>(weights.layers().size()), shape.layers.n_layers());
@@ -187,11 +179,11 @@ TEST(RankWeightsTest, ADeviceGetsMatricesByRows) {
   for (const int tp_size : {1, 2}) {
     const RankShape shape = TinyShape(tp_size, 1, 0, tp_size - 1);
     CpuDevice device(3);
-    const auto loaded = RankWeights::Load(FakeSource(), shape, DType::kBf16, device, {},
+    const auto loaded = LoadDeviceWeights(FakeSource(), shape, DType::kBf16, device, {},
                                           std::make_unique<FakeDeviceMemory>());
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     const RankWeights& weights = **loaded;
-    EXPECT_EQ(weights.bytes(), RankWeightBytes(TinyConfig(), shape, DType::kBf16, true));
+    EXPECT_EQ(weights.bytes(), RankWeightBytes(TinyConfig(), shape, DType::kBf16, kCudaMatrices));
     for (int64_t i = 0; i < shape.layers.n_layers(); ++i) {
       const LayerWeights& layer = weights.layers()[i];
       ExpectLayer(layer, i, shape);
@@ -209,7 +201,7 @@ TEST(RankWeightsTest, ADeviceGetsMatricesByRows) {
 TEST(RankWeightsTest, PadsTheHeadWithZeros) {
   const RankShape shape = TinyShape(4, 1, 0, 3);
   CpuDevice device(1);
-  const auto weights = RankWeights::Load(FakeSource(), shape, DType::kF32, device);
+  const auto weights = LoadHostWeights(FakeSource(), shape, DType::kF32, device);
   ASSERT_TRUE(weights.ok()) << weights.status();
   const PackedWeight& output = (*weights)->output();
   ASSERT_EQ(output.n_rows, 65);
@@ -222,7 +214,7 @@ TEST(RankWeightsTest, ReportsTheBytesThatWerePlanned) {
   for (const DType dtype : {DType::kF32, DType::kBf16}) {
     const RankShape shape = TinyShape(2, 2, 1, 0);
     CpuDevice device(1);
-    const auto weights = RankWeights::Load(FakeSource(), shape, dtype, device);
+    const auto weights = LoadHostWeights(FakeSource(), shape, dtype, device);
     ASSERT_TRUE(weights.ok()) << weights.status();
     const CpuRankMemory memory =
         PlanCpuRankMemory(device, TinyConfig(), shape, dtype, TinyLimits());
@@ -247,7 +239,7 @@ TEST(RankWeightsTest, RowParallelMatricesHoldSubtreesOfOneSum) {
   for (const int tp_size : {1, 2, 4, 8}) {
     CpuDevice device(1);
     const auto weights =
-        RankWeights::Load(FakeSource(), TinyShape(tp_size, 1, 0, 0), DType::kF32, device);
+        LoadHostWeights(FakeSource(), TinyShape(tp_size, 1, 0, 0), DType::kF32, device);
     ASSERT_TRUE(weights.ok()) << weights.status();
     const LayerWeights& layer = (*weights)->layers()[0];
     EXPECT_EQ(layer.wo.n_leaves * tp_size, 8);
@@ -266,7 +258,7 @@ TEST(RankWeightsTest, ProgressAscendsToTheTotal) {
   };
   CpuDevice device(1);
   const auto weights =
-      RankWeights::Load(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+      LoadHostWeights(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
   EXPECT_EQ(done.back(), total);
@@ -280,7 +272,7 @@ TEST(RankWeightsTest, DropsWhatWasReadWhenAsked) {
     options.drops_what_was_read = drops;
     CpuDevice device(2);
     const auto weights =
-        RankWeights::Load(source, TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+        LoadHostWeights(source, TinyShape(1, 1, 0, 0), DType::kF32, device, options);
     ASSERT_TRUE(weights.ok()) << weights.status();
     EXPECT_EQ(source.n_dropped_elements, drops ? ParameterCount(TinyConfig()) : 0);
   }
@@ -293,7 +285,7 @@ TEST(RankWeightsTest, StopsWhenCancelled) {
   options.progress = [&](int64_t, int64_t) { cancelled = true; };
   CpuDevice device(1);
   const auto weights =
-      RankWeights::Load(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
+      LoadHostWeights(FakeSource(), TinyShape(1, 1, 0, 0), DType::kF32, device, options);
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kCancelled);
 }
 
@@ -301,7 +293,7 @@ TEST(RankWeightsTest, ErrorsNameTheTensor) {
   FakeSource source;
   source.fails = {TensorKind::kWk, 2};
   CpuDevice device(2);
-  const auto weights = RankWeights::Load(source, TinyShape(2, 1, 0, 1), DType::kBf16, device);
+  const auto weights = LoadHostWeights(source, TinyShape(2, 1, 0, 1), DType::kBf16, device);
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("layers.2.wk: bad byte"));
 }
@@ -311,8 +303,8 @@ TEST(RankWeightsTest, RefusesHeadsThatAttentionCannotTake) {
   config.head_dim = 258;
   const Partition partition = {1, 1, {{0, 4}}};
   CpuDevice device(1);
-  const auto weights = RankWeights::Load(DummyWeights(config, kSeed),
-                                         ShapeOfRank(config, partition, 0, 0), DType::kF32, device);
+  const auto weights = LoadHostWeights(DummyWeights(config, kSeed),
+                                       ShapeOfRank(config, partition, 0, 0), DType::kF32, device);
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("head_dim: 258"));
 }

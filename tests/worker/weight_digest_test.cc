@@ -15,7 +15,7 @@
 #include "model/checkpoint/weights_source.h"
 #include "model/tools/make_checkpoint.h"
 #include "tests/model/temp_dir.h"
-#include "worker/weights/rank_weights.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
@@ -58,7 +58,7 @@ std::vector<WeightDigests> Read(const std::string& dir, int tp_size, int pp_size
   for (int rank = 0; rank < tp_size * pp_size; ++rank) {
     const RankShape shape =
         ShapeOfRank(source.config(), *partition, rank / tp_size, rank % tp_size);
-    const auto weights = RankWeights::Load(source, shape, precision, device);
+    const auto weights = LoadHostWeights(source, shape, precision, device);
     CHECK_OK(weights.status());
     ranks.push_back((*weights)->digests());
   }

@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/auth/hmac.h"
+#include "base/bytes.h"
 
 namespace bora {
 
@@ -63,13 +64,11 @@ absl::Status CheckHello(const HelloMessage& hello);
 
 template <typename Message>
 absl::Span<const uint8_t> AsBytes(const Message& message) {
-  static_assert(std::is_trivially_copyable_v<Message>);
-  return {reinterpret_cast<const uint8_t*>(&message), sizeof(message)};
+  return BytesOf(absl::MakeConstSpan(&message, 1));
 }
 template <typename Message>
 absl::Span<uint8_t> AsMutableBytes(Message& message) {
-  static_assert(std::is_trivially_copyable_v<Message>);
-  return {reinterpret_cast<uint8_t*>(&message), sizeof(message)};
+  return MutableBytesOf(absl::MakeSpan(&message, 1));
 }
 
 }  // namespace bora

@@ -59,16 +59,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
+#include "base/endpoint.h"
 #include "base/host/unique_fd.h"
 
 namespace bora {
-
-// Where a worker can be reached. Plain data that travels through the coordinator.
-struct Endpoint {
-  std::string host_id;      // equal for two workers only if they can share memory: LocalHostId()
-  std::string tcp_address;  // "10.0.0.5:40123" or "[fd00::5]:40123"
-  std::string unix_name;    // abstract unix socket, without the leading NUL; empty: none
-};
 
 struct RankAddress {
   int rank = 0;

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
@@ -17,14 +18,6 @@ constexpr int64_t kFloatBytes = sizeof(float);
 
 // Sums follow the arrival of data in steps of at least this much, which is still in the L2 cache.
 constexpr int64_t kSumStepFloats = int64_t{8} << 10;
-
-absl::Span<const uint8_t> ToBytes(absl::Span<const float> data) {
-  return {reinterpret_cast<const uint8_t*>(data.data()), data.size() * sizeof(float)};
-}
-
-absl::Span<uint8_t> ToMutableBytes(absl::Span<float> data) {
-  return {reinterpret_cast<uint8_t*>(data.data()), data.size() * sizeof(float)};
-}
 
 const char* OperationName(uint32_t operation) {
   switch (operation) {
@@ -110,8 +103,8 @@ absl::Status Mesh::AllReduceDirect(absl::Span<const int> group, absl::Span<float
       sources_.push_back(data.data());
       continue;
     }
-    AddSend(kOperationAllReduce, rank, ToBytes(data));
-    AddRecv(kOperationAllReduce, rank, ToMutableBytes(absl::MakeSpan(stage, data.size())));
+    AddSend(kOperationAllReduce, rank, BytesOf(data));
+    AddRecv(kOperationAllReduce, rank, MutableBytesOf(absl::MakeSpan(stage, data.size())));
     sources_.push_back(stage);
     stage += n;
   }
@@ -141,8 +134,8 @@ absl::Status Mesh::AllReduceScattered(absl::Span<const int> group, absl::Span<fl
       sources_.push_back(mine.data());
       continue;
     }
-    AddSend(kOperationReduceScatter, rank, ToBytes(part_of(idx)));
-    AddRecv(kOperationReduceScatter, rank, ToMutableBytes(absl::MakeSpan(stage, mine.size())));
+    AddSend(kOperationReduceScatter, rank, BytesOf(part_of(idx)));
+    AddRecv(kOperationReduceScatter, rank, MutableBytesOf(absl::MakeSpan(stage, mine.size())));
     sources_.push_back(stage);
     stage += mine.size();
   }
@@ -152,8 +145,8 @@ absl::Status Mesh::AllReduceScattered(absl::Span<const int> group, absl::Span<fl
   for (int64_t idx = 0; idx < n_ranks; ++idx) {
     const int rank = group[static_cast<size_t>(idx)];
     if (rank == my_rank_) continue;
-    AddSend(kOperationShareSums, rank, ToBytes(mine));
-    AddRecv(kOperationShareSums, rank, ToMutableBytes(part_of(idx)));
+    AddSend(kOperationShareSums, rank, BytesOf(mine));
+    AddRecv(kOperationShareSums, rank, MutableBytesOf(part_of(idx)));
   }
   return RunTransfers([] {});
 }
@@ -175,8 +168,8 @@ absl::Status Mesh::AllGather(absl::Span<const int> group, absl::Span<const float
       }
       continue;
     }
-    AddSend(kOperationAllGather, group[i], ToBytes(local));
-    AddRecv(kOperationAllGather, group[i], ToMutableBytes(part));
+    AddSend(kOperationAllGather, group[i], BytesOf(local));
+    AddRecv(kOperationAllGather, group[i], MutableBytesOf(part));
   }
   return group.size() == 1 ? absl::OkStatus() : RunTransfers([] {});
 }
@@ -199,13 +192,13 @@ absl::Status Mesh::GatherTo(int root, absl::Span<const int> group, absl::Span<co
     return absl::OkStatus();
   }
   if (root != my_rank_) {
-    AddSend(kOperationGather, root, ToBytes(local));
+    AddSend(kOperationGather, root, BytesOf(local));
     return RunTransfers([] {});
   }
   for (size_t i = 0; i < group.size(); ++i) {
     const absl::Span<float> part = all.subspan(i * local.size(), local.size());
     if (group[i] != my_rank_) {
-      AddRecv(kOperationGather, group[i], ToMutableBytes(part));
+      AddRecv(kOperationGather, group[i], MutableBytesOf(part));
     } else if (part.data() != local.data()) {
       memmove(part.data(), local.data(), local.size() * sizeof(float));
     }

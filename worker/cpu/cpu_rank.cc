@@ -25,15 +25,15 @@ int64_t TokenCountsBytes(const RankShape& shape, const GroupLimits& limits) {
 CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& config,
                                 const RankShape& shape, const Precision& precision,
                                 const GroupLimits& limits) {
-  const std::unique_ptr<const RankWeights> weights = RankWeights::Shapes(config, shape, precision);
-  const StageScratchShape scratch = {.weights = weights.get(),
+  const WeightPlan weights = PlanRankWeights(config, shape, precision, kCpuMatrices);
+  const StageScratchShape scratch = {.weights = &weights,
                                      .kv = {.local_n_kv_heads = shape.local_n_kv_heads,
                                             .block_size = limits.block_size,
                                             .head_dim = config.head_dim},
                                      .max_rows = limits.max_num_seqs,
                                      .max_tokens = limits.max_num_batched_tokens,
                                      .max_positions = limits.max_model_len};
-  return {.weight_bytes = weights->bytes(),
+  return {.weight_bytes = weights.total_bytes,
           .workspace_bytes = StageWorkspaceBytes(config, shape, limits) +
                              CpuScratchFloats(device, scratch) * int64_t{sizeof(float)} +
                              StepInputsBytes(limits) + RopeBytes(config, limits) +

@@ -10,25 +10,18 @@
 #include "base/host/host_cpus.h"
 #include "base/int_math.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_device.h"
 #include "worker/cpu/cpu_rank.h"
 #include "worker/weights/host_memory.h"
+#include "worker/weights/host_weights.h"
 
 namespace bora {
 namespace {
 
-GroupLimits LimitsOf(const LoadModel& load, const ModelConfig& config) {
-  GroupLimits limits;
-  limits.max_num_seqs = load.max_num_seqs;
-  limits.max_num_batched_tokens = load.max_num_batched_tokens;
-  limits.max_model_len = load.max_model_len;
-  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
-  return limits;
-}
-
-// A rank that cannot hold its weights and one request is refused with the numbers, before it reads
-// a byte: where memory ends the kernel ends the process.
+// Refuses a rank that cannot hold its weights and one request, with the numbers, before it reads a
+// byte: the kernel ends a process that takes more memory than there is.
 absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
   const int64_t kv_bytes =
       CeilDiv(limits.max_model_len, limits.block_size) * plan.kv_bytes_per_block;
@@ -39,8 +32,8 @@ absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
       "this rank needs ", needed_bytes, " bytes of memory (weights ", plan.weight_bytes,
       ", working memory ", plan.workspace_bytes, ", keys and values of one request of ",
       limits.max_model_len, " tokens ", kv_bytes, "), ", available_bytes, " are available (",
-      MemoryBoundText(), "): lower --max-model-len, take --quantization=int8, or divide the model ",
-      "over more workers"));
+      MemoryBoundText(), "): lower --max-model-len, take --quantization=",
+      ListOfNames(QuantizationNames(), "or"), ", or divide the model over more workers"));
 }
 
 }  // namespace
@@ -59,20 +52,21 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  device_ = std::make_unique<CpuDevice>(1, options_.simd);
-  // Where the others are is known when the group is joined; until then all may be here.
-  ShareHost(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks);
-  const GroupLimits limits = LimitsOf(load, source->config());
+  // The hosts of the other ranks are known when the group is joined; until then all may be here.
+  device_ = std::make_unique<CpuDevice>(
+      DeviceOptions(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks));
+  n_threads_ = device_->n_threads();
+  const GroupLimits limits = LimitsFor(source->config(), load);
   const CpuRankMemory plan =
       PlanCpuRankMemory(*device_, source->config(), shape, precision, limits);
   RETURN_IF_ERROR(CheckMemory(plan, limits));
   LoadOptions load_options = options;
-  // Weights beside their files' pages: half of the memory is where the kernel begins to look for
-  // pages to take back, in the middle of the load.
+  // Weights and their files' pages together fill half of the memory then: above that the kernel
+  // begins to take pages back in the middle of the load.
   load_options.drops_what_was_read = plan.weight_bytes > AvailableMemoryBytes() / 4;
   const SteadyTime begin = SteadyNow();
   ASSIGN_OR_RETURN(auto weights,
-                   RankWeights::Load(*source, shape, precision, *device_, load_options));
+                   LoadHostWeights(*source, shape, precision, *device_, load_options));
   LoadedRank result;
   LoadedModel& loaded = result.loaded;
   loaded.load = load;
@@ -99,12 +93,18 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   return result;
 }
 
-void CpuRankLoader::ShareHost(int place, int n_ranks) {
-  const int n_threads =
+CpuDeviceOptions CpuRankLoader::DeviceOptions(int place, int n_ranks) const {
+  CpuDeviceOptions device = {.simd = options_.simd};
+  device.n_threads =
       options_.n_threads > 0 ? options_.n_threads : ThreadsPerRank(UsableCpuCount(), n_ranks);
-  device_->Resize(n_threads, options_.pin_threads ? CpusOfRank(UsableCpus(), place, n_threads)
-                                                  : std::vector<int>());
-  n_threads_ = n_threads;
+  if (options_.pin_threads) device.cpus = CpusOfRank(UsableCpus(), place, device.n_threads);
+  return device;
+}
+
+void CpuRankLoader::ShareHost(int place, int n_ranks) {
+  const CpuDeviceOptions device = DeviceOptions(place, n_ranks);
+  device_->Resize(device.n_threads, device.cpus);
+  n_threads_ = device.n_threads;
 }
 
 }  // namespace bora

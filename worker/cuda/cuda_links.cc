@@ -161,8 +161,8 @@ void CudaLinks::Abort() {
 
 namespace {
 
-// Stage by stage, so that no two ranks wait for each other: a rank meets the stage before it, which
-// has met those before, and then the stage after it.
+// Connects stage by stage, so that no two ranks wait for each other: a rank meets the stage before
+// it, which has met all earlier stages, and then the stage after it.
 absl::Status ConnectAll(Builder& builder, const RankPlace& place, CudaLinks* links) {
   const auto edge = [&](int stage) {
     return absl::StrCat("stage ", stage, " to ", stage + 1, ", tensor rank ", place.tp_rank);

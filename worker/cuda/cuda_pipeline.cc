@@ -129,7 +129,7 @@ absl::Status CudaPipeline::Send(int64_t n_tokens, const float* residual) {
 
 void CudaPipeline::TakeTokens(int64_t step_id, int32_t* last_tokens) {
   Feedback& feedback = feedback_;
-  // Of those that are taken together the last one has the others' tokens, too.
+  // Several messages may be taken together: the last one has the tokens of the earlier ones, too.
   int64_t n_taken = feedback.n_taken;
   while (n_taken < feedback.n_announced &&
          (feedback.step_ids[n_taken % kFeedbackWindow] <= step_id ||

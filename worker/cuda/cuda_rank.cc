@@ -180,7 +180,7 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
   CopyToDevice(stream_->get(), rope_memory_.data() + half_bytes, rope.view().sines, half_bytes);
   rope_ = {reinterpret_cast<const float*>(rope_memory_.data()),
            reinterpret_cast<const float*>(rope_memory_.data() + half_bytes), limits.max_model_len};
-  // The blocks behind those of the limits are the padding slot's.
+  // The blocks behind the limits' own belong to the padding slot.
   std::vector<int32_t> padding_blocks(PaddingBlocks(limits));
   for (size_t i = 0; i < padding_blocks.size(); ++i) {
     padding_blocks[i] = limits.n_blocks + static_cast<int32_t>(i);
@@ -236,14 +236,7 @@ void CudaRank::EndEpoch() {
 
 absl::Status CudaRank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
-  if (plan.epoch != epoch_->id) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan epoch: ", plan.epoch, ", this is epoch ", epoch_->id));
-  }
-  if (!epoch_->failure.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", epoch_->id, " has failed: ", epoch_->failure.message()));
-  }
+  RETURN_IF_ERROR(CheckPlanEpoch(plan, epoch_->id, epoch_->failure));
   CHECK_LT(static_cast<int>(epoch_->begun.size()), kMaxBegun) << "plans that are not finished";
   epoch_->failure = QueuePlan(plan);
   if (!epoch_->failure.ok() && epoch_->has_peers()) {
@@ -419,7 +412,7 @@ absl::Status CudaRank::QueueHead(const CudaStepView& step) {
                       .last_tokens = last_tokens,
                       .token_counts = reinterpret_cast<uint32_t*>(token_counts_memory_.data())});
   }
-  // With one stage the ranks that sample are those that embed the next plan.
+  // With one stage the ranks that sample also embed the next plan.
   if (epoch_->links.tensor == nullptr || !shape().has_embedding) return absl::OkStatus();
   return epoch_->links.tensor->Broadcast(stream_->get(), /*root=*/0, last_tokens,
                                          last_tokens_memory_.bytes());

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/host/host_cpus.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cuda/runtime/cuda_runtime.h"
@@ -21,6 +22,7 @@
 #include "worker/cuda/cuda_rank_memory.h"
 #include "worker/cuda/cuda_weight_memory.h"
 #include "worker/cuda/nccl_environment.h"
+#include "worker/weights/device_weights.h"
 #include "worker/weights/host_memory.h"
 
 namespace bora {
@@ -28,11 +30,11 @@ namespace {
 
 // Threads that read a checkpoint: they copy from the page cache to pinned memory, 2-4 GB/s each.
 constexpr int kMaxLoadThreads = 16;
-// What the driver takes beside the buffers that are planned: recorded graphs and the code of
+// Bytes that the driver takes beside the buffers that are planned: recorded graphs and the code of
 // kernels, which it loads when they first run.
 constexpr int64_t kDriverBytes = int64_t{512} << 20;
-// What NCCL's buffers take in a group: about 6 MiB a channel and direction (4 MiB of them for its
-// Simple protocol), up to 32 channels in a tensor group of 8; edges of the pipeline have two.
+// Bytes that NCCL's buffers take in a group: about 6 MiB a channel and direction (4 MiB of them for
+// its Simple protocol), up to 32 channels in a tensor group of 8; edges of the pipeline have two.
 constexpr int64_t kNcclBytes = int64_t{512} << 20;
 
 std::string Describe(const CudaDeviceInfo& info) {
@@ -41,7 +43,7 @@ std::string Describe(const CudaDeviceInfo& info) {
                       info.memory_bytes >> 20, " MiB");
 }
 
-// Owned by the rank thread, but DeviceName.
+// Owned by the rank thread, except DeviceName and CollectivesName.
 class CudaRankLoader final : public RankLoader {
  public:
   CudaRankLoader(const CudaLoaderOptions& options, const CudaDeviceInfo& info)
@@ -59,7 +61,7 @@ class CudaRankLoader final : public RankLoader {
   bool SumsOnHost() const override { return false; }
   void UseAddress(absl::string_view address) override { PrepareNcclEnvironment(address); }
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
-  // A GPU is nobody else's.
+  // Nothing to share: no other rank uses this GPU.
   void ShareHost(int, int) override {}
 
  private:
@@ -76,7 +78,7 @@ class CudaRankLoader final : public RankLoader {
   std::unique_ptr<MatrixLibrary> library_;
 };
 
-// A GPU is opened for a thread; loading comes on the one that stays.
+// Opens the GPU for the calling thread: loading is the first work on the rank thread.
 absl::Status CudaRankLoader::Open() {
   if (device_.has_value()) return absl::OkStatus();
   RETURN_IF_ERROR(OpenCudaDevice(options_.ordinal).status());
@@ -87,15 +89,6 @@ absl::Status CudaRankLoader::Open() {
   device_.emplace(stream_.get(), info_.limits);
   device_->SetMatrixLibrary(library_.get());
   return absl::OkStatus();
-}
-
-GroupLimits LimitsOf(const ModelConfig& config, const LoadModel& load) {
-  GroupLimits limits;
-  limits.max_num_seqs = load.max_num_seqs;
-  limits.max_num_batched_tokens = load.max_num_batched_tokens;
-  limits.max_model_len = load.max_model_len;
-  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
-  return limits;
 }
 
 absl::Status CudaRankLoader::PrepareLibrary(const RankWeights& weights, const LoadModel& load) {
@@ -110,12 +103,12 @@ absl::Status CudaRankLoader::PrepareLibrary(const RankWeights& weights, const Lo
   return absl::OkStatus();
 }
 
-// KV blocks that fit into what the budget leaves beside weights and working memory.
+// KV blocks that fit into the rest of the budget beside weights and working memory.
 absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
                                                     const LoadModel& load,
                                                     int64_t budget_bytes) const {
   const CudaRankMemory memory =
-      PlanCudaRankMemory(*device_, weights, LimitsOf(weights.config(), load));
+      PlanCudaRankMemory(*device_, weights, LimitsFor(weights.config(), load));
   const bool is_alone = load.tensor_parallel_size == 1 && load.layers_per_stage.size() == 1;
   const int64_t driver_bytes = kDriverBytes + (is_alone ? 0 : kNcclBytes);
   const int64_t left_bytes = budget_bytes - weights.bytes() - memory.workspace_bytes - driver_bytes;
@@ -140,18 +133,25 @@ absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
       (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
 }
 
+// The operations take bfloat16 only.
+absl::Status CheckCudaPrecision(const Precision& precision, const LoadModel& load) {
+  const absl::string_view served = InfoOf(DType::kBf16).name;
+  if (precision.dtype == DType::kF16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        load.dtype, " weights are not supported on GPUs: --dtype ", served, " rounds them"));
+  }
+  if (precision.dtype == DType::kBf16 && precision.weights == WeightFormat::kBf16) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("dtype is '", load.dtype, "', quantization '",
+                                                 load.quantization, "': a GPU serves ", served,
+                                                 " without quantization (--dtype=", served, ")"));
+}
+
 absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const LoadOptions& options) {
   RETURN_IF_ERROR(Open());
   ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
-  if (precision.dtype == DType::kF16) {
-    return absl::InvalidArgumentError(
-        "float16 weights are not supported on GPUs: --dtype bfloat16 rounds them");
-  }
-  if (precision.dtype != DType::kBf16 || precision.weights != WeightFormat::kBf16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("dtype is '", load.dtype, "', quantization '", load.quantization,
-                     "': a GPU serves bfloat16 without quantization (--dtype=bfloat16)"));
-  }
+  RETURN_IF_ERROR(CheckCudaPrecision(precision, load));
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
@@ -168,8 +168,8 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   CpuDevice readers(std::min(kMaxLoadThreads, UsableCpuCount()));
   LoadOptions load_options = options;
   load_options.drops_what_was_read = RankWeightBytes(source->config(), shape, precision,
-                                                     /*by_rows=*/true) > AvailableMemoryBytes() / 4;
-  ASSIGN_OR_RETURN(auto weights, RankWeights::Load(*source, shape, precision, readers, load_options,
+                                                     kCudaMatrices) > AvailableMemoryBytes() / 4;
+  ASSIGN_OR_RETURN(auto weights, LoadDeviceWeights(*source, shape, precision, readers, load_options,
                                                    std::make_unique<CudaWeightMemory>(&stream_)));
   RETURN_IF_ERROR(PrepareLibrary(*weights, load));
   LoadAllKernels();

@@ -35,10 +35,6 @@ CudaStepCapacity MaxCapacity(const AttentionLimits& attention, const GroupLimits
 
 }  // namespace
 
-int64_t MaxRows(const GroupLimits& limits) {
-  return std::min(limits.max_num_seqs, limits.max_num_batched_tokens);
-}
-
 std::vector<int64_t> GraphSizes(const GroupLimits& limits) {
   std::vector<int64_t> sizes;
   for (const int64_t n_rows : kGraphRows) {
@@ -46,14 +42,6 @@ std::vector<int64_t> GraphSizes(const GroupLimits& limits) {
   }
   sizes.push_back(MaxGraphRows(limits));
   return sizes;
-}
-
-int64_t MaxHeadRows(const GroupLimits& limits) {
-  return MaxRows(limits) + limits.max_num_batched_tokens;
-}
-
-int64_t MaxBlocksPerRow(const GroupLimits& limits) {
-  return CeilDiv(limits.max_model_len, limits.block_size);
 }
 
 AttentionLimits AttentionLimitsOf(const ModelConfig& config, const RankShape& shape,
@@ -108,7 +96,7 @@ CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& w
   CudaRankMemory memory;
   memory.workspace_bytes =
       StageWorkspaceBytes(config, shape, limits, StageTraits<CudaDevice>::Form(device)) +
-      CudaScratchBytes(device, {.weights = &weights,
+      CudaScratchBytes(device, {.weights = &weights.plan(),
                                 .kv = {.head_dim = config.head_dim},
                                 .max_rows = limits.max_num_seqs,
                                 .max_tokens = limits.max_num_batched_tokens,

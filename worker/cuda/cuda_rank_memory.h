@@ -13,6 +13,7 @@
 #include "model/planning/partition.h"
 #include "model/step/step.h"
 #include "worker/cuda/cuda_step.h"
+#include "worker/stage/step_inputs.h"
 #include "worker/weights/rank_weights.h"
 
 namespace bora {
@@ -62,9 +63,6 @@ CudaRankBuffers PlanCudaRankBuffers(const ModelConfig& config, const RankShape& 
 inline bool IsSampler(const RankShape& shape) { return shape.has_head && shape.tp_rank == 0; }
 
 int64_t TokenCountsBytes(const ModelConfig& config);  // of one slot
-int64_t MaxHeadRows(const GroupLimits& limits);       // rows of a step that pass the LM head
-int64_t MaxRows(const GroupLimits& limits);           // rows of a step
-int64_t MaxBlocksPerRow(const GroupLimits& limits);
 AttentionLimits AttentionLimitsOf(const ModelConfig& config, const RankShape& shape,
                                   const GroupLimits& limits);
 

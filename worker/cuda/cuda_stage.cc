@@ -13,21 +13,21 @@ void StageTraits<CudaDevice>::FillWithNan(CudaDevice& device, const CudaBuffer& 
 
 int64_t CudaScratchBytes(const CudaDevice& device, const StageScratchShape& shape) {
   constexpr int64_t kHeadRows = StageTraits<CudaDevice>::kHeadTileRows;
-  const RankShape& rank = shape.weights->shape();
-  int64_t n_bytes = PagedAttentionScratchBytes({.local_n_heads = rank.local_n_heads,
-                                                .local_n_kv_heads = rank.local_n_kv_heads,
-                                                .head_dim = shape.kv.head_dim,
-                                                .max_rows = shape.max_rows,
-                                                .max_tokens = shape.max_tokens,
-                                                .max_positions = shape.max_positions});
-  for (const LayerWeights& w : shape.weights->layers()) {
-    for (const PackedWeight* weight : {&w.wqkv, &w.wo, &w.w13, &w.w2}) {
-      n_bytes = std::max(n_bytes, MatMulScratchBytes(device, shape.max_tokens, *weight));
-    }
-  }
-  if (!rank.has_head) return n_bytes;
-  return std::max({n_bytes, MatMulScratchBytes(device, kHeadRows, shape.weights->output()),
-                   SampleScratchBytes(kHeadRows, shape.weights->config().vocab_size)});
+  const RankShape& rank = shape.weights->shape;
+  const int64_t attention_bytes =
+      PagedAttentionScratchBytes({.local_n_heads = rank.local_n_heads,
+                                  .local_n_kv_heads = rank.local_n_kv_heads,
+                                  .head_dim = shape.kv.head_dim,
+                                  .max_rows = shape.max_rows,
+                                  .max_tokens = shape.max_tokens,
+                                  .max_positions = shape.max_positions});
+  const int64_t product_bytes = stage_internal::MaxOverMatrices(
+      *shape.weights, shape.max_tokens, kHeadRows, [&](int64_t n_rows, const PackedWeight& matrix) {
+        return MatMulScratchBytes(device, n_rows, matrix);
+      });
+  const int64_t sample_bytes =
+      rank.has_head ? SampleScratchBytes(kHeadRows, shape.weights->config.vocab_size) : 0;
+  return std::max({attention_bytes, product_bytes, sample_bytes});
 }
 
 absl::Status StageTraits<CudaDevice>::ReserveScratch(CudaDevice& device,

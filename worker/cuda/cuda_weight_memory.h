@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/cuda/runtime/cuda_runtime.h"
-#include "worker/weights/rank_weights.h"
+#include "worker/weights/device_weights.h"
 
 namespace bora {
 

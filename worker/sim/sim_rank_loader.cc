@@ -43,8 +43,8 @@ absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const Load
   loaded.fingerprint = (*source)->fingerprint().ToHex();
   loaded.kv_block_bytes =
       KvBytesPerBlock(config, shape, precision.kv_dtype(), GroupLimits().block_size);
-  // It keeps no keys and values, only whose each block is: some bytes, of which all ranks of a
-  // group on this host have their own.
+  // A simulated rank keeps no keys and values, only the owner of each block: kMemoryPerBlockBytes
+  // for all ranks of a group on this host.
   loaded.max_blocks = std::min<int64_t>(std::numeric_limits<int32_t>::max(),
                                         AvailableMemoryBytes() / kMemoryPerBlockBytes);
   LogInfo("simulates a rank", {{"model", load.model_path},

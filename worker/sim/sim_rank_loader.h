@@ -8,15 +8,15 @@
 
 namespace bora {
 
-// Owned by the rank thread, but DeviceName.
+// Owned by the rank thread, except DeviceName.
 class SimRankLoader final : public RankLoader {
  public:
   explicit SimRankLoader(const SimCost& cost) : cost_(cost) {}
 
   std::string DeviceName() const override;
-  // States the fingerprint that a real rank would have, or where the weights are not here that of
-  // dummy ones; no bytes of weights; and the KV blocks of a real rank, as many as can be named,
-  // since none is kept: the coordinator's own limit counts.
+  // Reports the fingerprint that a real rank would have, or that of dummy weights if the weights
+  // are not here; no bytes of weights; and KV blocks of a real rank's size, as many as can be
+  // named, since none is kept: the coordinator's own limit counts.
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
   // It takes no share of the host.
   void ShareHost(int, int) override {}

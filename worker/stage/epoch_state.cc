@@ -40,6 +40,18 @@ absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape
   return absl::OkStatus();
 }
 
+absl::Status CheckPlanEpoch(const StepPlan& plan, int64_t epoch, const absl::Status& failure) {
+  if (plan.epoch != epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("plan epoch: ", plan.epoch, ", this is epoch ", epoch));
+  }
+  if (!failure.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", epoch, " has failed: ", failure.message()));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<EpochState>> EpochState::Begin(const ModelConfig& config,
                                                               const RankShape& shape,
                                                               const EpochOptions& options) {
@@ -61,14 +73,7 @@ EpochState::EpochState(const RankPlace& place, const EpochOptions& options, int6
 
 absl::StatusOr<std::optional<StepResult>> EpochState::Execute(
     const StepPlan& plan, absl::FunctionRef<absl::Status(StepResult*)> run_stage) {
-  if (plan.epoch != epoch_) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan epoch: ", plan.epoch, ", this is epoch ", epoch_));
-  }
-  if (!failure_.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", epoch_, " has failed: ", failure_.message()));
-  }
+  RETURN_IF_ERROR(CheckPlanEpoch(plan, epoch_, failure_));
   absl::StatusOr<std::optional<StepResult>> result = ExecuteNext(plan, run_stage);
   failure_ = result.status();
   return result;

@@ -28,6 +28,10 @@ RankPlace PlaceOf(const RankShape& shape, int pp_size);
 absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
                                const EpochOptions& options);
 
+// FAILED_PRECONDITION if the plan is not of `epoch`, or if the epoch has failed: `failure` is the
+// status of the plan that ended it, OK while none has.
+absl::Status CheckPlanEpoch(const StepPlan& plan, int64_t epoch, const absl::Status& failure);
+
 // Owned by the rank thread.
 class EpochState {
  public:

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/number_formats.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/checkpoint/dummy_weights.h"
@@ -13,23 +14,17 @@
 namespace bora {
 namespace {
 
-absl::StatusOr<DType> ParseDType(const std::string& name) {
-  if (name == "float32") return DType::kF32;
-  if (name == "bfloat16") return DType::kBf16;
-  if (name == "float16") return DType::kF16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("dtype is '", name, "', supported are float32, bfloat16 and float16"));
-}
-
-// Says what loses bits on its way from the files.
+// Warns of stored types that lose digits when they are read as bfloat16.
 void LogRounding(const Checkpoint& checkpoint, const LoadModel& load) {
-  if (load.dtype != "bfloat16") return;
-  for (const auto& [dtype, name] :
-       {std::pair(FileDType::kF16, "float16"), std::pair(FileDType::kF32, "float32")}) {
-    const int64_t n_tensors = checkpoint.CountStored(dtype);
+  const absl::string_view rounded_to = InfoOf(DType::kBf16).name;
+  if (load.dtype != rounded_to) return;
+  for (const DType dtype : {DType::kF16, DType::kF32}) {
+    const int64_t n_tensors = checkpoint.CountStored(FileDTypeOf(dtype));
     if (n_tensors == 0) continue;
-    LogWarning(absl::StrCat(name, " weights are rounded to bfloat16 because --dtype=bfloat16"),
-               {{"tensors", n_tensors}, {"exact", "--dtype=float32"}});
+    LogWarning(
+        absl::StrCat(InfoOf(dtype).name, " weights are rounded to ", rounded_to,
+                     " because --dtype=", rounded_to),
+        {{"tensors", n_tensors}, {"exact", absl::StrCat("--dtype=", InfoOf(DType::kF32).name)}});
   }
 }
 
@@ -47,10 +42,17 @@ absl::StatusOr<std::unique_ptr<WeightSource>> OpenSource(const LoadModel& load) 
 
 absl::StatusOr<Precision> ParsePrecision(const LoadModel& load) {
   ASSIGN_OR_RETURN(const DType dtype, ParseDType(load.dtype));
-  if (load.quantization.empty()) return Precision(dtype);
-  if (load.quantization == "int8") return Precision(dtype, WeightFormat::kInt8);
-  return absl::InvalidArgumentError(
-      absl::StrCat("quantization is '", load.quantization, "', supported is int8"));
+  ASSIGN_OR_RETURN(const WeightFormat weights, ParseWeightFormat(dtype, load.quantization));
+  return Precision(dtype, weights);
+}
+
+GroupLimits LimitsFor(const ModelConfig& config, const LoadModel& load) {
+  GroupLimits limits;
+  limits.max_num_seqs = load.max_num_seqs;
+  limits.max_num_batched_tokens = load.max_num_batched_tokens;
+  limits.max_model_len = load.max_model_len;
+  limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  return limits;
 }
 
 absl::StatusOr<RankShape> ShapeFor(const ModelConfig& config, const LoadModel& load) {

@@ -48,6 +48,19 @@ KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dt
           .head_dim = config.head_dim};
 }
 
+int64_t MaxOverMatrices(
+    const WeightPlan& weights, int64_t max_tokens, int64_t head_tile_rows,
+    absl::FunctionRef<int64_t(int64_t n_rows, const PackedWeight& matrix)> scratch_of) {
+  int64_t most = 0;
+  for (const PlannedWeight& weight : weights.weights) {
+    const auto* const matrix = std::get_if<PackedWeight>(&weight.form);
+    if (matrix == nullptr) continue;
+    const bool is_head = weight.field == WeightField::kOutput;
+    most = std::max(most, scratch_of(is_head ? head_tile_rows : max_tokens, *matrix));
+  }
+  return most;
+}
+
 }  // namespace stage_internal
 
 int64_t StageWorkspaceBytes(const ModelConfig& config, const RankShape& shape,
@@ -69,19 +82,14 @@ void StageTraits<CpuDevice>::FillWithNan(CpuDevice&, const AlignedBuffer& buffer
 }
 
 int64_t CpuScratchFloats(const CpuDevice& device, const StageScratchShape& shape) {
-  const RankShape& rank = shape.weights->shape();
-  int64_t n_floats = PagedAttentionScratchFloats(device, shape.kv, rank.local_n_heads,
-                                                 shape.max_tokens, shape.max_positions);
-  for (const LayerWeights& w : shape.weights->layers()) {
-    for (const PackedWeight* weight : {&w.wqkv, &w.wo, &w.w13, &w.w2}) {
-      n_floats = std::max(n_floats, MatMulScratchFloats(device, shape.max_tokens, *weight));
-    }
-  }
-  if (rank.has_head) {
-    n_floats =
-        std::max(n_floats, MatMulScratchFloats(device, kHeadTileRows, shape.weights->output()));
-  }
-  return n_floats;
+  const int64_t attention_floats = PagedAttentionScratchFloats(
+      device, shape.kv, shape.weights->shape.local_n_heads, shape.max_tokens, shape.max_positions);
+  const int64_t product_floats =
+      stage_internal::MaxOverMatrices(*shape.weights, shape.max_tokens, kHeadTileRows,
+                                      [&](int64_t n_rows, const PackedWeight& matrix) {
+                                        return MatMulScratchFloats(device, n_rows, matrix);
+                                      });
+  return std::max(attention_floats, product_floats);
 }
 
 absl::Status StageTraits<CpuDevice>::ReserveScratch(CpuDevice& device,

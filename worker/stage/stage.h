@@ -46,7 +46,7 @@ struct StageTraits;
 
 // What the operations of a stage's steps depend on.
 struct StageScratchShape {
-  const RankWeights* weights = nullptr;
+  const WeightPlan* weights = nullptr;
   KvCacheShape kv;
   int64_t max_rows = 0;
   int64_t max_tokens = 0;

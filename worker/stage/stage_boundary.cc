@@ -2,23 +2,12 @@
 
 #include <algorithm>
 
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 
 namespace bora {
-namespace {
-
-template <typename T>
-absl::Span<uint8_t> Bytes(absl::Span<T> values) {
-  return {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(T)};
-}
-
-template <typename T>
-absl::Span<const uint8_t> Bytes(absl::Span<const T> values) {
-  return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
-}
-
-}  // namespace
+namespace {}  // namespace
 
 StageTimes::StageTimes(const RankPlace& place, Mesh* mesh)
     : place_(place), mesh_(mesh), stage_us_(place.stage + 1, 0) {
@@ -31,14 +20,14 @@ absl::Status StageTimes::Enter(bool crosses) {
     return absl::OkStatus();
   }
   return mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank),
-                     Bytes(absl::MakeSpan(stage_us_).subspan(0, place_.stage)));
+                     MutableBytesOf(absl::MakeSpan(stage_us_).subspan(0, place_.stage)));
 }
 
 absl::Status StageTimes::Leave(bool crosses, int64_t took_us) {
   stage_us_.back() = took_us;
   if (place_.is_last_stage() || !crosses) return absl::OkStatus();
   return mesh_->Send(place_.RankOf(place_.stage + 1, place_.tp_rank),
-                     Bytes(absl::MakeConstSpan(stage_us_)));
+                     BytesOf(absl::MakeConstSpan(stage_us_)));
 }
 
 StageBoundary::StageBoundary(const RankPlace& place, Mesh* mesh)
@@ -47,7 +36,8 @@ StageBoundary::StageBoundary(const RankPlace& place, Mesh* mesh)
 absl::Status StageBoundary::Enter(absl::Span<float> residual) {
   const bool crosses = !residual.empty();
   if (!place_.is_first_stage() && crosses) {
-    RETURN_IF_ERROR(mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank), Bytes(residual)));
+    RETURN_IF_ERROR(
+        mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank), MutableBytesOf(residual)));
   }
   RETURN_IF_ERROR(times_.Enter(crosses));
   begin_ = std::chrono::steady_clock::now();
@@ -58,7 +48,8 @@ absl::Status StageBoundary::Leave(absl::Span<const float> residual) {
   const auto took = std::chrono::steady_clock::now() - begin_;
   const bool crosses = !residual.empty();
   if (!place_.is_last_stage() && crosses) {
-    RETURN_IF_ERROR(mesh_->Send(place_.RankOf(place_.stage + 1, place_.tp_rank), Bytes(residual)));
+    RETURN_IF_ERROR(
+        mesh_->Send(place_.RankOf(place_.stage + 1, place_.tp_rank), BytesOf(residual)));
   }
   return times_.Leave(crosses,
                       crosses ? std::chrono::ceil<std::chrono::microseconds>(took).count() : 0);

@@ -1,5 +1,5 @@
-// What crosses from one pipeline stage to the next in a step: the residual stream, and behind it
-// the times that the stages have computed so far, so that the last stage can report them all.
+// Carries two messages from one pipeline stage to the next in a step: the residual stream, and
+// behind it the times that the stages have computed so far, so that the last stage can report all.
 #pragma once
 
 #include <chrono>
@@ -20,10 +20,11 @@ class StageTimes {
   // `mesh` may be null when the group has one stage; it outlives this object.
   StageTimes(const RankPlace& place, Mesh* mesh);
 
-  // Begins a step: takes the times of the stages before, but on the first stage; zero in a step in
-  // which nothing crosses. Errors are those of the mesh.
+  // Begins a step: receives the times of the stages before, except on the first stage. They are
+  // zero in a step in which nothing crosses. Errors are the mesh's.
   absl::Status Enter(bool crosses);
-  // Sets this stage's time and, but on the last stage or when nothing crosses, sends all on.
+  // Sets this stage's time and sends all times on, except on the last stage and in a step in which
+  // nothing crosses.
   absl::Status Leave(bool crosses, int64_t took_us);
 
   // After Leave: microseconds of the stages up to this one. [stage + 1]
@@ -43,12 +44,13 @@ class StageBoundary {
   // `mesh` may be null when the group has one stage; it outlives this object.
   StageBoundary(const RankPlace& place, Mesh* mesh);
 
-  // Begins a step. residual: [n_tokens, dim], filled with the stage before's output, but on the
-  // first stage. Empty in a step without tokens, in which nothing crosses. The stage's time begins
-  // when this returns. Errors are those of the mesh.
+  // Begins a step. residual: [n_tokens, dim], filled with the output of the stage before, except
+  // on the first stage. It is empty in a step without tokens, in which nothing crosses. The stage's
+  // time begins when this returns. Errors are the mesh's.
   absl::Status Enter(absl::Span<float> residual);
 
-  // Ends the stage's time and, but on the last stage, sends residual [n_tokens, dim] and times on.
+  // Ends the stage's time and sends residual [n_tokens, dim] and times on, except on the last
+  // stage.
   absl::Status Leave(absl::Span<const float> residual);
 
   // When Enter returned.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "base/check.h"
 #include "base/int_math.h"
 #include "base/status_macros.h"
@@ -36,6 +37,12 @@ WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, i
 
 KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dtype,
                      int64_t n_blocks, int64_t block_size);
+
+// The most that scratch_of gives for a matrix of the rank and the rows that it is multiplied with
+// at most: max_tokens, or head_tile_rows for the LM head.
+int64_t MaxOverMatrices(
+    const WeightPlan& weights, int64_t max_tokens, int64_t head_tile_rows,
+    absl::FunctionRef<int64_t(int64_t n_rows, const PackedWeight& matrix)> scratch_of);
 
 inline const float* Gain(const Weight& weight) { return static_cast<const float*>(weight.data); }
 
@@ -78,7 +85,7 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
     ASSIGN_OR_RETURN(kv_, Traits::AllocateKv(kv_shape_.total_bytes()));
   }
   RETURN_IF_ERROR(Traits::ReserveScratch(*device_,
-                                         {.weights = weights_,
+                                         {.weights = &weights_->plan(),
                                           .kv = kv_shape_,
                                           .max_rows = limits.max_num_seqs,
                                           .max_tokens = max_tokens_,

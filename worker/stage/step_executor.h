@@ -54,7 +54,8 @@ class StepExecutor {
   //   INVALID_ARGUMENT     the plan breaks a rule of model/step/step.h.
   //   others               from the mesh.
   //
-  // After any but the epoch mismatch, the epoch is lost: EndEpoch, and BeginEpoch with a new mesh.
+  // After any error except the epoch mismatch the epoch is lost: EndEpoch, and BeginEpoch with a
+  // new mesh.
   virtual absl::Status Begin(const StepPlan& plan) = 0;
 
   // How many plans may be begun and not finished: more than one where a device works by itself.

@@ -11,16 +11,19 @@ namespace {
 
 constexpr int64_t kMaxBlockTableEntries = int64_t{1} << 28;
 
-// A row has at least one token.
+}  // namespace
+
 int64_t MaxRows(const GroupLimits& limits) {
   return std::min(limits.max_num_seqs, limits.max_num_batched_tokens);
+}
+
+int64_t MaxHeadRows(const GroupLimits& limits) {
+  return MaxRows(limits) + limits.max_num_batched_tokens;
 }
 
 int64_t MaxBlocksPerRow(const GroupLimits& limits) {
   return CeilDiv(limits.max_model_len, limits.block_size);
 }
-
-}  // namespace
 
 absl::Status CheckStepInputsLimits(const GroupLimits& limits) {
   if (MaxRows(limits) * MaxBlocksPerRow(limits) <= kMaxBlockTableEntries) return absl::OkStatus();
@@ -34,7 +37,7 @@ int64_t StepInputsBytes(const GroupLimits& limits) {
   const int64_t n_tokens = limits.max_num_batched_tokens;
   const int64_t n_ints = 3 * n_tokens + 2 * n_rows + 1 + n_rows * MaxBlocksPerRow(limits);
   return n_ints * static_cast<int64_t>(sizeof(int32_t)) +
-         (n_rows + n_tokens) * static_cast<int64_t>(sizeof(HeadRow));
+         MaxHeadRows(limits) * static_cast<int64_t>(sizeof(HeadRow));
 }
 
 StepInputs::StepInputs(const GroupLimits& limits, bool with_block_tables)
@@ -47,7 +50,7 @@ StepInputs::StepInputs(const GroupLimits& limits, bool with_block_tables)
       row_position_(MaxRows(limits)),
       block_table_(with_block_tables ? MaxRows(limits) * MaxBlocksPerRow(limits) : 0) {
   CHECK_OK(CheckStepInputsLimits(limits));
-  head_rows_.reserve(MaxRows(limits) + limits.max_num_batched_tokens);
+  head_rows_.reserve(MaxHeadRows(limits));
 }
 
 void StepInputs::Build(const StepPlan& plan, const SlotTracker& slots,

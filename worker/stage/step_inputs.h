@@ -12,6 +12,12 @@
 
 namespace bora {
 
+// What one plan has at most under `limits`. Rows: each has at least one token. Tokens that pass the
+// LM head: one drawn in each row, and prompt tokens to be scored. KV blocks of one row's sequence.
+int64_t MaxRows(const GroupLimits& limits);
+int64_t MaxHeadRows(const GroupLimits& limits);
+int64_t MaxBlocksPerRow(const GroupLimits& limits);
+
 // A token whose hidden state goes through the LM head, and what its logits are for.
 struct HeadRow {
   int32_t token_idx = 0;  // in the step's tokens
@@ -21,8 +27,8 @@ struct HeadRow {
   int32_t target_token_id = -1;    // -1: draw
 };
 
-// INVALID_ARGUMENT when the arrays that `limits` ask for are beyond any use (more than 2^28 block
-// table entries, 1 GiB). `limits` have passed ValidateLimits.
+// INVALID_ARGUMENT if the arrays that `limits` ask for are beyond any use (more than 2^28 block
+// table entries, 1 GiB). REQUIRES: `limits` have passed ValidateLimits.
 absl::Status CheckStepInputsLimits(const GroupLimits& limits);
 
 // Bytes of the arrays.
@@ -63,7 +69,7 @@ class StepInputs {
   std::vector<int32_t> row_begin_;     // [max_rows + 1]
   std::vector<int32_t> row_position_;  // [max_rows]
   std::vector<int32_t> block_table_;   // [max_rows, max_blocks_per_row]
-  std::vector<HeadRow> head_rows_;     // capacity max_rows + max_num_batched_tokens
+  std::vector<HeadRow> head_rows_;     // capacity MaxHeadRows
 };
 
 }  // namespace bora

@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/stage/step_inputs.h"
 
 namespace bora {
 namespace {
@@ -13,23 +15,15 @@ constexpr int64_t kMessageHeaderBytes = 16;  // of the mesh, see mesh.h
 // More plans in flight than any pipeline has use for.
 constexpr int64_t kMaxWindow = 64;
 
-int64_t MaxDraws(const GroupLimits& limits) {
-  return std::min(limits.max_num_seqs, limits.max_num_batched_tokens);
-}
-
 // Steps are compared by their low bits; the epoch is the mesh's.
 int32_t StepTag(int64_t step_id) { return static_cast<int32_t>(step_id & 0x7fffffff); }
-
-absl::Span<const uint8_t> AsBytes(const std::vector<int32_t>& message) {
-  return {reinterpret_cast<const uint8_t*>(message.data()), message.size() * sizeof(int32_t)};
-}
 
 }  // namespace
 
 absl::StatusOr<int64_t> TokenFeedback::Window(const GroupLimits& limits,
                                               int64_t link_buffer_bytes) {
   const int64_t message_bytes =
-      (1 + MaxDraws(limits)) * static_cast<int64_t>(sizeof(int32_t)) + kMessageHeaderBytes;
+      (1 + MaxRows(limits)) * static_cast<int64_t>(sizeof(int32_t)) + kMessageHeaderBytes;
   if (message_bytes > link_buffer_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("group limits: the sampled tokens of one plan take ", message_bytes,
@@ -47,8 +41,8 @@ TokenFeedback::TokenFeedback(const RankPlace& place, const GroupLimits& limits, 
       ring_(is_receiver() ? window : 0) {
   CHECK(mesh != nullptr || place.n_ranks() == 1) << place.n_ranks() << " ranks without a mesh";
   CHECK_GE(window, 1);
-  for (Outstanding& outstanding : ring_) outstanding.slots.reserve(MaxDraws(limits));
-  message_.reserve(1 + MaxDraws(limits));
+  for (Outstanding& outstanding : ring_) outstanding.slots.reserve(MaxRows(limits));
+  message_.reserve(1 + MaxRows(limits));
 }
 
 absl::Status TokenFeedback::Prepare(const StepPlan& plan) {
@@ -84,9 +78,7 @@ absl::Status TokenFeedback::Finish(const StepPlan& plan, absl::Span<const Sample
 absl::Status TokenFeedback::ReceiveOldest() {
   const Outstanding& oldest = ring_[n_received_ % static_cast<int64_t>(ring_.size())];
   message_.resize(1 + oldest.slots.size());
-  RETURN_IF_ERROR(
-      mesh_->Recv(place_.sampler(), absl::MakeSpan(reinterpret_cast<uint8_t*>(message_.data()),
-                                                   message_.size() * sizeof(int32_t))));
+  RETURN_IF_ERROR(mesh_->Recv(place_.sampler(), MutableBytesOf(absl::MakeSpan(message_))));
   if (message_[0] != StepTag(oldest.step_id)) {
     return absl::InternalError(absl::StrCat("sampled tokens of step ", message_[0],
                                             " arrived, expected those of step ",
@@ -110,7 +102,7 @@ absl::Status TokenFeedback::Publish(const StepPlan& plan, absl::Span<const Sampl
   for (int i = 0; i < place_.tp_size; ++i) {
     const int receiver = place_.RankOf(0, i);
     if (receiver == place_.rank()) continue;
-    RETURN_IF_ERROR(mesh_->Send(receiver, AsBytes(message_)));
+    RETURN_IF_ERROR(mesh_->Send(receiver, BytesOf(absl::MakeConstSpan(message_))));
   }
   return absl::OkStatus();
 }

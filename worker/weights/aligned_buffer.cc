@@ -28,9 +28,9 @@ constexpr int64_t kCacheLineBytes = 64;
 constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;  // x86-64 and arm64 with 4 KiB pages
 
-// A thread's turn at populating: some 20 ms of zeroing.
+// Bytes that a thread populates at a time: some 20 ms of zeroing.
 constexpr int64_t kPopulateBytes = int64_t{64} << 20;
-// More do not zero faster: memory bandwidth ends before.
+// More threads do not zero faster: memory bandwidth is used up.
 constexpr int64_t kMaxPopulateThreads = 8;
 
 absl::Status NotAvailable(absl::string_view what, int64_t bytes) {
@@ -56,7 +56,7 @@ uint8_t* MapHugePages(int64_t bytes) {
   return data;
 }
 
-// Brings the pages in; false when there is not enough memory.
+// Makes the kernel provide the pages; false if there is not enough memory.
 bool Populate(uint8_t* data, int64_t bytes) {
   int result = 0;
   do {
@@ -104,7 +104,7 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Allocate(int64_t bytes, absl::strin
 
 absl::StatusOr<AlignedBuffer> AlignedBuffer::AllocatePopulated(int64_t bytes,
                                                                absl::string_view what) {
-  // The kernel would end a process of the control group, not refuse the pages.
+  // Beyond its control group's limit the kernel ends a process instead of refusing pages.
   const int64_t available_bytes = AvailableMemoryBytes();
   if (bytes > available_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": ", bytes, " bytes are needed, ",

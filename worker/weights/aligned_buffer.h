@@ -10,7 +10,7 @@
 
 namespace bora {
 
-// Returns memory to where it came from: mapped_bytes of address space, or the heap when that is 0.
+// Frees memory: mapped_bytes of address space, or memory of the heap if that is 0.
 struct AlignedDelete {
   int64_t mapped_bytes = 0;
   void operator()(uint8_t* data) const;
@@ -23,13 +23,13 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
 
-  // RESOURCE_EXHAUSTED names `what` and the bytes that could not be had. bytes >= 0. The machine
-  // may find the pages only when they are first touched, each by the thread that touches it.
+  // RESOURCE_EXHAUSTED names `what` and the bytes that could not be had. REQUIRES: bytes >= 0. The
+  // kernel may provide pages only when they are first touched.
   static absl::StatusOr<AlignedBuffer> Allocate(int64_t bytes, absl::string_view what);
 
-  // Allocate with every page there, so that memory which does not exist is missed now and not in a
-  // step. RESOURCE_EXHAUSTED names both numbers when more is asked for than AvailableMemoryBytes.
-  // Several threads ask for the pages of a large buffer: one zeroes 2-4 GB a second.
+  // As Allocate, with every page provided now, so that a lack of memory is an error here and not in
+  // a step. RESOURCE_EXHAUSTED names both numbers if `bytes` exceeds AvailableMemoryBytes. Several
+  // threads touch the pages of a large buffer: one thread zeroes 2-4 GB a second.
   static absl::StatusOr<AlignedBuffer> AllocatePopulated(int64_t bytes, absl::string_view what);
 
   uint8_t* data() const { return data_.get(); }

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/host/host_port.h"
 #include "base/status_macros.h"
 
 namespace bora {
@@ -64,15 +65,10 @@ void DrainEventFd(int fd) {
 }
 
 absl::StatusOr<SocketAddress> ParseTcpAddress(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0) {
+  const auto [host, port] = SplitHostPort(address).value_or(HostPort{});
+  if (host.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("address \"", address, "\" is not of the form ip:port or [ipv6]:port"));
-  }
-  std::string host = address.substr(0, colon);
-  const std::string port = address.substr(colon + 1);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
   }
   uint32_t port_number = 0;
   if (!absl::SimpleAtoi(port, &port_number) || port_number > 65535) {

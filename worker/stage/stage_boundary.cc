@@ -8,6 +8,7 @@
 namespace bora {
 namespace {
 
+// The bytes of `values`, as Mesh takes them.
 template <typename T>
 absl::Span<uint8_t> Bytes(absl::Span<T> values) {
   return {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(T)};
@@ -30,6 +31,7 @@ absl::Status StageTimes::Enter(bool crosses) {
     std::fill(stage_us_.begin(), stage_us_.end(), 0);
     return absl::OkStatus();
   }
+  // All entries except the last, which is this stage's own.
   return mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank),
                      Bytes(absl::MakeSpan(stage_us_).subspan(0, place_.stage)));
 }
@@ -55,6 +57,7 @@ absl::Status StageBoundary::Enter(absl::Span<float> residual) {
 }
 
 absl::Status StageBoundary::Leave(absl::Span<const float> residual) {
+  // Taken before sending: waiting for the next stage is not computing.
   const auto took = std::chrono::steady_clock::now() - begin_;
   const bool crosses = !residual.empty();
   if (!place_.is_last_stage() && crosses) {

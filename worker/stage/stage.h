@@ -113,8 +113,8 @@ class Stage {
   // Allocates activations, scratch and KV cache for `limits`; memory that has the right size
   // already is kept. With `poison_kv` the cache is filled with NaN in every call, so that a read of
   // a cache position that was not written shows in the results. RESOURCE_EXHAUSTED if memory is
-  // short; then Prepare must succeed before a step may run. REQUIRES: no step is running; limits
-  // have passed CheckEpochOptions of epoch_state.h.
+  // short; then Prepare must succeed before a step may run.
+  // REQUIRES: no step is running, and `limits` are valid.
   absl::Status Prepare(const GroupLimits& limits, bool poison_kv);
 
   // The residual stream of a step, [n_tokens, dim], n_tokens <= max_num_batched_tokens, in the

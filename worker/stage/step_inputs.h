@@ -62,11 +62,10 @@ class StepInputs {
   int64_t n_tokens_ = 0;
   int64_t n_draws_ = 0;
   // The first n_tokens_ or n_rows_ entries are in use.
-  std::vector<int32_t> token_ids_;  // [max_num_batched_tokens]
-  std::vector<int32_t> positions_;  // [max_num_batched_tokens], in its sequence
-  std::vector<int32_t> token_row_;  // [max_num_batched_tokens], index of the token's row
-  std::vector<int32_t>
-      row_begin_;  // [max_rows + 1], index of the row's first token; n_tokens_ last
+  std::vector<int32_t> token_ids_;     // [max_num_batched_tokens]
+  std::vector<int32_t> positions_;     // [max_num_batched_tokens], in its sequence
+  std::vector<int32_t> token_row_;     // [max_num_batched_tokens], index of the token's row
+  std::vector<int32_t> row_begin_;     // [max_rows + 1], first token of each row, then n_tokens_
   std::vector<int32_t> row_position_;  // [max_rows], position of the row's first token
   std::vector<int32_t> block_table_;   // [max_rows, max_blocks_per_row], KV block ids; may be empty
   std::vector<HeadRow> head_rows_;     // capacity max_rows + max_num_batched_tokens

@@ -42,8 +42,7 @@ struct CudaLinks {
 //
 // Blocks until all ranks of the group have called it with the same epoch; they all must.
 // DEADLINE_EXCEEDED names the communicator that was not complete at `deadline`; errors of the mesh
-// if a peer is gone or the epoch was aborted; errors of NCCL; INTERNAL if a first transfer arrived
-// wrong.
+// if a peer is gone or the epoch was aborted; errors of NCCL; INTERNAL if a first transfer failed.
 // REQUIRES: the group has more than one rank.
 absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const RankPlace& place,
                                            int64_t epoch, Mesh* mesh, const CudaStream& stream,

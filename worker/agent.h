@@ -99,11 +99,10 @@ class WorkerAgent {
   const std::unique_ptr<Listener> listener_;
   const SendFunction send_;
   Mailbox<Item> mailbox_;
-  std::atomic<bool> stopping_{false};     // the destructor runs
-  std::atomic<int64_t> latest_epoch_{0};  // the latest that this worker was told to join; 0: none
-  std::atomic<int64_t> step_count_{0};    // plans finished, over all epochs
-  std::atomic<int64_t> step_begin_us_{
-      0};  // steady time at which the step in progress began; 0: none
+  std::atomic<bool> stopping_{false};      // the destructor runs
+  std::atomic<int64_t> latest_epoch_{0};   // the latest that this worker was told to join; 0: none
+  std::atomic<int64_t> step_count_{0};     // plans finished, over all epochs
+  std::atomic<int64_t> step_begin_us_{0};  // steady time, start of the step in progress; 0: none
   // Steady times at which the rank thread was told to leave, and at which it began to leave; 0 if
   // there is nothing to leave or it has left.
   std::atomic<int64_t> leave_asked_us_{0};

@@ -80,8 +80,8 @@ class CoordinatorClient {
   const CoordinatorClientOptions options_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> heard_{false};  // a message has come since the last CheckSilence
-  std::atomic<int32_t> heartbeat_interval_ms_{
-      250};  // of this side; the coordinator's Welcome sets it
+  // Between heartbeats of this side; the coordinator's Welcome sets it.
+  std::atomic<int32_t> heartbeat_interval_ms_{250};
   // Longest silence of the coordinator, by its Welcome; until then a fixed one. 0: not connected.
   std::atomic<int32_t> heartbeat_timeout_ms_{0};
 
@@ -94,7 +94,7 @@ class CoordinatorClient {
   absl::Mutex write_mutex_;
   int64_t stream_id_ ABSL_GUARDED_BY(write_mutex_) = 0;     // the connection of stream_
   Stream* stream_ ABSL_GUARDED_BY(write_mutex_) = nullptr;  // null: not to be written to
-  // Reused for every message, so that its memory is.
+  // Reused for every message, so that its memory is reused, too.
   worker::v1alpha1::WorkerMessage outgoing_ ABSL_GUARDED_BY(write_mutex_);
 };
 

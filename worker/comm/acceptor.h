@@ -64,9 +64,9 @@ class Acceptor {
 
   // The loop of the accepting thread, which alone calls the functions below.
   void Run();
-  // Accepts what waits on `listener`, at most kMaxPendingHandshakes connections.
+  // Accepts the connections that wait on `listener`, at most kMaxPendingHandshakes of them.
   void AcceptAll(int listener, bool is_unix);
-  // Reads what the connection has sent and answers complete messages. False if the connection is
+  // Reads the bytes that have arrived and answers complete messages. False if the connection is
   // finished, delivered or refused, and must be erased.
   bool Advance(Pending* pending);
   // Checks the complete Hello, finds its rendezvous and sends the Challenge.

@@ -69,7 +69,7 @@ class Listener::Impl {
     return absl::OkStatus();
   }
 
-  // Ends what the acceptor may do for a Connect call. The abort signal stays: the Mesh has it.
+  // The acceptor finds the Connect call no longer. The abort signal stays, because the Mesh has it.
   void Unregister(const std::shared_ptr<Rendezvous>& rendezvous) {
     rendezvous->Close();
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -118,8 +118,8 @@ class Stage {
   absl::Status Prepare(const GroupLimits& limits, bool poison_kv);
 
   // The residual stream of a step, [n_tokens, dim], n_tokens <= max_num_batched_tokens, in the
-  // device's memory. On the first stage EmbedTokens fills it, on the others the caller, with what
-  // the stage before sent. After RunLayers the caller sends it to the next stage.
+  // device's memory. On the first stage EmbedTokens fills it; on the others the caller fills it
+  // with the output of the stage before. After RunLayers the caller sends it to the next stage.
   absl::Span<float> residual(int64_t n_tokens);
 
   // First stage only: residual <- the embeddings of token_ids. [n_tokens] in the device's memory.

@@ -21,7 +21,7 @@ namespace bora {
 enum class LinkKind { kSharedMemory = 1, kTcp = 2 };
 
 // Precedes every message on a link; see "Ordering" in mesh.h. The receiver compares all three
-// fields with what its own call expects.
+// fields with those that its own call expects.
 struct FrameHeader {
   uint32_t operation = 0;  // an Operation of mesh_transfer.h, or kGoodbyeOperation
   uint32_t sequence = 0;   // number of the message in its direction of the link, from 0

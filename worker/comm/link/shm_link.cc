@@ -95,7 +95,7 @@ class ShmLink final : public Link {
 
  private:
   // Copies between the ring, from index `position` on, and `parts` in their order, into the ring or
-  // out of it: at most `limit` bytes (what the ring has free or available) and at most kStepBytes.
+  // out of it: at most `limit` bytes (free or available in the ring) and at most kStepBytes.
   // Returns the number of bytes copied.
   int64_t Copy(uint8_t* ring, uint64_t position, uint64_t limit, absl::Span<const iovec> parts,
                bool into_ring) const {

@@ -19,7 +19,8 @@ class AbortSignal {
   explicit AbortSignal(UniqueFd event_fd) : event_fd_(std::move(event_fd)) {}
 
   // Raises the signal for good. status() keeps the message of the first `reason`; its code becomes
-  // ABORTED. REQUIRES: `reason` is not OK.
+  // ABORTED.
+  // REQUIRES: `reason` is not OK.
   void Raise(const absl::Status& reason);
 
   // Cheap enough for a loop that spins.

@@ -153,8 +153,8 @@ absl::Status Mesh::MoveAll(absl::FunctionRef<void()> after_progress) {
 
 // Spinning pays only if the peer runs on another CPU meanwhile. If the machine is oversubscribed, a
 // spin takes the very CPU that the peer needs (an 8 KiB all-reduce then takes 64 us spinning, 8 us
-// sleeping). So after kFailuresToStop spins in a row that did not help, only every 16th wait spins,
-// to find out whether it helps again.
+// sleeping). So after kFailuresToStop sleeps in a row in spite of spinning, only every 16th wait
+// spins, to find out whether it helps again.
 absl::Duration Mesh::NextSpin() {
   constexpr int64_t kFailuresToStop = 4;
   constexpr uint64_t kRetryPeriod = 16;

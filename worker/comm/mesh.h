@@ -32,8 +32,7 @@
 //
 // Failure. An error other than INVALID_ARGUMENT breaks the Mesh: streams may be cut anywhere, so
 // every later call returns the same error at once, and work continues only in a new epoch.
-//   ABORTED      Abort() was called, or AbortEpochsBefore() covers this epoch. A waiting call
-//   returns
+//   ABORTED      Abort() was called, or AbortEpochsBefore() covers this epoch. A waiting call ends
 //                in less than 10 ms.
 //   UNAVAILABLE  A peer is gone. If its process died, the kernel closes its sockets within
 //                milliseconds, which ends every wait of every rank linked with it, whether the wait
@@ -118,9 +117,9 @@ class Link;
 enum class LinkKind;
 
 // This rank's links of one epoch. Owned by the rank thread, except that any thread may call
-// Abort(). Every call blocks until this rank's part of it is done and returns the errors under
-// "Failure" above. Destroying the Mesh frees every descriptor and mapping; nothing has a name in
-// the file system that could be left behind.
+// Abort(). Calls other than CheckPeers block until this rank's part of them is done; all return the
+// errors under "Failure" above. Destroying the Mesh frees every descriptor and mapping; nothing has
+// a name in the file system that could be left behind.
 class Mesh {
  public:
   // Tells the peers that the end of the links is no failure, unless the Mesh is broken or aborted.
@@ -130,12 +129,14 @@ class Mesh {
 
   int my_rank() const { return my_rank_; }
   int64_t epoch() const { return epoch_; }
-  // Whether `peer` is linked by shared memory or by TCP. REQUIRES: it is one of MeshOptions::peers.
+  // Whether `peer` is linked by shared memory or by TCP.
+  // REQUIRES: it is one of MeshOptions::peers (CHECK).
   LinkKind link_kind(int peer) const;
 
   // data <- the sum of `data` over the ranks of `group`, in the order given under "Arithmetic"
-  // above. group: ascending rank ids, my_rank and peers; the same on all of its ranks. data: [n], n
-  // >= 0, the same n on all ranks. A group of one rank leaves the data as it is.
+  // above. A group of one rank leaves the data as it is.
+  // group: ascending rank ids, my_rank and peers; the same on all of its ranks.
+  // data: [n], n >= 0, the same n on all ranks.
   absl::Status AllReduceSum(absl::Span<const int> group, absl::Span<float> data);
 
   // all <- `local` of every rank of `group`, in the order of the group, on all of its ranks.
@@ -221,8 +222,8 @@ class Mesh {
   const std::shared_ptr<AbortSignal> abort_signal_;
   absl::Status failed_;         // the error that broke the Mesh; OK while it is usable
   SteadyTime next_check_;       // when CheckLinksAlive is due
-  int64_t n_failed_spins_ = 0;  // waits in a row that had to sleep although they had spun
-  uint64_t n_waits_ = 0;        // waits since spinning turned out not to help
+  int64_t n_failed_spins_ = 0;  // sleeps since spinning last made a sleep unnecessary
+  uint64_t n_waits_ = 0;        // waits that began while spinning did not seem to help
   // Reused by every call, so that a call allocates nothing.
   std::vector<Transfer> sends_;
   std::vector<Transfer> recvs_;

@@ -54,7 +54,8 @@ class CudaPipeline {
   int64_t n_plans() const { return n_plans_; }
 
   // Whether all sends of the plan_idx-th plan, counted from 0 as n_plans() does, are complete;
-  // receives are complete if the plan's work is. REQUIRES: it is one of the last two plans.
+  // receives are complete if the plan's work is.
+  // REQUIRES: it is one of the last two plans.
   bool HasSent(int64_t plan_idx) const;
 
  private:

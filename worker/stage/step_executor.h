@@ -64,14 +64,17 @@ class StepExecutor {
   // How many plans may be begun and not finished: more than one if the device works on its own.
   virtual int max_begun() const { return 1; }
 
-  // Whether Finish would return without waiting. REQUIRES: a plan is unfinished.
+  // Whether Finish would return without waiting.
+  // REQUIRES: a plan is unfinished.
   virtual bool IsDone() const { return true; }
 
   // Waits for the oldest unfinished plan. Returns its result on the sampler (RankPlace::is_sampler)
-  // and nothing on other ranks. Errors as of Begin. REQUIRES: a plan is unfinished.
+  // and nothing on other ranks. Errors as of Begin.
+  // REQUIRES: a plan is unfinished.
   virtual absl::StatusOr<std::optional<StepResult>> Finish() = 0;
 
-  // Begin, then Finish. REQUIRES: no other plan is unfinished.
+  // Begin, then Finish.
+  // REQUIRES: no other plan is unfinished.
   absl::StatusOr<std::optional<StepResult>> Execute(const StepPlan& plan) {
     RETURN_IF_ERROR(Begin(plan));
     return Finish();

@@ -23,7 +23,8 @@ struct HeadRow {
 };
 
 // INVALID_ARGUMENT if `limits` ask for unreasonably large arrays: more than 2^28 block table
-// entries, 1 GiB. REQUIRES: `limits` have passed ValidateLimits.
+// entries, 1 GiB.
+// REQUIRES: `limits` have passed ValidateLimits.
 absl::Status CheckStepInputsLimits(const GroupLimits& limits);
 
 // Bytes of the arrays of a StepInputs for `limits`, with block tables.

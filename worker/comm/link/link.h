@@ -75,9 +75,9 @@ class Link {
   virtual int64_t TryRecv(absl::Span<const iovec> parts) = 0;
 
   // Announces that this rank is about to sleep until it can receive from this link (`wants_recv`)
-  // or send on it (`wants_send`); neither: it still learns of the link's end. REQUIRES: the caller
-  // tries once more to send and receive between BeginSleep and poll(); the peer does not wake it
-  // for bytes that moved before the announcement.
+  // or send on it (`wants_send`); neither: it still learns of the link's end.
+  // REQUIRES: the caller tries once more to send and receive between BeginSleep and poll(); the
+  // peer does not wake it for bytes that moved before the announcement.
   virtual void BeginSleep(bool wants_recv, bool wants_send) = 0;
   // The descriptor and events to poll for between BeginSleep and EndSleep. Its fd is -1, which
   // poll() ignores, if the link is not up.

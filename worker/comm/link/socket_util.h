@@ -65,7 +65,8 @@ absl::Status SendSmall(int fd, absl::Span<const uint8_t> bytes, absl::Span<const
 
 // Receives at most out.size() bytes without waiting and returns their number, 0 if none have
 // arrived. Descriptors that come along are appended to `fds`, or closed if `fds` is null. End of
-// stream is UNAVAILABLE. REQUIRES: `out` is not empty.
+// stream is UNAVAILABLE.
+// REQUIRES: `out` is not empty.
 absl::StatusOr<int64_t> RecvSome(int fd, absl::Span<uint8_t> out, std::vector<UniqueFd>* fds);
 
 // Blocks until exactly out.size() bytes are received; `fds` as in RecvSome. DEADLINE_EXCEEDED at

@@ -18,8 +18,7 @@ class AbortSignal {
   // `event_fd` comes from NewEventFd().
   explicit AbortSignal(UniqueFd event_fd) : event_fd_(std::move(event_fd)) {}
 
-  // Raises the signal for good. status() keeps the message of the first `reason`; its code becomes
-  // ABORTED.
+  // Raises the signal for good. status() keeps the message of the first `reason`, as ABORTED.
   // REQUIRES: `reason` is not OK.
   void Raise(const absl::Status& reason);
 

@@ -148,8 +148,8 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     status = ReadMessages(agent, connection_id, stream.get());
   }
   {
-    // From here on no thread writes to the stream. Taking the lock does not take long, because
-    // writes on a call that has ended return at once.
+    // From here on no thread writes to the stream. A write that holds the lock returns at once if
+    // the call has ended, and otherwise when CheckSilence cancels the call.
     absl::MutexLock lock(&write_mutex_);
     stream_ = nullptr;
     heartbeat_timeout_ms_ = 0;

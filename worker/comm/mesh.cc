@@ -35,7 +35,7 @@ void CpuRelax() {
 absl::Duration TickOf(const MeshOptions& options, const std::vector<std::unique_ptr<Link>>& links) {
   const bool has_tcp = std::any_of(links.begin(), links.end(),
                                    [](const auto& link) { return link->kind() == LinkKind::kTcp; });
-  // With four checks per timeout, a cut is noticed at most a quarter of the timeout late.
+  // Four checks per timeout notice a cut soon after it has lasted for the timeout.
   return has_tcp ? options.link_timeout / 4 : absl::InfiniteDuration();
 }
 

@@ -19,16 +19,20 @@
 namespace bora {
 namespace {
 
-// Plans in flight are bounded by the coordinator's lanes; a mailbox this full is a broken
-// coordinator.
+// The coordinator bounds the plans in flight to a few, so that only a broken coordinator fills a
+// mailbox of this many messages.
 constexpr size_t kMailboxCapacity = 4096;
-// How late a plan's end is noticed where a device works by itself. Its next plan is queued by then.
+// How often a device that works on its own is asked whether its plan is done. Costs no throughput:
+// the device's next plan is queued already.
 constexpr absl::Duration kPollInterval = absl::Microseconds(20);
+// Ten minutes, far above any sensible join: a wrong number must not block the rank thread for ever.
 constexpr int32_t kMaxJoinTimeoutMs = 600'000;
+// The shortest time between two LoadProgress messages.
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 
-// What a coordinator asks for may be more than this process can have, and what it names may be no
-// model at all: a library's exceptions become the answer.
+// Calls `function` and turns exceptions of libraries into its status. The coordinator may ask for
+// more memory than this process can have, or name a file that is not a model; either must become an
+// answer instead of ending the worker.
 template <typename Function>
 auto WithoutExceptions(Function function) -> decltype(function()) {
   try {
@@ -41,12 +45,14 @@ auto WithoutExceptions(Function function) -> decltype(function()) {
   }
 }
 
+// INVALID_ARGUMENT unless 0 <= value <= max.
 absl::Status CheckLoadLimit(absl::string_view name, int64_t value, int64_t max) {
   if (value >= 0 && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("load: ", name, " is ", value, ", not in [0, ", max, "]"));
 }
 
+// Checks the limits in `load`, by which a loader plans its memory.
 absl::Status CheckLoad(const LoadModel& load) {
   RETURN_IF_ERROR(CheckLoadLimit("max_model_len", load.max_model_len, kMaxModelLen));
   RETURN_IF_ERROR(CheckLoadLimit("max_num_seqs", load.max_num_seqs, kMaxNumSeqs));
@@ -54,6 +60,7 @@ absl::Status CheckLoad(const LoadModel& load) {
                         kMaxNumBatchedTokens);
 }
 
+// Steady time in microseconds, for atomics.
 int64_t NowUs() { return absl::ToInt64Microseconds(SteadyNow().since_beginning()); }
 
 }  // namespace
@@ -95,6 +102,8 @@ Heartbeat WorkerAgent::MakeHeartbeat() const {
 }
 
 absl::Status WorkerAgent::OnMessage(int64_t connection_id, CoordinatorMessage message) {
+  // The rank thread may be waiting in an epoch that this message ends: it is woken here, because
+  // the message itself waits in the mailbox until then.
   if (const auto* join = std::get_if<JoinGroup>(&message)) {
     AbortEpochsUpTo(join->epoch - 1, "a new epoch begins");
     latest_epoch_ = std::max(latest_epoch_.load(), join->epoch);
@@ -112,12 +121,14 @@ absl::Status WorkerAgent::OnMessage(int64_t connection_id, CoordinatorMessage me
 }
 
 void WorkerAgent::OnDisconnected() {
+  // The same as a LeaveGroup from the coordinator. It must not be lost if the mailbox is full.
   const int64_t epoch = latest_epoch_;
   AbortEpochsUpTo(epoch, "the coordinator is gone");
   mailbox_.PushUnbounded(Item{0, LeaveGroup{epoch, "the coordinator is gone"}});
 }
 
 void WorkerAgent::AbortEpochsUpTo(int64_t epoch, const std::string& reason) {
+  // The first request counts until the rank thread has left.
   int64_t expected = 0;
   leave_asked_us_.compare_exchange_strong(expected, NowUs());
   listener_->AbortEpochsBefore(epoch + 1, absl::AbortedError(reason));
@@ -128,6 +139,7 @@ bool WorkerAgent::HasHung(absl::Duration limit) const {
     return since_us != 0 && NowUs() - since_us > absl::ToInt64Microseconds(limit);
   };
   if (is_over(leaving_since_us_)) return true;
+  // A step that began after the request belongs to a later epoch.
   const int64_t asked_us = leave_asked_us_;
   const int64_t begin_us = step_begin_us_;
   return begin_us != 0 && begin_us <= asked_us && is_over(asked_us);
@@ -192,6 +204,7 @@ absl::Status WorkerAgent::Load(int64_t connection_id, const LoadModel& load) {
     if (loaded_.has_value() && loaded_->load == load) return absl::OkStatus();
     loaded_.reset();
   }
+  // The old rank goes first, because the memory may not hold both.
   rank_.reset();
   LoadOptions load_options;
   SteadyTime next_progress = SteadyTime::InfinitePast();
@@ -278,12 +291,13 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
     mesh.my_rank = place.rank();
     mesh.peers = MeshPeers(place);
     mesh.deadline = SteadyNow() + absl::Milliseconds(join.timeout_ms);
+    // The largest sum is over the hidden states of a full step.
     const int64_t dim = rank_->config().dim;
     if (shape.tp_size > 1 && loader_->SumsOnHost()) {
       mesh.max_all_reduce_floats = join.limits.max_num_batched_tokens * dim;
     }
-    int n_before_me = 0;  // ranks of the group on this host
-    int n_here = 0;
+    int n_before_me = 0;  // ranks of the group on this host with a lower rank
+    int n_here = 0;       // ranks of the group on this host, this one included
     for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
       const Endpoint& endpoint = join.ranks[rank];
       const bool is_here = endpoint.host_id == listener_->endpoint().host_id;
@@ -303,11 +317,11 @@ absl::Status WorkerAgent::Join(const JoinGroup& join) {
 }
 
 void WorkerAgent::HandlePlan(int64_t connection_id, const StepPlan& plan) {
-  // A plan of an epoch that has ended here; the coordinator knows or will soon.
+  // The plan's epoch has ended on this rank; the coordinator knows that, or is about to be told.
   if (joined_epoch_ == 0 || plan.epoch != joined_epoch_) return;
   while (static_cast<int>(begun_.size()) >= rank_->max_begun()) {
     FinishPlan();
-    if (plan.epoch != joined_epoch_) return;  // it failed
+    if (plan.epoch != joined_epoch_) return;  // the earlier plan failed and ended the epoch
   }
   begun_.push_back({connection_id, NowUs()});
   step_begin_us_ = begun_.front().begin_us;
@@ -315,6 +329,7 @@ void WorkerAgent::HandlePlan(int64_t connection_id, const StepPlan& plan) {
     OnStepFailed(connection_id, status);
     return;
   }
+  // Such a rank has executed the plan in Begin.
   if (rank_->max_begun() == 1) FinishPlan();
 }
 
@@ -326,7 +341,7 @@ void WorkerAgent::FinishPlan() {
     return;
   }
   begun_.pop_front();
-  // Those behind it could not begin before it was done.
+  // The next plan was queued behind this one, so that it begins only now.
   step_begin_us_ = begun_.empty() ? 0 : NowUs();
   ++step_count_;
   if (result->has_value()) send_(begun.connection_id, std::move(**result));
@@ -343,7 +358,7 @@ void WorkerAgent::OnStepFailed(int64_t connection_id, const absl::Status& status
 void WorkerAgent::Leave() {
   joined_epoch_ = 0;
   leaving_since_us_ = NowUs();
-  if (rank_ != nullptr) rank_->EndEpoch();  // waits for what a device has begun
+  if (rank_ != nullptr) rank_->EndEpoch();  // may wait for work that the device has begun
   leaving_since_us_ = 0;
   begun_.clear();
   step_begin_us_ = 0;

@@ -26,33 +26,37 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// Large enough for the plan of a full prefill step; the public API bounds what can get into one.
+// The largest message that is accepted: large enough for the plan of a full prefill step, whose
+// size the public API bounds.
 constexpr int kMaxMessageBytes = 64 << 20;
 
-// From dialling to the coordinator's welcome, as long as the coordinator waits for a hello.
-// Without it a link that is cut in between would be waited for until TCP gives up.
+// The longest time from dialling to the coordinator's Welcome; the coordinator waits as long for
+// Hello. Without a limit, a link that is cut in between would be waited for until TCP gives up.
 constexpr int kWelcomeTimeoutMs = 5000;
-// Silence of the coordinator that is worth a line in the log.
+// A silence of the coordinator that is longer than this is logged.
 constexpr absl::Duration kSuspectTimeout = absl::Milliseconds(1500);
-// Between two heartbeats of this side, the longest interval that a coordinator asks for and some
-// more: after a longer one this process has stood still.
+// If more time than this lies between two heartbeats of this side, the process itself has stood
+// still (suspended, or starved of CPU). It is the longest heartbeat interval, doubled.
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 constexpr int kMaxHeartbeatIntervalMs = 500;
-// An attempt to connect that hears nothing; gRPC's own limit is 20 s.
+// The longest time for one attempt to connect; gRPC's own limit is 20 s.
 constexpr int kConnectTimeoutMs = 2000;
 
+// A new channel to the coordinator. It connects at the first call.
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  // Every attempt is a new channel with no memory of earlier ones: this file does the backing off.
+  // Every attempt uses a channel that shares nothing with earlier ones, so that gRPC does not back
+  // off by itself: Run does.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // Its other meaning: the time that one attempt to connect has.
+  // Despite its name, this also is the time that gRPC gives one attempt to connect.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-// Why the coordinator, or whatever answers on its port, ended a stream.
+// The reason why a stream ended, from the status with which the coordinator, or whatever program
+// answers on its port, ended it.
 absl::Status EndOfStream(const grpc::Status& end) {
   if (end.ok()) return absl::UnavailableError("the coordinator ended the stream");
   const auto code = static_cast<absl::StatusCode>(end.error_code());
@@ -63,6 +67,7 @@ absl::Status EndOfStream(const grpc::Status& end) {
   return absl::Status(code, PeerText(end.error_message(), kMaxPeerReasonBytes));
 }
 
+// Whether the coordinator refuses this worker for good, so that dialling again is useless.
 bool IsFinal(const absl::Status& status) {
   return absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status);
 }
@@ -100,8 +105,9 @@ absl::Status CoordinatorClient::Run(WorkerAgent* agent) {
     const SteadyTime begin = options_.clock();
     status = Serve(agent);
     if (IsFinal(status) || stopping()) break;
-    // One that is sent away soon after its welcome, for weights that it cannot load, must not come
-    // back at once for ever.
+    // The delay starts over only after a connection that lasted. A worker that the coordinator
+    // refuses soon after its Welcome, because it cannot load the weights, must not come back at
+    // once for ever.
     if (options_.clock() - begin > options_.retry_delay_max) delay = options_.retry_delay_min;
     LogWarning("no coordinator", {{"address", options_.address},
                                   {"reason", status.message()},
@@ -124,6 +130,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
   {
     absl::MutexLock lock(&mutex_);
     if (stopping()) return absl::CancelledError("stopped");
+    // The heartbeat thread watches the time until the Welcome, too.
     context_ = &context;
     connection_id = ++connection_id_;
     heard_ = true;
@@ -142,13 +149,14 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     status = ReadMessages(agent, connection_id, stream.get());
   }
   {
-    // From here on nobody writes to the stream. Writes on a call that has ended return at once.
+    // From here on no thread writes to the stream. A write that holds the lock returns at once if
+    // the call has ended, and otherwise when CheckSilence cancels the call.
     absl::MutexLock lock(&write_mutex_);
     stream_ = nullptr;
     heartbeat_timeout_ms_ = 0;
   }
   agent->OnDisconnected();
-  // A stream that the coordinator has ended must keep the status that says why.
+  // Cancelling would replace the status with which the coordinator has ended the stream.
   if (!absl::IsUnavailable(status)) context.TryCancel();
   const grpc::Status end = stream->Finish();
   {
@@ -193,7 +201,7 @@ absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connect
       RETURN_IF_ERROR(agent->OnMessage(connection_id, std::move(message)));
     }
   }
-  // The stream's own status says why.
+  // Serve replaces this by the stream's own status.
   return absl::UnavailableError("the stream ended");
 }
 
@@ -204,6 +212,7 @@ void CoordinatorClient::Pause(absl::Duration duration) {
 }
 
 void CoordinatorClient::CheckSilence(PeerSilence* silence, SteadyTime now) {
+  // Of the time in which this process itself stood still, PeerSilence counts at most kLongestPause.
   const absl::Duration before = silence->length();
   if (heard_.exchange(false)) silence->Heard(now);
   const absl::Duration silent = silence->Look(now);
@@ -224,12 +233,12 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
   while (!stopping()) {
     Pause(absl::Milliseconds(heartbeat_interval_ms_.load()));
     const SteadyTime now = options_.clock();
-    // A rank thread that was stopped with the whole process is given its time again.
+    // If the whole process stood still, so did the rank thread: it gets its full time again.
     if (now - std::exchange(last, now) > kLongestPause) may_have_hung = now + options_.hang_limit;
     if (now >= may_have_hung && agent->HasHung(options_.hang_limit)) {
       LogError("the rank thread has hung in a step; exiting", {});
       FlushLog();
-      _exit(70);
+      _exit(70);  // EX_SOFTWARE; without destructors, which would wait for the rank thread
     }
     CheckSilence(&silence, now);
     if (heartbeat_timeout_ms_ == 0) continue;
@@ -238,7 +247,8 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
       absl::MutexLock lock(&mutex_);
       connection_id = connection_id_;
     }
-    // A write that does not end must not keep this thread from noticing the silence behind it.
+    // If the lock is taken, another thread is writing, maybe to a coordinator that does not read.
+    // This thread must not wait for that: it is the one that notices the coordinator's silence.
     if (!write_mutex_.TryLock()) continue;
     WriteLocked(connection_id, agent->MakeHeartbeat());
     write_mutex_.Unlock();

@@ -1,4 +1,5 @@
-// bora-worker: needs a coordinator's address and a credential; everything else it is told.
+// bora-worker runs one rank of a model. Its flags name a coordinator and a credential; the
+// coordinator tells it everything else.
 #include <unistd.h>
 
 #include <cstdio>
@@ -40,10 +41,10 @@ namespace bora {
 namespace {
 
 constexpr char kProgram[] = "bora-worker";
-// Besides those of all programs: refused by the coordinator for good.
+// Exit code, besides those of all programs: the coordinator has refused this worker for good.
 constexpr int kExitRefused = 3;
 
-// To end a step or a load, and to give back a device.
+// The time that a stop signal leaves for ending a step or a load and for giving back the device.
 constexpr absl::Duration kStopLimit = absl::Seconds(10);
 
 std::string HostName() {
@@ -51,6 +52,7 @@ std::string HostName() {
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
 }
 
+// The instruction sets that --isa selects. Errors name the flag.
 absl::StatusOr<SimdChoice> ChosenSimd(const WorkerFlags& flags) {
   absl::StatusOr<SimdChoice> simd = SimdChoiceByName(flags.isa);
   if (!simd.ok()) return Annotate(simd.status(), "--isa");
@@ -66,7 +68,7 @@ absl::StatusOr<std::unique_ptr<RankLoader>> MakeCpuRankLoader(const WorkerFlags&
   return std::make_unique<CpuRankLoader>(options);
 }
 
-// ordinal: what follows "cuda".
+// ordinal: the text that follows "cuda" in --device, "" or ":N".
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaLoader(const WorkerFlags& flags,
                                                            absl::string_view ordinal) {
   CudaLoaderOptions options;
@@ -80,7 +82,8 @@ absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaLoader(const WorkerFlags& fl
   return MakeCudaRankLoader(options);
 }
 
-// INVALID_ARGUMENT when --device names none; errors of a device that cannot be used.
+// The loader for --device. INVALID_ARGUMENT if the flag names no device; other errors if the device
+// cannot be used.
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader(const WorkerFlags& flags) {
   const std::string& device = flags.device;
   absl::string_view costs = device;
@@ -100,8 +103,9 @@ absl::StatusOr<std::unique_ptr<RankLoader>> MakeRankLoader(const WorkerFlags& fl
       absl::StrCat("--device=", device, " is none of auto, cpu, cuda, cuda:N and sim"));
 }
 
-// The address on which other ranks reach this one. Waits while the coordinator's name does not
-// resolve, for both may start together.
+// The address on which other ranks reach this one: --bind, or the address from which this host
+// reaches the coordinator. Waits while the coordinator's name does not resolve, because both may be
+// started at the same time.
 absl::StatusOr<std::string> AwaitBindAddress(const WorkerFlags& flags) {
   if (!flags.bind.empty()) return flags.bind;
   while (true) {
@@ -112,6 +116,7 @@ absl::StatusOr<std::string> AwaitBindAddress(const WorkerFlags& flags) {
   }
 }
 
+// Prints the error; returns `exit_code`.
 int Fail(const absl::Status& status, int exit_code) {
   ErrorList errors;
   errors.Add(status);
@@ -119,6 +124,7 @@ int Fail(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
+// The program after its set-up; returns the exit code.
 int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals* signals) {
   if (flags.list_devices && parsed.errors.empty()) {
     const absl::StatusOr<SimdChoice> simd = ChosenSimd(flags);
@@ -128,7 +134,7 @@ int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals
     return 0;
   }
   ErrorList usage;
-  ErrorList devices;  // that cannot be used
+  ErrorList devices;  // named by --device but unusable
   for (const std::string& error : parsed.errors) usage.Add(absl::InvalidArgumentError(error));
   usage.Add(Annotate(CheckHostPort(flags.coordinator, /*min_port=*/1), "--coordinator"));
   const absl::StatusOr<std::string> credential =
@@ -143,7 +149,7 @@ int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals
   }
   LogConfiguration(parsed.settings, {{"available_memory_bytes", AvailableMemoryBytes()},
                                      {"memory_bound", MemoryBoundText()}});
-  // A few for each of the other ranks, whose number is known only later.
+  // A link takes a few descriptors; the number of other ranks is not known yet.
   const absl::Status descriptors =
       CheckDescriptors(RaiseDescriptorLimit(), {.to_start = 64, .at_full_load = 256});
   if (!descriptors.ok()) return Fail(descriptors, kExitCannotStart);
@@ -193,11 +199,11 @@ int main(int argc, char** argv) {
     bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
   bora::TakeOverRpcLogs(bora::LogLevel::kWarning);
-  // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
+  // Debian builds Abseil with assertions, with which every lock looks for cycles in a global graph.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int exit_code = bora::Run(flags, parsed, &signals);
   bora::FlushLog();
   std::fflush(stdout);
-  // The signal thread still waits: leave without running destructors under it.
+  // The thread of `signals` still runs; destructors of globals must not run while it does.
   _exit(exit_code);
 }

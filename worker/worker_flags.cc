@@ -15,7 +15,7 @@ constexpr char kEpilogue[] =
     "Exit codes: 0 told to stop (SIGTERM, SIGINT), 1 cannot start, 2 bad usage, 3 refused by the "
     "coordinator for good: another build or credential, or a model that it cannot load.";
 
-// More than the CPUs of any host; each costs a stack.
+// The largest value of --threads: more than the CPUs of any host, and each thread takes a stack.
 constexpr int64_t kMaxThreads = 1024;
 
 }  // namespace

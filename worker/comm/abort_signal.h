@@ -1,4 +1,4 @@
-// A one-way switch with a reason that also wakes poll(): how other threads end a rank's wait.
+// A one-way switch with a reason, which also wakes poll(): other threads end a rank's wait with it.
 #pragma once
 
 #include <atomic>
@@ -11,20 +11,22 @@
 
 namespace bora {
 
-// Thread-safe. Here and in the other classes of this folder std::mutex instead of absl::Mutex: the
-// packaged Abseil is not instrumented, so ThreadSanitizer would not see the latter.
+// Thread-safe. This class and the others of this folder use std::mutex instead of absl::Mutex: the
+// packaged Abseil is not instrumented, so ThreadSanitizer would not see an absl::Mutex.
 class AbortSignal {
  public:
-  // The descriptor comes from NewEventFd().
+  // `event_fd` comes from NewEventFd().
   explicit AbortSignal(UniqueFd event_fd) : event_fd_(std::move(event_fd)) {}
 
-  // Keeps the first reason; its code becomes ABORTED.
+  // Raises the signal for good. status() keeps the message of the first `reason`, as ABORTED.
+  // REQUIRES: `reason` is not OK.
   void Raise(const absl::Status& reason);
 
+  // Cheap enough for a loop that spins.
   bool raised() const { return raised_.load(std::memory_order_acquire); }
-  // Readable from Raise() on; it is never drained.
+  // A descriptor to poll for POLLIN: readable from Raise() on, for good.
   int fd() const { return event_fd_.get(); }
-  // ABORTED with the reason, or OK when not raised.
+  // ABORTED with the reason, or OK if the signal is not raised.
   absl::Status status() const;
 
  private:

@@ -17,11 +17,14 @@
 namespace bora {
 namespace {
 
-// A flood must not fill the disk with log lines; the count of what was left out is logged.
+// At most one refusal per interval is logged, so that a flood does not fill the disk; the next log
+// line says how many refusals were left out.
 constexpr absl::Duration kLogInterval = absl::Milliseconds(100);
-// When the process is out of descriptors, accept() would be tried in a hot loop.
+// Pause of accepting when the process is out of descriptors: the listener stays readable then, so
+// that poll() would return at once, again and again.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(50);
 
+// "10.0.0.5 port 40123"; a peer on a unix socket has no address.
 std::string NameOf(const sockaddr_storage& address, socklen_t n_bytes, bool is_unix) {
   if (is_unix) return "unix socket";
   char host[NI_MAXHOST];
@@ -61,6 +64,8 @@ void Acceptor::Run() {
     if (requests[0].revents != 0) return;
 
     now = SteadyNow();
+    // Connections first, in the order in which they were added to `requests`; only then are new
+    // ones accepted, because that changes pending_.
     size_t i = 3;
     for (auto pending = pending_.begin(); pending != pending_.end(); ++i) {
       bool keep = requests[i].revents == 0 || Advance(&*pending);
@@ -76,13 +81,14 @@ void Acceptor::Run() {
 }
 
 void Acceptor::AcceptAll(int listener, bool is_unix) {
-  // At most one full set at a time, so that those already here get their turn.
+  // Bounded, so that connections that are already in handshake get their turn during a flood.
   for (size_t i = 0; i < kMaxPendingHandshakes; ++i) {
     sockaddr_storage address = {};
     socklen_t n_bytes = sizeof(address);
     UniqueFd socket(accept4(listener, reinterpret_cast<sockaddr*>(&address), &n_bytes,
                             SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket.valid()) {
+      // Other errors concern one connection, or say that no more are waiting.
       const bool is_exhausted =
           errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
       if (is_exhausted) accept_after_ = SteadyNow() + kAcceptPause;
@@ -104,7 +110,7 @@ void Acceptor::AcceptAll(int listener, bool is_unix) {
 bool Acceptor::Advance(Pending* pending) {
   const absl::Span<uint8_t> message =
       pending->has_hello ? AsMutableBytes(pending->proof) : AsMutableBytes(pending->hello);
-  // Only a member that has come as far as its proof may send descriptors.
+  // Descriptors are accepted only from a connection that was sent a Challenge.
   std::vector<UniqueFd>* fds = pending->has_hello ? &pending->fds : nullptr;
   const absl::StatusOr<int64_t> n =
       RecvSome(pending->socket.get(), message.subspan(pending->n_received), fds);
@@ -130,6 +136,7 @@ absl::Status Acceptor::AnswerHello(Pending* pending) {
   RETURN_IF_ERROR(CheckHello(hello));
   const bool wants_shared_memory =
       hello.link_kind == static_cast<uint32_t>(LinkKind::kSharedMemory);
+  // Only a unix socket can carry the descriptors that a shared memory link needs.
   if (wants_shared_memory != pending->is_unix) {
     return absl::InvalidArgumentError("link kind does not match the socket");
   }
@@ -149,6 +156,7 @@ absl::Status Acceptor::AnswerHello(Pending* pending) {
 absl::Status Acceptor::AcceptProof(Pending* pending) {
   const HelloMessage& hello = pending->hello;
   const RendezvousTerms& terms = pending->rendezvous->terms();
+  // Nothing of the proof's message is used, descriptors included, unless the proof is right.
   const Mac expected =
       HandshakeProof(terms.secret, HandshakeRole::kConnector, hello, pending->nonce);
   if (!SameMac(expected, pending->proof.proof)) {
@@ -175,7 +183,7 @@ absl::Status Acceptor::AcceptProof(Pending* pending) {
 
 void Acceptor::Refuse(const Pending& pending, const absl::Status& reason) {
   n_refused_.fetch_add(1, std::memory_order_relaxed);
-  // Peers that are early for an epoch come again; that is not worth an operator's attention.
+  // NOT_FOUND is usual: a peer that dials before this rank connects tries again a moment later.
   const LogLevel level =
       reason.code() == absl::StatusCode::kNotFound ? LogLevel::kDebug : LogLevel::kWarning;
   const SteadyTime now = SteadyNow();

@@ -24,7 +24,8 @@ absl::StatusOr<UniqueFd> ConnectTcp(const DialOptions& options) {
   return socket;
 }
 
-// Exchanges the four messages over link->socket and fills in the rest of the link.
+// Exchanges the four messages of handshake.h over link->socket. For shared memory it also fills in
+// link->mapping and link->peer_doorbell.
 absl::Status ShakeHands(const DialOptions& options, EstablishedLink* link) {
   const int fd = link->socket.get();
   HelloMessage hello;
@@ -46,6 +47,7 @@ absl::Status ShakeHands(const DialOptions& options, EstablishedLink* link) {
         absl::StrCat("wrong proof of the secret of epoch ", options.epoch));
   }
 
+  // The peer has proved itself, so that memory and doorbell can be given to it with the proof.
   const ProofMessage proof = {
       HandshakeProof(options.secret, HandshakeRole::kConnector, hello, challenge.nonce)};
   std::vector<UniqueFd> received;
@@ -56,6 +58,7 @@ absl::Status ShakeHands(const DialOptions& options, EstablishedLink* link) {
   } else {
     RETURN_IF_ERROR(SendSmall(fd, AsBytes(proof)));
   }
+  // Not kReadyMagic, which must come from the peer.
   ReadyMessage ready = {0};
   RETURN_IF_ERROR(
       RecvAll(fd, AsMutableBytes(ready), &received, options.deadline, options.abort_fd));
@@ -75,6 +78,7 @@ absl::StatusOr<EstablishedLink> DialPeer(const DialOptions& options) {
   link.kind = LinkKind::kTcp;
   if (options.use_shared_memory) {
     absl::StatusOr<UniqueFd> socket = ConnectUnix(options);
+    // The peer is there but busy: a later attempt gets shared memory, which TCP now would forgo.
     if (absl::IsResourceExhausted(socket.status())) return socket.status();
     if (socket.ok()) {
       link.kind = LinkKind::kSharedMemory;

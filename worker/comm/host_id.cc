@@ -18,6 +18,7 @@ absl::StatusOr<std::string> LocalHostId() {
   if (!std::getline(file, boot_id)) {
     return absl::UnavailableError("cannot read /proc/sys/kernel/random/boot_id");
   }
+  // Abstract unix sockets are reached within one network namespace only; its inode identifies it.
   struct stat network = {};
   if (stat("/proc/self/ns/net", &network) != 0) return ErrnoStatus("/proc/self/ns/net", errno);
   utsname names = {};

@@ -35,6 +35,7 @@ class Listener::Impl {
     acceptor_ = std::make_unique<Acceptor>(std::move(options));
   }
   ~Impl() {
+    // Ends the accepting thread, which calls Find.
     acceptor_.reset();
     const std::lock_guard<std::mutex> lock(mutex_);
     CHECK(rendezvous_.empty()) << "a Connect call is still running";
@@ -43,7 +44,8 @@ class Listener::Impl {
   const Endpoint& endpoint() const { return endpoint_; }
   int64_t n_refused() const { return acceptor_->n_refused(); }
 
-  // Makes a Connect call findable for the acceptor and its future Mesh for AbortEpochsBefore.
+  // Lets the acceptor find a Connect call, and AbortEpochsBefore its future Mesh. ABORTED if the
+  // epoch is over; INVALID_ARGUMENT if the same rank is being connected in the same epoch already.
   absl::Status Register(const MeshBuilder& builder) {
     const RendezvousTerms& terms = builder.rendezvous()->terms();
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -58,6 +60,7 @@ class Listener::Impl {
       }
     }
     rendezvous_.push_back(builder.rendezvous());
+    // Signals of meshes that are gone are removed here, so that the list does not grow.
     abort_signals_.erase(
         std::remove_if(abort_signals_.begin(), abort_signals_.end(),
                        [](const EpochSignal& entry) { return entry.signal.expired(); }),
@@ -66,6 +69,7 @@ class Listener::Impl {
     return absl::OkStatus();
   }
 
+  // The acceptor finds the Connect call no longer. The abort signal stays, because the Mesh has it.
   void Unregister(const std::shared_ptr<Rendezvous>& rendezvous) {
     rendezvous->Close();
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -85,11 +89,13 @@ class Listener::Impl {
   }
 
  private:
+  // The abort signal of one Connect call and of the Mesh that it made, both of which may be gone.
   struct EpochSignal {
     int64_t epoch = 0;
     std::weak_ptr<AbortSignal> signal;
   };
 
+  // AcceptorOptions::find_rendezvous.
   std::shared_ptr<Rendezvous> Find(int64_t epoch, int rank) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& rendezvous : rendezvous_) {
@@ -101,8 +107,10 @@ class Listener::Impl {
 
   const Endpoint endpoint_;
   std::mutex mutex_;
+  // Epochs below this one are over, because of abort_reason_.
   int64_t min_epoch_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
   absl::Status abort_reason_ ABSL_GUARDED_BY(mutex_);
+  // Of the Connect calls that are under way.
   std::vector<std::shared_ptr<Rendezvous>> rendezvous_ ABSL_GUARDED_BY(mutex_);
   std::vector<EpochSignal> abort_signals_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Acceptor> acceptor_;
@@ -129,7 +137,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const ListenerOptions
   Endpoint endpoint;
   ASSIGN_OR_RETURN(endpoint.host_id, LocalHostId());
   endpoint.tcp_address = JoinHostPort(advertised, port);
-  // A random name: the process id alone repeats in other pid namespaces.
+  // The name has a random part, because process ids repeat in other pid namespaces and after reuse.
   const Nonce nonce = RandomNonce();
   endpoint.unix_name = absl::StrCat(
       "bora-comm-", getpid(), "-",

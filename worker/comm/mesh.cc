@@ -1,4 +1,5 @@
-// The progress loop of a Mesh: every operation queues messages and RunTransfers moves them.
+// The progress loop of a Mesh: every operation (mesh_operations.cc) queues messages, and
+// RunTransfers moves them. A wait spins first, then sleeps in poll().
 #include "worker/comm/mesh.h"
 
 #include <poll.h>
@@ -21,6 +22,7 @@
 namespace bora {
 namespace {
 
+// Tells the CPU that this is a spinning loop: saves power, and leaves more to its hyperthread.
 void CpuRelax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -29,10 +31,11 @@ void CpuRelax() {
 #endif
 }
 
+// Mesh::tick_. Only TCP links can be cut silently.
 absl::Duration TickOf(const MeshOptions& options, const std::vector<std::unique_ptr<Link>>& links) {
   const bool has_tcp = std::any_of(links.begin(), links.end(),
                                    [](const auto& link) { return link->kind() == LinkKind::kTcp; });
-  // Four looks within the timeout see a stall soon after it is long enough.
+  // Four checks per timeout notice a cut soon after it has lasted for the timeout.
   return has_tcp ? options.link_timeout / 4 : absl::InfiniteDuration();
 }
 
@@ -118,7 +121,7 @@ absl::Status Mesh::RunTransfers(absl::FunctionRef<void()> after_progress) {
 
 absl::Status Mesh::MoveAll(absl::FunctionRef<void()> after_progress) {
   using Clock = std::chrono::steady_clock;
-  bool is_idle = false;
+  bool is_idle = false;  // nothing has moved since the last after_progress()
   Clock::time_point spin_end;
   while (true) {
     if (abort_signal_->raised()) return abort_signal_->status();
@@ -148,9 +151,10 @@ absl::Status Mesh::MoveAll(absl::FunctionRef<void()> after_progress) {
   }
 }
 
-// Spinning pays only while the peer runs on another CPU. When the machine is oversubscribed a spin
-// takes the very CPU that the peer needs (an 8 KiB all-reduce then takes 64 us spinning, 8 us
-// sleeping), so after some spins in vain only every 16th wait tries again.
+// Spinning pays only if the peer runs on another CPU meanwhile. If the machine is oversubscribed, a
+// spin takes the very CPU that the peer needs (an 8 KiB all-reduce then takes 64 us spinning, 8 us
+// sleeping). So after kFailuresToStop sleeps in a row in spite of spinning, only every 16th wait
+// spins, to find out whether it helps again.
 absl::Duration Mesh::NextSpin() {
   constexpr int64_t kFailuresToStop = 4;
   constexpr uint64_t kRetryPeriod = 16;
@@ -206,12 +210,13 @@ absl::StatusOr<bool> Mesh::Sleep() {
   for (const auto& link : links_) {
     link->BeginSleep(unfinished(recvs_, link.get()), unfinished(sends_, link.get()));
   }
-  // What was published before a peer could see that we sleep has no doorbell.
+  // Bytes that a peer moved before it could see that this rank sleeps do not ring the doorbell.
   const absl::StatusOr<bool> moved = MoveSome();
   poll_requests_[0] = {abort_signal_->fd(), POLLIN, 0};
   poll_requests_[1] = {doorbell_.get(), POLLIN, 0};
   for (size_t i = 0; i < links_.size(); ++i) poll_requests_[2 + i] = links_[i]->PollRequest();
   if (moved.ok() && !*moved) {
+    // On a timeout or an error nothing was filled in.
     const int n = poll(poll_requests_.data(), poll_requests_.size(), PollTimeoutMs(next_check_));
     if (n <= 0) {
       for (pollfd& request : poll_requests_) request.revents = 0;
@@ -233,6 +238,7 @@ void Mesh::CheckLinksAlive() {
 
 absl::Status Mesh::CheckPeers() {
   RETURN_IF_ERROR(BeginCall());
+  // A sleep of no length on all links: their state changes only in EndSleep or while bytes move.
   std::vector<pollfd>::iterator request = poll_requests_.begin();
   for (const auto& link : links_) {
     link->BeginSleep(/*wants_recv=*/false, /*wants_send=*/false);

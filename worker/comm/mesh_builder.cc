@@ -17,14 +17,18 @@
 namespace bora {
 namespace {
 
-// A round trip over loopback or a local network takes 10 to 50 us and a peer rarely is later than
-// that by much when the work is even; sleeping and waking costs about as much again.
+// A round trip over loopback or a local network takes 10 to 50 us, and a peer rarely is later than
+// that by much if the work is even; sleeping and waking costs about as much again.
 constexpr int kDefaultSpinUs = 50;
-// A peer that is alive answers in a millisecond; one attempt must not hold up the others for long.
+// A peer that is alive answers in a millisecond. Peers are dialed one after the other, so that an
+// attempt without an answer must not hold up the others for long.
 constexpr absl::Duration kAttemptTimeout = absl::Seconds(2);
+// Pause after a failed attempt, doubled after each. Short, because a peer that is a moment late
+// holds up the whole epoch.
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(2);
 constexpr absl::Duration kMaxBackoff = absl::Milliseconds(50);
 
+// The address of `rank`, or null if it is not among options.ranks.
 const RankAddress* FindRank(const MeshOptions& options, int rank) {
   for (const RankAddress& address : options.ranks) {
     if (address.rank == rank) return &address;
@@ -32,6 +36,7 @@ const RankAddress* FindRank(const MeshOptions& options, int rank) {
   return nullptr;
 }
 
+// INVALID_ARGUMENT names the option that breaks a rule of MeshOptions.
 absl::Status CheckOptions(const MeshOptions& options) {
   const auto invalid = [](const auto&... parts) {
     return absl::InvalidArgumentError(absl::StrCat("mesh options: ", parts...));
@@ -69,12 +74,14 @@ absl::Status CheckOptions(const MeshOptions& options) {
   return absl::OkStatus();
 }
 
-// Ranks in other network namespaces of one machine have other host ids but share its CPUs.
+// The first part of a host id, the boot id: ranks in different network namespaces of one machine
+// have different host ids but share its CPUs.
 absl::string_view MachineOf(const RankAddress& address) {
   const absl::string_view host_id = address.endpoint.host_id;
   return host_id.substr(0, host_id.find('/'));
 }
 
+// The microseconds to spin that a negative MeshOptions::spin_us stands for.
 int ChooseSpinUs(const MeshOptions& options) {
   if (options.spin_us >= 0) return options.spin_us;
   const absl::string_view mine = MachineOf(*FindRank(options, options.my_rank));

@@ -1,4 +1,5 @@
-// The operations of a Mesh, as lists of messages.
+// The operations of a Mesh. Each queues messages with AddSend and AddRecv; RunTransfers (mesh.cc)
+// moves them.
 #include <algorithm>
 #include <cstring>
 
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int64_t kFloatBytes = sizeof(float);
 
-// Sums follow the arrival of data in steps of at least this much, which is still in the L2 cache.
+// Received data is summed as it arrives, in steps of at least this many floats (32 KiB of each
+// source), while it is still in the L2 cache.
 constexpr int64_t kSumStepFloats = int64_t{8} << 10;
 
 const char* OperationName(uint32_t operation) {
@@ -40,7 +42,7 @@ const char* OperationName(uint32_t operation) {
   }
 }
 
-// Sums sources[k][0..n) into out as far as all of them have arrived.
+// Sums sources[k][0..n) over k into out[0..n), piece by piece as the sources arrive.
 class IncrementalSum {
  public:
   IncrementalSum(absl::Span<const float* const> sources, int64_t n, float* out)
@@ -48,6 +50,8 @@ class IncrementalSum {
     CHECK_LE(sources.size(), kMaxPeers + 1);
   }
 
+  // To be called when the first `n_ready` floats of every source have arrived and out[0..n_ready)
+  // may be overwritten.
   void Advance(int64_t n_ready) {
     if (n_ready - n_done_ < kSumStepFloats && n_ready < n_) return;
     const int64_t n_step = std::min(n_ready, n_) - n_done_;
@@ -62,7 +66,7 @@ class IncrementalSum {
   absl::Span<const float* const> sources_;
   const int64_t n_;
   float* const out_;
-  int64_t n_done_ = 0;
+  int64_t n_done_ = 0;  // floats summed so far
 };
 
 }  // namespace
@@ -87,6 +91,7 @@ absl::Status Mesh::Transfer::CheckHeader(int my_rank) const {
 absl::Status Mesh::AllReduceSum(absl::Span<const int> group, absl::Span<float> data) {
   RETURN_IF_ERROR(BeginGroupCall(group));
   if (group.size() == 1 || data.empty()) return absl::OkStatus();
+  // For two ranks both ways move equally many bytes, and the direct one needs one exchange less.
   const bool is_small = static_cast<int64_t>(data.size()) <= kDirectFloatsMax;
   if (group.size() == 2 || is_small) return AllReduceDirect(group, data);
   return AllReduceScattered(group, data);
@@ -108,7 +113,7 @@ absl::Status Mesh::AllReduceDirect(absl::Span<const int> group, absl::Span<float
     sources_.push_back(stage);
     stage += n;
   }
-  // The sum overwrites `data`, so it must not overtake what is still to be sent.
+  // The sum overwrites `data`, so that it must not get ahead of the sends either.
   IncrementalSum sum(sources_, n, data.data());
   return RunTransfers(
       [&] { sum.Advance(std::min(MovedByAll(sends_), MovedByAll(recvs_)) / kFloatBytes); });
@@ -139,9 +144,12 @@ absl::Status Mesh::AllReduceScattered(absl::Span<const int> group, absl::Span<fl
     sources_.push_back(stage);
     stage += mine.size();
   }
+  // First exchange: every rank receives its own part from all others and sums it. The sum may
+  // overwrite `mine`, because this rank does not send its own part.
   IncrementalSum sum(sources_, static_cast<int64_t>(mine.size()), mine.data());
   RETURN_IF_ERROR(RunTransfers([&] { sum.Advance(MovedByAll(recvs_) / kFloatBytes); }));
 
+  // Second exchange: the sums of each part go to all ranks.
   for (int64_t idx = 0; idx < n_ranks; ++idx) {
     const int rank = group[static_cast<size_t>(idx)];
     if (rank == my_rank_) continue;
@@ -209,6 +217,7 @@ absl::Status Mesh::GatherTo(int root, absl::Span<const int> group, absl::Span<co
 absl::Status Mesh::Barrier(absl::Span<const int> group) {
   RETURN_IF_ERROR(BeginGroupCall(group));
   if (group.size() == 1) return absl::OkStatus();
+  // A rank that has a message from every other rank knows that all have entered.
   for (const int rank : group) {
     if (rank == my_rank_) continue;
     AddSend(kOperationBarrier, rank, {});

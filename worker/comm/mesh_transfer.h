@@ -1,4 +1,5 @@
-// One message on its way in the current call of a Mesh: header and payload, and how far it got.
+// One message of the current call of a Mesh, header and payload, and how much of it has moved; and
+// the sizes that decide how AllReduceSum splits its data. Internal to mesh*.cc.
 #pragma once
 
 #include <sys/uio.h>
@@ -14,7 +15,8 @@
 
 namespace bora {
 
-// Names in error messages; the values travel.
+// FrameHeader::operation. Each kind of message of each Mesh call has its own value, so that calls
+// that do not match are noticed.
 enum Operation : uint32_t {
   kOperationMessage = 1,
   kOperationAllReduce = 2,
@@ -25,13 +27,13 @@ enum Operation : uint32_t {
   kOperationBarrier = 7,
 };
 
-// Up to this size an all-reduce of more than two ranks sends everything to everybody: one exchange,
-// (r - 1) n bytes per rank. Above it reduce-scatter and all-gather need two exchanges but only
-// 2 (r - 1) / r n bytes.
+// Up to this many floats (32 KiB) an all-reduce of r > 2 ranks with n bytes each sends everything
+// to every rank: one exchange, (r - 1) n bytes sent per rank. Above it, reduce-scatter and
+// all-gather need two exchanges, for only 2 (r - 1) / r n bytes per rank.
 inline constexpr int64_t kDirectFloatsMax = (int64_t{32} << 10) / sizeof(float);
 
-// The part of n floats that the idx-th of n_ranks sums; parts start on cache lines (16 floats), so
-// that the last ones may be short or empty.
+// PartOf(n, n_ranks, idx): the floats [begin, end) of n that the rank with index `idx` of `n_ranks`
+// sums. Parts begin on a multiple of 16 floats (a cache line); the last ones may be short or empty.
 struct ReducePart {
   int64_t begin;
   int64_t end;
@@ -42,8 +44,9 @@ inline ReducePart PartOf(int64_t n, int64_t n_ranks, int64_t idx) {
   return {std::min(n, idx * step), std::min(n, (idx + 1) * step)};
 }
 
-// The most floats that an all-reduce of up to n floats among up to n_ranks receives from others
-// before it sums them.
+// The floats of staging memory that suffice for every all-reduce of up to `n` floats among up to
+// `n_ranks` ranks: the data of the other ranks is received there before it is summed. The three
+// terms are two ranks, the direct way, and the scattered way with r ranks.
 inline size_t StagedFloats(int64_t n_ranks, int64_t n) {
   int64_t n_staged = n_ranks > 1 ? n : 0;  // two ranks
   n_staged = std::max(n_staged, (n_ranks - 1) * std::min(n, kDirectFloatsMax));
@@ -53,17 +56,20 @@ inline size_t StagedFloats(int64_t n_ranks, int64_t n) {
   return static_cast<size_t>(n_staged);
 }
 
+// Either sent or received. A view: the link and the payload belong to others.
 struct Mesh::Transfer {
   Link* link = nullptr;
-  FrameHeader expected;  // what this rank's call says
-  FrameHeader header;    // what is sent or has been received
-  uint8_t* data = nullptr;
-  int64_t n_moved = 0;  // of header and payload together
+  FrameHeader expected;     // as this rank's call says
+  FrameHeader header;       // sending: equal to `expected`; receiving: as the peer sent it
+  uint8_t* data = nullptr;  // the payload, expected.n_bytes; sending only reads it
+  int64_t n_moved = 0;      // bytes of header and payload together
 
+  // Bytes of header and payload.
   int64_t n_total() const { return kFrameHeaderBytes + static_cast<int64_t>(expected.n_bytes); }
   bool done() const { return n_moved == n_total(); }
 
-  // The rest of header and payload; `parts` is the room for the result.
+  // The bytes of header and payload that have not moved yet, for TrySend or TryRecv. The result
+  // lies in `parts`.
   absl::Span<const iovec> RemainingParts(iovec (&parts)[2]) {
     size_t n_parts = 0;
     if (n_moved < kFrameHeaderBytes) {
@@ -76,7 +82,8 @@ struct Mesh::Transfer {
     return absl::MakeConstSpan(parts, n_parts);
   }
 
-  // INTERNAL when the peer's call does not match this rank's, UNAVAILABLE when the peer is closing.
+  // Compares a received header with this rank's call. INTERNAL if the peer's call does not match,
+  // UNAVAILABLE if the header is the goodbye of a peer that destroyed its Mesh.
   absl::Status CheckHeader(int my_rank) const;
 };
 

@@ -34,6 +34,7 @@ absl::Status Rendezvous::CheckHello(const HelloMessage& hello) const {
 absl::Status Rendezvous::Deliver(EstablishedLink link) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return absl::UnavailableError("this rank no longer waits for links");
+  // Sent under the lock, so that Close() cannot end the life of the doorbell meanwhile.
   const int doorbell = terms_.doorbell_fd;
   const size_t n_fds = link.kind == LinkKind::kSharedMemory ? 1 : 0;
   RETURN_IF_ERROR(

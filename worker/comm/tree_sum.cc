@@ -10,10 +10,12 @@
 namespace bora {
 namespace {
 
-// Block sums of all levels (one a level, six for 64 ranks) stay in the L1 cache.
+// Floats that are summed over the whole tree before the next ones. The partial sums, one block of 4
+// KiB for each of at most six levels (64 ranks), stay in the L1 cache.
 constexpr int64_t kBlock = 1024;
 
-// sum[0..n) <- the tree over sources[k][begin..begin + n), n <= kBlock. `sum` is no source.
+// sum[0..n) <- the tree sum over sources[k][begin..begin + n), n <= kBlock. `sum` must not overlap
+// the sources.
 void SumBlock(absl::Span<const float* const> sources, int64_t begin, int64_t n, float* sum) {
   const float* const first = sources[0] + begin;
   if (sources.size() == 1) {
@@ -41,6 +43,7 @@ void TreeSum(absl::Span<const float* const> sources, int64_t n, float* out) {
     return;
   }
   const FlushSubnormals flush;
+  // Summed aside, because `out` may be a source whose block is needed until the end of the sum.
   float sum[kBlock];
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t n_block = std::min(kBlock, n - begin);

@@ -11,10 +11,12 @@
 namespace bora {
 namespace {
 
+// Bytes of the rotary table: for each position, a cosine and a sine per pair of a head's elements.
 int64_t RopeBytes(const ModelConfig& config, const GroupLimits& limits) {
   return config.head_dim * limits.max_model_len * static_cast<int64_t>(sizeof(float));
 }
 
+// Bytes of Rank::token_counts_; only the sampler has counts.
 int64_t TokenCountsBytes(const RankShape& shape, const GroupLimits& limits) {
   if (!shape.has_head || shape.tp_rank != 0) return 0;
   return int64_t{limits.max_num_seqs} * limits.vocab_size * static_cast<int64_t>(sizeof(uint32_t));
@@ -42,7 +44,7 @@ CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& conf
               KvBytesPerBlock(config, shape, precision.kv_dtype(), limits.block_size)};
 }
 
-// Everything that ends with the epoch.
+// All state of the rank that ends with the epoch.
 struct Rank::Epoch {
   Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh, const GroupLimits& limits)
       : state(std::move(epoch_state)),
@@ -56,14 +58,15 @@ struct Rank::Epoch {
 
   const std::unique_ptr<EpochState> state;
   Collectives collectives;
-  const int64_t n_token_ids;  // GroupLimits::vocab_size; at most as many as a row of logits has
+  // GroupLimits::vocab_size. A row of logits may be longer, by padding that is never sampled.
+  const int64_t n_token_ids;
 
-  // Scratch of RunHead, one tile.
+  // Scratch of RunHead and SampleTile, one entry per row of a tile.
   std::vector<int32_t> head_token_idx;
   std::vector<SampleRow> sample_rows;
   std::vector<SampledToken> sampled;
 
-  std::vector<bool> counts_tokens;  // [max_num_seqs]: the slot has penalties
+  std::vector<bool> counts_tokens;  // [max_num_seqs], whether the open slot has penalties
 };
 
 Rank::Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
@@ -79,6 +82,7 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
   CHECK(epoch_ == nullptr) << "an epoch has not ended";
   ASSIGN_OR_RETURN(auto state, EpochState::Begin(config(), shape(), options));
   RETURN_IF_ERROR(stage_.Prepare(options.limits, options_.poison_kv));
+  // A longer table than needed does no harm: its entries depend on the position only.
   if (!rope_.has_value() || options.limits.max_model_len > rope_->n_positions()) {
     rope_.emplace(config().head_dim, options.limits.max_model_len, config().rope_theta);
   }
@@ -146,7 +150,6 @@ absl::Status Rank::RunHead(StepResult* result) {
   return absl::OkStatus();
 }
 
-// logits: [tile.size(), vocab_size]. Appends to the result.
 void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
                       StepResult* result) {
   Epoch& epoch = *epoch_;
@@ -168,6 +171,7 @@ void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> lo
   for (size_t i = 0; i < tile.size(); ++i) {
     SampledToken& token = epoch.sampled[i];
     const bool is_draw = tile[i].target_token_id < 0;
+    // Penalties apply from the next draw on. Prompt tokens were counted when the slot was opened.
     if (is_draw && epoch.counts_tokens[token.slot] && !token.non_finite) {
       ++TokenCounts(token.slot)[token.token_id];
     }

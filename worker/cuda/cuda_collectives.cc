@@ -10,16 +10,17 @@
 namespace bora {
 namespace {
 
-// Up to here every rank gets all parts whole and sums them: one exchange of tp_size times the
-// bytes. Above, each sums its share of all parts, and the sums are gathered: two exchanges of twice
-// the bytes. 256 KiB are 16 tokens of 4096 floats, where on NVLink latency and bytes cost about the
-// same.
+// Up to this many floats every rank receives the data of all ranks and sums all of it: one
+// exchange, of tp_size times the bytes. Above it each rank sums one share, and the sums are
+// gathered: two exchanges, of together twice the bytes. 256 KiB are 16 tokens of 4096 floats, at
+// which latency and bytes cost about the same on NVLink.
 constexpr int64_t kMaxDirectFloats = int64_t{64} << 10;
 
 }  // namespace
 
 int64_t CudaCollectives::ScratchBytes(int tp_size, int64_t max_floats) {
   if (tp_size == 1) return 0;
+  // Direct: the data of all ranks. Above: one share of the data of each rank, together max_floats.
   const int64_t direct = tp_size * std::min(max_floats, kMaxDirectFloats);
   return std::max(direct, max_floats) * static_cast<int64_t>(sizeof(float));
 }

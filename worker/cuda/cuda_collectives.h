@@ -1,4 +1,5 @@
-// What Stage<CudaDevice> asks of a tensor-parallel group of GPUs, queued on the device's stream.
+// The collectives that Stage<CudaDevice> needs of a tensor-parallel group of GPUs. They are queued
+// on the device's stream, or become part of the graph that is being recorded from it.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +12,28 @@
 
 namespace bora {
 
-// Owned by the rank thread.
+// Owned by the rank thread. Errors of the calls are NCCL's; all arrays are in device memory.
 class CudaCollectives {
  public:
-  // Working memory for sums of up to max_floats over the group, in bytes.
+  // Bytes of device memory that AllReduceSum of up to `max_floats` floats needs as scratch.
   static int64_t ScratchBytes(int tp_size, int64_t max_floats);
 
-  // A group of one: nothing to do.
+  // For a group of one rank: AllReduceSum does nothing.
   CudaCollectives() = default;
-  // With `deterministic` sums are made along the tree of kernels/cuda/sum_parts.h, so that 1, 2, 4
-  // and 8 ranks give the same bits; otherwise by NCCL, in an order that depends on its choice of
-  // algorithm. `scratch` (ScratchBytes of device memory) and all else outlive this object.
+  // For the tensor-parallel group of `place`, linked by `tensor`. With `deterministic`, sums are
+  // made along the tree of kernels/cuda/sum_parts.h, so that 1, 2, 4 and 8 ranks give the same
+  // bits; without, by NCCL, in an order that depends on the algorithm that it chooses. `scratch`
+  // has ScratchBytes(). `device`, `tensor` and `scratch` must outlive this object.
   CudaCollectives(CudaDevice* device, NcclCommunicator* tensor, const RankPlace& place,
                   bool deterministic, uint8_t* scratch);
 
-  // data <- sum over the group. [n], n equal on all ranks and a multiple of their number.
+  // data <- the sum of `data` over the ranks of the group. [n], n equal on all ranks and a multiple
+  // of their number.
   absl::Status AllReduceSum(absl::Span<float> data);
 
-  // all <- the parts of all ranks in order, on tensor rank 0; `all` is empty on the others. local:
-  // [n], all: [tp_size, n].
+  // On tensor rank 0, all <- `local` of every rank in rank order; `all` is empty on the other
+  // ranks. local: [n], all: [tp_size, n].
+  // REQUIRES: the group has more than one rank.
   absl::Status GatherToFirst(absl::Span<const float> local, absl::Span<float> all);
 
  private:
@@ -38,7 +42,7 @@ class CudaCollectives {
   int tp_size_ = 1;
   int tp_rank_ = 0;
   bool deterministic_ = true;
-  float* scratch_ = nullptr;
+  float* scratch_ = nullptr;  // data of other ranks until it is summed
 };
 
 }  // namespace bora

@@ -17,20 +17,23 @@
 namespace bora {
 namespace {
 
-// Thread blocks of a communicator between two stages: one of them keeps up with any network, and
-// what waits for a peer occupies no more of the GPU.
+// The most thread blocks of an operation between two stages: one block keeps up with any network,
+// and an operation that waits for a peer occupies no more of the GPU than this.
 constexpr int kEdgeCtas = 2;
 constexpr int kFeedbackCtas = 1;
 
+// Pause between two looks whether a first transfer is done.
 constexpr absl::Duration kPoll = absl::Microseconds(50);
 
+// Makes communicators and tries the transfers of each.
 class Builder {
  public:
   Builder(const NcclLibrary& library, int64_t epoch, Mesh* mesh, const CudaStream& stream,
           SteadyTime deadline)
       : library_(library), epoch_(epoch), mesh_(mesh), stream_(stream), deadline_(deadline) {}
 
-  // The communicator of `ranks` of the group, the first of which makes the id.
+  // Connects the communicator `name` of these ranks of the group, which contain this rank; the
+  // first of them makes the id. max_ctas: the most thread blocks of an operation, 0: NCCL's choice.
   absl::StatusOr<std::unique_ptr<NcclCommunicator>> Connect(const std::string& name,
                                                             const std::vector<int>& ranks,
                                                             int max_ctas) {
@@ -53,7 +56,7 @@ class Builder {
                     .is_cancelled = [mesh = mesh_] { return !mesh->CheckPeers().ok(); }});
   }
 
-  // The first transfers, whose numbers must arrive.
+  // First transfers of one number, which must arrive unchanged.
   absl::Status TryBroadcast(NcclCommunicator& communicator, bool is_root) {
     return Try({is_root ? kSent : 0}, {kSent}, [&](float* data) {
       return communicator.Broadcast(stream_.get(), /*root=*/0, data, sizeof(float));
@@ -70,7 +73,8 @@ class Builder {
     });
   }
 
-  // Every operation that CudaCollectives and the rank use, each on a number of every rank.
+  // First transfers of every operation that CudaCollectives and CudaRank use on the tensor group,
+  // with one number per rank.
   absl::Status TryCollectives(NcclCommunicator& communicator, const RankPlace& place) {
     const int n = place.tp_size;
     const int me = place.tp_rank;
@@ -100,7 +104,8 @@ class Builder {
  private:
   static constexpr float kSent = 12345;
 
-  // Queues one transfer of numbers in the device's memory and waits until it has left `want` there.
+  // Puts `before` into device memory, queues `transfer` on it and waits until it is done. INTERNAL
+  // unless it has left `want` there.
   absl::Status Try(const std::vector<float>& before, const std::vector<float>& want,
                    absl::FunctionRef<absl::Status(float* data)> transfer) {
     const int64_t n_bytes = static_cast<int64_t>(want.size() * sizeof(float));
@@ -148,9 +153,10 @@ absl::Status CudaLinks::AsyncError() const {
   return absl::OkStatus();
 }
 
-// NCCL's abort waits for the streams that the communicator's work was queued on. The computing
-// stream has the work of several, and waits for events of the others' streams: one after another,
-// the first abort would wait for work that only a later one ends.
+// All at once, each in a thread of its own. NCCL's abort waits for the streams that the
+// communicator's work was queued on. The computing stream waits for events of the other
+// communicators' streams, so that, one after another, the first abort would wait for work that only
+// a later one ends.
 void CudaLinks::Abort() {
   std::vector<std::thread> threads;
   for (const auto* link : {&tensor, &before, &after, &feedback}) {
@@ -161,8 +167,8 @@ void CudaLinks::Abort() {
 
 namespace {
 
-// Connects stage by stage, so that no two ranks wait for each other: a rank meets the stage before
-// it, which has met all earlier stages, and then the stage after it.
+// Connects the communicators of a rank in an order in which no two ranks can wait for each other:
+// its tensor group, then the stage before it, then the stage after it, and last sampled tokens.
 absl::Status ConnectAll(Builder& builder, const RankPlace& place, CudaLinks* links) {
   const auto edge = [&](int stage) {
     return absl::StrCat("stage ", stage, " to ", stage + 1, ", tensor rank ", place.tp_rank);
@@ -206,10 +212,10 @@ absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const Ran
   CudaLinks links;
   const absl::Status status = ConnectAll(builder, place, &links);
   if (status.ok()) return links;
-  // What a first transfer has queued uses the builder's memory.
+  // The work that a first transfer has queued uses the builder's memory, so that it must end first.
   links.Abort();
   stream.Synchronize();
-  // Of a peer that is gone NCCL says only that it was cancelled.
+  // If a peer is gone NCCL says only that the call was cancelled; the mesh says why.
   RETURN_IF_ERROR(mesh->CheckPeers());
   return status;
 }

@@ -1,5 +1,5 @@
-// How the GPUs of a group are linked: NCCL communicators that one rank takes part in, each of its
-// own so that traffic of one kind never waits behind another.
+// How the GPUs of a group are linked: the NCCL communicators that one rank takes part in. Each kind
+// of traffic has a communicator of its own, so that it never waits behind another kind.
 #pragma once
 
 #include <cstdint>
@@ -16,30 +16,34 @@ namespace bora {
 
 // Owned by the rank thread.
 struct CudaLinks {
-  // The ranks of a stage in order; null with one.
+  // The ranks of this rank's stage, in the order of their tensor ranks; null if there is only one.
   std::unique_ptr<NcclCommunicator> tensor;
-  // The same tensor rank of the stage before (rank 0 there) and this one (rank 1); null on the
-  // first stage.
+  // The same tensor rank of the stage before (rank 0 of the communicator) and this rank (rank 1);
+  // null on the first stage.
   std::unique_ptr<NcclCommunicator> before;
-  // This stage (rank 0) and the one after (rank 1); null on the last stage.
+  // This rank (rank 0) and the same tensor rank of the stage after (1); null on the last stage.
   std::unique_ptr<NcclCommunicator> after;
-  // The sampler (rank 0) and the ranks of the first stage in order: sampled tokens. Null with one
-  // stage, whose tensor group does it, and on ranks that are neither.
+  // The sampler (rank 0) and the ranks of the first stage in the order of their tensor ranks, for
+  // sampled tokens. Null on other ranks, and if there is one stage, which uses `tensor` for them.
   std::unique_ptr<NcclCommunicator> feedback;
 
-  // The failure of any of them, as far as NCCL knows one.
+  // The first failure that NCCL knows of in any of the communicators; OK if there is none. NCCL
+  // does not notice every dead peer.
   absl::Status AsyncError() const;
-  // Ends what is queued on them, with undefined contents. NCCL may block here.
+  // Ends all queued transfers; the contents of their buffers are undefined then. May block in NCCL
+  // for ever: the process must have a watchdog.
   void Abort();
 };
 
-// Links a rank with its peers: the id of each communicator is made by one of its ranks and reaches
-// the others over `mesh`, whose links are authenticated for the epoch, so nobody else can join.
-// Each communicator carries one small transfer before this returns: NCCL connects when it is first
-// used, and nothing should be found out in the middle of a step. `stream` is used for these.
+// Links a rank with its peers. One rank of each communicator makes its id and sends it to the
+// others over `mesh`, whose links are authenticated for the epoch, so that no other process can
+// join. Each kind of transfer is tried once, on `stream`, before this returns: NCCL connects at the
+// first use, and a failure should not be found in the middle of a step.
 //
-// Every rank of the group must call it. DEADLINE_EXCEEDED names the communicator that did not come
-// about; errors of the mesh when a peer has gone or the epoch was aborted; errors of NCCL.
+// Blocks until all ranks of the group have called it with the same epoch; they all must.
+// DEADLINE_EXCEEDED names the communicator that was not complete at `deadline`; errors of the mesh
+// if a peer is gone or the epoch was aborted; errors of NCCL; INTERNAL if a first transfer failed.
+// REQUIRES: the group has more than one rank.
 absl::StatusOr<CudaLinks> ConnectCudaLinks(const NcclLibrary& library, const RankPlace& place,
                                            int64_t epoch, Mesh* mesh, const CudaStream& stream,
                                            SteadyTime deadline);

@@ -13,6 +13,7 @@ int64_t ResidualBytes(int64_t n_tokens, int64_t dim) {
   return n_tokens * dim * static_cast<int64_t>(sizeof(float));
 }
 
+// Whether the plan draws tokens, so that the sampler sends an array after it.
 bool Draws(const StepPlan& plan) {
   return std::any_of(plan.rows.begin(), plan.rows.end(),
                      [](const StepRow& row) { return row.sample; });
@@ -76,6 +77,7 @@ absl::Status CudaPipeline::Enter(const StepPlan& plan, int64_t n_tokens, int32_t
                                  float* residual) {
   sent_[n_plans_ % 2] = {};
   if (receives_tokens()) {
+    // The latest step of which this plan embeds a token.
     int64_t needed_step = -1;
     for (const StepRow& row : plan.rows) {
       if (row.use_last_sampled) needed_step = std::max(needed_step, sampled_step_[row.slot]);
@@ -101,6 +103,8 @@ absl::Status CudaPipeline::Receive(int64_t n_tokens, float* residual) {
   Edge& edge = before_;
   const int64_t i = edge.n_used++ % 2;
   const int64_t n_bytes = ResidualBytes(n_tokens, dim_);
+  // The transfer waits on the edge's stream, so that it can run while stream_ still computes the
+  // step before; stream_ waits only where it needs the contents.
   edge.stream.WaitFor(edge.emptied[i]);
   RETURN_IF_ERROR(
       links_->before->Recv(edge.stream.get(), /*peer=*/0, edge.buffers[i].data(), n_bytes));
@@ -129,7 +133,7 @@ absl::Status CudaPipeline::Send(int64_t n_tokens, const float* residual) {
 
 void CudaPipeline::TakeTokens(int64_t step_id, int32_t* last_tokens) {
   Feedback& feedback = feedback_;
-  // Several messages may be taken together: the last one has the tokens of the earlier ones, too.
+  // Several arrays may be taken together; the last of them contains the tokens of the others.
   int64_t n_taken = feedback.n_taken;
   while (n_taken < feedback.n_announced &&
          (feedback.step_ids[n_taken % kFeedbackWindow] <= step_id ||
@@ -137,6 +141,7 @@ void CudaPipeline::TakeTokens(int64_t step_id, int32_t* last_tokens) {
     ++n_taken;
   }
   if (n_taken == feedback.n_taken) return;
+  // Transfers on one stream are in order: if the last array has come, so have those before it.
   const int64_t last = (n_taken - 1) % kFeedbackWindow;
   stream_->WaitFor(feedback.filled[last]);
   CopyOnDevice(stream_->get(), last_tokens, feedback.buffer.data() + last * tokens_bytes(),

@@ -25,30 +25,32 @@
 namespace bora {
 namespace {
 
-// How often a rank of a group looks whether a step is done.
+// Pause between two looks whether the device is done, in WaitUntil.
 constexpr absl::Duration kPoll = absl::Microseconds(20);
 
-// Slots with penalties that one plan opens without a wait.
+// How many slots with penalties one plan can open before QueueTokenCounts must wait for copies:
+// each takes a row of vocab_size counts in pinned memory.
 constexpr int64_t kCountedTogether = 8;
 
 }  // namespace
 
-// What a plan needs on the host while it is under way.
+// The host memory and the events of a plan while it is unfinished. A lane is used again only after
+// its plan has finished, so that the device never reads memory that the host is writing.
 struct CudaRank::Lane {
   PinnedBuffer inputs;   // CudaStepLayout
   PinnedBuffer deltas;   // as deltas_memory_
   PinnedBuffer counts;   // uint32_t [kCountedTogether, vocab_size]
   PinnedBuffer sampled;  // CudaSampledToken [head rows]
-  CudaEvent begin;
-  CudaEvent end;
-  CudaEvent counted;  // counts before have been copied
+  CudaEvent begin;       // of the step's computing time
+  CudaEvent end;         // the work is done and `sampled` is filled
+  CudaEvent counted;     // `counts` has been copied to the device
   int64_t step_id = 0;
   int64_t pipeline_idx = 0;  // CudaPipeline's number of the plan, if it has tokens
   bool has_tokens = false;
-  std::vector<HeadRow> head_rows;
+  std::vector<HeadRow> head_rows;  // of the plan; sampled[i] answers head_rows[i]
 };
 
-// Everything that ends with the epoch.
+// All state of the rank that ends with the epoch.
 struct CudaRank::Epoch {
   Epoch(const EpochOptions& options, const RankPlace& rank_place)
       : id(options.epoch),
@@ -70,19 +72,21 @@ struct CudaRank::Epoch {
   SlotTracker slots;
   StepInputs inputs;
   StageTimes times;
-  std::vector<int32_t> last_tokens;  // [max_num_seqs] how a step names what the device knows
-  std::vector<AttentionRow> attention_rows;
+  // LastTokenOf(slot) for each slot: stands for a last token that only the device knows, until
+  // ResolveTokens. [max_num_seqs]
+  std::vector<int32_t> last_tokens;
+  std::vector<AttentionRow> attention_rows;  // scratch of QueueInputs, as is `work`
   AttentionWork work;
 
   CudaLinks links;
   CudaCollectives collectives;
-  std::optional<CudaPipeline> pipeline;  // with peers
+  std::optional<CudaPipeline> pipeline;  // set if the rank has peers
 
-  std::deque<Lane*> begun;  // oldest first
-  int64_t n_begun = 0;      // over the epoch
-  absl::Status failure;     // of the plan that ended the epoch
-  absl::Status group_error;
-  SteadyTime next_look = SteadyTime::InfinitePast();  // at the group
+  std::deque<Lane*> begun;   // lanes of unfinished plans, oldest first
+  int64_t n_begun = 0;       // plans begun in this epoch
+  absl::Status failure;      // error of the plan with which the epoch was lost; OK until then
+  absl::Status group_error;  // result of GroupError
+  SteadyTime next_look = SteadyTime::InfinitePast();  // earliest time to look for a group error
 };
 
 CudaRank::CudaRank(CudaDevice* device, const CudaStream* stream,
@@ -105,6 +109,7 @@ absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
         absl::StrCat("a group of ", place.n_ranks(), " GPUs needs NCCL"));
   }
   if (limits_ != options.limits) {
+    // Graphs refer to the buffers that Allocate replaces. limits_ stays empty if Allocate fails.
     graphs_.clear();
     limits_ = {};
     RETURN_IF_ERROR(Allocate(options.limits));
@@ -118,12 +123,14 @@ absl::Status CudaRank::BeginEpoch(const EpochOptions& options) {
   epoch_->work.decode_items.reserve(sizes.n_decode_items);
   epoch_->work.prefill_items.reserve(sizes.n_prefill_items);
   epoch_->work.merges.reserve(sizes.n_merges);
+  // All slots begin closed: last tokens of an earlier epoch must not look like tokens of this one.
   FillDevice(stream_->get(), last_tokens_memory_.data(), 0, last_tokens_memory_.bytes());
   stream_->Synchronize();
   absl::Status status = ConnectEpoch(options);
   if (status.ok() && options_.use_graphs && graphs_.empty()) status = CaptureGraphs(limits_);
   if (!status.ok()) EndEpoch();
-  // The agent asks every 20 us whether a step is done; timers of a thread are 50 us late otherwise.
+  // 1 ns of timer slack. The agent asks every 20 us whether a step is done; by default Linux may
+  // end a thread's sleep 50 us late.
   prctl(PR_SET_TIMERSLACK, 1);
   return status;
 }
@@ -180,7 +187,8 @@ absl::Status CudaRank::Allocate(const GroupLimits& limits) {
   CopyToDevice(stream_->get(), rope_memory_.data() + half_bytes, rope.view().sines, half_bytes);
   rope_ = {reinterpret_cast<const float*>(rope_memory_.data()),
            reinterpret_cast<const float*>(rope_memory_.data() + half_bytes), limits.max_model_len};
-  // The blocks behind the limits' own belong to the padding slot.
+  // Padding tokens write to blocks of their own, which follow those of the limits; the padding
+  // slot's line of the table follows those of the real slots.
   std::vector<int32_t> padding_blocks(PaddingBlocks(limits));
   for (size_t i = 0; i < padding_blocks.size(); ++i) {
     padding_blocks[i] = limits.n_blocks + static_cast<int32_t>(i);
@@ -223,12 +231,12 @@ absl::Status CudaRank::CaptureGraphs(const GroupLimits& limits) {
 void CudaRank::EndEpoch() {
   if (epoch_ == nullptr) return;
   if (epoch_->has_peers()) {
-    // Before the communicators: NCCL's abort waits until no graph refers to one.
+    // Graphs first: NCCL's abort waits until no graph refers to a communicator.
     graphs_.clear();
     epoch_->links.Abort();
     stream_->Synchronize();
   } else if (!epoch_->begun.empty()) {
-    // What is queued works on buffers that the next epoch uses.
+    // Work of unfinished plans uses buffers that the next epoch uses, too.
     stream_->Synchronize();
   }
   epoch_.reset();
@@ -240,7 +248,7 @@ absl::Status CudaRank::Begin(const StepPlan& plan) {
   CHECK_LT(static_cast<int>(epoch_->begun.size()), kMaxBegun) << "plans that are not finished";
   epoch_->failure = QueuePlan(plan);
   if (!epoch_->failure.ok() && epoch_->has_peers()) {
-    // NCCL says only that it was cancelled; the mesh says why.
+    // If a peer is gone NCCL says only that the call was cancelled; the mesh says why.
     const absl::Status peers = epoch_->mesh->CheckPeers();
     if (!peers.ok()) epoch_->failure = peers;
   }
@@ -248,6 +256,7 @@ absl::Status CudaRank::Begin(const StepPlan& plan) {
 }
 
 int64_t CudaRank::GraphRows(const StepPlan& plan, const StepInputs& inputs) const {
+  // A graph has room for one token and one head row per row, and scores no prompt tokens.
   const bool is_decode = inputs.n_tokens() == static_cast<int64_t>(plan.rows.size()) &&
                          inputs.n_draws() == static_cast<int64_t>(inputs.head_rows().size());
   const auto graph = graphs_.lower_bound(inputs.n_tokens());
@@ -264,6 +273,7 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   lane.head_rows.assign(epoch.inputs.head_rows().begin(), epoch.inputs.head_rows().end());
   QueueDeltas(plan, lane);
   if (IsSampler(shape())) RETURN_IF_ERROR(QueueTokenCounts(plan, lane));
+  // Without tokens there is nothing to compute or to exchange, only changes of slots.
   if (!lane.has_tokens) {
     lane.begin.Record(*stream_);
     lane.end.Record(*stream_);
@@ -279,6 +289,7 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   if (epoch.pipeline.has_value()) {
     RETURN_IF_ERROR(epoch.pipeline->Enter(plan, n_tokens, last_tokens, residual));
   }
+  // After Enter, so that waiting for the stage before does not count as computing time.
   lane.begin.Record(*stream_);
   if (graph_rows > 0) {
     graphs_.at(graph_rows).Launch(*stream_);
@@ -296,8 +307,6 @@ absl::Status CudaRank::QueuePlan(const StepPlan& plan) {
   return epoch.pipeline->Leave(plan, n_tokens, last_tokens, residual);
 }
 
-// Packs the step's inputs and queues their copy. graph_rows: of the graph that computes the step,
-// or 0 and `step` must be queued.
 absl::Status CudaRank::QueueInputs(const StepPlan& plan, Lane& lane, CudaStepView* step,
                                    int64_t* graph_rows) {
   Epoch& epoch = *epoch_;
@@ -357,14 +366,13 @@ void CudaRank::QueueDeltas(const StepPlan& plan, Lane& lane) {
                   reinterpret_cast<CudaSampling*>(sampling_memory_.data()));
 }
 
-// What slots with penalties have already; what they draw is counted on the device.
 absl::Status CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
   const int64_t vocab_size = config().vocab_size;
   int64_t n_counted = 0;
   for (const SlotOpen& open : plan.opened) {
     if (!open.sampling.has_penalties()) continue;
     if (n_counted == kCountedTogether) {
-      // Copies of this plan must have read what is overwritten now.
+      // The host memory is full: the copies from it must end before it is overwritten.
       lane.counted.Record(*stream_);
       RETURN_IF_ERROR(WaitUntil([&] { return lane.counted.IsDone(); }));
       n_counted = 0;
@@ -379,9 +387,6 @@ absl::Status CudaRank::QueueTokenCounts(const StepPlan& plan, Lane& lane) {
   return absl::OkStatus();
 }
 
-// Queues the stage's part of the forward pass and the draws; also what a graph is recorded from, so
-// everything it reads from the host is fixed with the graph's number of rows. Errors are those of
-// the collectives.
 absl::Status CudaRank::QueueStep(const CudaStepView& step) {
   if (shape().has_embedding) {
     ResolveTokens(*device_, step.tokens.n_tokens,
@@ -412,7 +417,8 @@ absl::Status CudaRank::QueueHead(const CudaStepView& step) {
                       .last_tokens = last_tokens,
                       .token_counts = reinterpret_cast<uint32_t*>(token_counts_memory_.data())});
   }
-  // With one stage the ranks that sample also embed the next plan.
+  // With one stage the other ranks of the tensor group embed the tokens in the next plan. With
+  // several stages CudaPipeline sends them to the first.
   if (epoch_->links.tensor == nullptr || !shape().has_embedding) return absl::OkStatus();
   return epoch_->links.tensor->Broadcast(stream_->get(), /*root=*/0, last_tokens,
                                          last_tokens_memory_.bytes());
@@ -450,11 +456,13 @@ bool CudaRank::IsDone() const {
 absl::StatusOr<std::optional<StepResult>> CudaRank::Finish() {
   CHECK(epoch_ != nullptr && !epoch_->begun.empty()) << "no plan is unfinished";
   const Lane& lane = *epoch_->begun.front();
+  // Without peers nothing can keep the work from ending, so that the driver may wait for it.
   if (!epoch_->has_peers()) lane.end.Wait();
   epoch_->failure = WaitUntil([&] { return LaneIsDone(lane); });
   RETURN_IF_ERROR(epoch_->failure);
   epoch_->begun.pop_front();
-  // Ordered by the links, so that a stage's times arrive after its activations did.
+  // The mesh keeps the order of plans, so that these are the times of this plan. The device of the
+  // stage before has done its part already, so that the wait is short.
   epoch_->failure = epoch_->times.Enter(lane.has_tokens);
   RETURN_IF_ERROR(epoch_->failure);
   const double took_us = lane.end.MillisecondsSince(lane.begin) * 1000;

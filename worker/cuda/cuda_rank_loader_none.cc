@@ -1,3 +1,4 @@
+// The CUDA rank loader of builds without CUDA: there is no GPU to find or to use.
 #include "worker/cuda/cuda_rank_loader.h"
 
 namespace bora {

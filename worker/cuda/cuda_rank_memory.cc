@@ -13,16 +13,18 @@
 namespace bora {
 namespace {
 
-// Weights bound the time of a step up to about 180 rows, so padding to the next number costs
-// little, and each graph some MB of the device's memory.
+// Numbers of rows that get a graph. Reading the weights bounds the time of a step up to about 180
+// rows, so that padding to the next number costs little; a graph takes some MB of device memory.
 constexpr int64_t kGraphRows[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256};
 
-// Padding tokens have positions of their own too.
+// The rows of the largest graph. Padding tokens take positions 0, 1, 2... of one sequence, so that
+// there can be no more of them than max_model_len.
 int64_t MaxGraphRows(const GroupLimits& limits) {
   const int64_t largest = kGraphRows[std::size(kGraphRows) - 1];
   return std::min({largest, MaxRows(limits), int64_t{limits.max_model_len}});
 }
 
+// Room for the largest step that `limits` allow.
 CudaStepCapacity MaxCapacity(const AttentionLimits& attention, const GroupLimits& limits) {
   const AttentionWorkSizes work = MaxAttentionWork(attention);
   return {.n_tokens = limits.max_num_batched_tokens,
@@ -69,6 +71,7 @@ CudaRankBuffers PlanCudaRankBuffers(const ModelConfig& config, const RankShape& 
   // Every slot may be opened with all its blocks in one plan.
   bytes.entries = RoundUp(n_entries * static_cast<int64_t>(sizeof(TableEntry)), 256);
   bytes.opened = limits.max_num_seqs * static_cast<int64_t>(sizeof(SlotSampling));
+  // One line more than slots, for padding.
   bytes.block_table = (n_entries + MaxBlocksPerRow(limits)) * kInt;
   bytes.sampling = limits.max_num_seqs * static_cast<int64_t>(sizeof(CudaSampling));
   bytes.last_tokens = limits.max_num_seqs * kInt;

@@ -1,6 +1,6 @@
-// What a rank on a GPU allocates: sizes of its buffers and of its recorded steps as functions of
-// the model and of the group's limits, so that a worker knows before it allocates what is left for
-// KV blocks.
+// The memory of a rank on a GPU: the sizes of its buffers and of its recorded steps as functions of
+// the model and the group's limits, so that a worker knows before it allocates how much is left for
+// KV blocks. All functions are pure.
 #pragma once
 
 #include <cstdint>
@@ -18,30 +18,32 @@
 
 namespace bora {
 
-// INVALID_ARGUMENT names a size of the model that the operations do not take: head_dim must be 16,
-// 32, 64 or 128, the width of every matrix on this rank a multiple of 16, and the tensor group no
-// larger than kMaxSumParts.
+// INVALID_ARGUMENT names a size of the model that the GPU's operations do not support: head_dim
+// must be 16, 32, 64 or 128; the width of every matrix on this rank a multiple of 16; dim a
+// multiple of the size of the tensor group; and that size at most kMaxSumParts.
 absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape);
 
-// Device memory that a rank takes under limits beside weights and KV blocks: activations, scratch,
-// step inputs and results, the rotary table, what is exchanged with peers. `limits`' n_blocks do
-// not matter.
+// The device memory of a rank, without its weights.
 struct CudaRankMemory {
+  // Everything except KV blocks: activations, scratch, step inputs and results, the rotary table,
+  // and buffers for the exchange with peers.
   int64_t workspace_bytes = 0;
-  int64_t kv_bytes_per_block = 0;
-  int64_t n_padding_blocks = 0;  // KV blocks beside those of the limits
+  int64_t kv_bytes_per_block = 0;  // over all layers of the rank
+  int64_t n_padding_blocks = 0;    // KV blocks that are needed besides those of the limits
 };
+// The memory that a rank on `device` with these weights takes under `limits`, whose n_blocks does
+// not matter.
 CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& weights,
                                   const GroupLimits& limits);
 
-// What follows is CudaRank's own.
+// Everything below is internal to CudaRank and this file.
 
-// Bytes of the rank's buffers, in the order of CudaRank's members.
+// Bytes of CudaRank's buffers, in the order of its members; shapes are given there.
 struct CudaRankBuffers {
   int64_t rope = 0;
   int64_t inputs = 0;
-  int64_t entries = 0;  // of deltas, then those of opened slots
-  int64_t opened = 0;
+  int64_t entries = 0;  // first part of the deltas: TableEntry of every block of every slot
+  int64_t opened = 0;   // second part of the deltas: SlotSampling of every slot
   int64_t block_table = 0;
   int64_t sampling = 0;
   int64_t last_tokens = 0;
@@ -56,20 +58,22 @@ struct CudaRankBuffers {
   }
 };
 
+// The buffers of a rank of this shape for `limits`; token_counts and sampled: 0 unless it samples.
 CudaRankBuffers PlanCudaRankBuffers(const ModelConfig& config, const RankShape& shape,
                                     const GroupLimits& limits);
 
-// Whether the rank samples, and so has what belongs to that.
+// Whether a rank of this shape samples.
 inline bool IsSampler(const RankShape& shape) { return shape.has_head && shape.tp_rank == 0; }
 
 int64_t TokenCountsBytes(const ModelConfig& config);  // of one slot
 AttentionLimits AttentionLimitsOf(const ModelConfig& config, const RankShape& shape,
                                   const GroupLimits& limits);
 
-// Numbers of rows for which steps of decoding are recorded, ascending.
+// The numbers of rows for which decoding steps are recorded as graphs, ascending.
 std::vector<int64_t> GraphSizes(const GroupLimits& limits);
-// KV blocks that the padding of those steps writes to, and the limits with them.
+// Number of KV blocks to which the padding tokens of these graphs write their keys and values.
 int64_t PaddingBlocks(const GroupLimits& limits);
+// `limits` with the padding blocks added to n_blocks.
 GroupLimits WithPadding(GroupLimits limits);
 
 }  // namespace bora

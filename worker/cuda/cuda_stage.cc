@@ -7,11 +7,12 @@
 namespace bora {
 
 void StageTraits<CudaDevice>::FillWithNan(CudaDevice& device, const CudaBuffer& buffer) {
-  // All ones is a NaN in bf16.
+  // A bf16 with all bits set is a NaN.
   FillDevice(device.stream(), buffer.data(), 0xff, buffer.bytes());
 }
 
 int64_t CudaScratchBytes(const CudaDevice& device, const StageScratchShape& shape) {
+  // Operations run one after another and share the scratch, so that the largest need counts.
   constexpr int64_t kHeadRows = StageTraits<CudaDevice>::kHeadTileRows;
   const RankShape& rank = shape.weights->shape;
   const int64_t attention_bytes =

@@ -10,15 +10,17 @@
 namespace bora {
 namespace {
 
-// Of device memory; operations want 16.
+// Bytes; every array begins on a multiple. Operations need 16; device memory is aligned to 256.
 constexpr int64_t kArrayAlignment = 256;
 
+// The array of T at `offset` bytes from `base`.
 template <typename T>
 T* At(uint8_t* base, int64_t offset) {
   static_assert(std::is_trivially_copyable_v<T>);
   return reinterpret_cast<T*>(base + offset);
 }
 
+// `n`, checked against the room that the layout has.
 int64_t Count(size_t n, int64_t capacity) {
   CHECK_LE(static_cast<int64_t>(n), capacity) << "the step's arrays";
   return static_cast<int64_t>(n);
@@ -79,6 +81,7 @@ int64_t WriteStep(const CudaStepLayout& layout, const StepPlan& plan, const Step
   for (int64_t i = 0; i < tokens.n_tokens; ++i) {
     token_slot[i] = plan.rows[tokens.token_table_row[i]].slot;
   }
+  // Padding tokens.
   for (int64_t i = tokens.n_tokens; i < n.n_tokens; ++i) {
     token_ids[i] = 0;
     positions[i] = static_cast<int32_t>(i - tokens.n_tokens);

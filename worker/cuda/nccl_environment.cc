@@ -22,6 +22,7 @@ namespace {
 
 constexpr char kInterfaceVariable[] = "NCCL_SOCKET_IFNAME";
 
+// Whether `address` is of `family` and its bytes in network order are bytes[0..n_bytes).
 bool IsAddress(const sockaddr* address, int family, const void* bytes, size_t n_bytes) {
   if (address == nullptr || address->sa_family != family) return false;
   const void* own =
@@ -54,6 +55,7 @@ absl::StatusOr<std::string> InterfaceOf(absl::string_view address) {
 }
 
 void PrepareNcclEnvironment(absl::string_view bind_address) {
+  // NCCL connects all algorithms at once instead of at the first use of each.
   setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   if (getenv(kInterfaceVariable) != nullptr) return;
   const absl::StatusOr<std::string> interface = InterfaceOf(bind_address);
@@ -61,7 +63,7 @@ void PrepareNcclEnvironment(absl::string_view bind_address) {
     LogWarning("NCCL chooses a network by itself", {{"reason", interface.status().message()}});
     return;
   }
-  // "=": this name, not all that begin with it.
+  // "=" makes NCCL take exactly this name, not every name that begins with it.
   setenv(kInterfaceVariable, absl::StrCat("=", *interface).c_str(), /*overwrite=*/0);
 }
 

@@ -11,7 +11,7 @@
 namespace bora {
 namespace {
 
-// Null for a key that does not exist.
+// The member of `cost` with the name `key`, or null if there is none.
 double* Find(absl::string_view key, SimCost* cost) {
   if (key == "base_us") return &cost->base_us;
   if (key == "token_us") return &cost->token_us;
@@ -38,7 +38,7 @@ absl::StatusOr<SimCost> ParseSimCost(absl::string_view list) {
       return absl::InvalidArgumentError(absl::StrCat(key, " is given twice"));
     }
     given.push_back(value);
-    // Not a number compares false.
+    // Written so that NaN, which SimpleAtod accepts, is refused: it compares false.
     if (!absl::SimpleAtod(text, value) ||
         !(*value >= 0 && *value <= static_cast<double>(kMaxSimCostUs))) {
       return absl::InvalidArgumentError(

@@ -1,4 +1,4 @@
-// How long the simulated device takes for a step, and how a flag says it.
+// The cost model of the simulated device: how long a step takes. --device=sim:... states it.
 #pragma once
 
 #include <cstdint>
@@ -11,28 +11,31 @@
 
 namespace bora {
 
-// A step of the whole model takes base_us + token_us * n_tokens + context_us * (the tokens of all
-// its rows' sequences up to each row's last), whatever the tensor parallel size. Microseconds, each
-// in [0, kMaxSimCostUs]. A plain value.
+// A step of the whole model takes base_us + token_us * n_tokens + context_us * n_context_tokens,
+// whatever the tensor parallel size. n_context_tokens is the sum over the rows of the sequence's
+// length up to the row's last token, roughly what attention reads. Microseconds, each in
+// [0, kMaxSimCostUs]. A plain value.
 struct SimCost {
-  double base_us = 2000;
-  double token_us = 10;
-  double context_us = 0.01;
+  double base_us = 2000;     // for each step
+  double token_us = 10;      // for each token in it
+  double context_us = 0.01;  // for each token of context
 
   bool operator==(const SimCost&) const = default;
 };
 
-// One second: a step that takes longer than a few looks like a hung one.
+// The largest value of each cost, one second: a step that takes more than a few seconds would look
+// like a hung one.
 inline constexpr int64_t kMaxSimCostUs = 1'000'000;
 
-// Reads "key=value,..." with the keys that SimCost has; what is not named keeps its default, empty
-// names nothing. INVALID_ARGUMENT names key, value and limit.
+// Parses "key=value,..."; the keys are the members of SimCost. Keys that are not given keep their
+// defaults; `list` may be empty. INVALID_ARGUMENT names the key that is unknown, given twice, or
+// has a value out of range, and says what is allowed.
 absl::StatusOr<SimCost> ParseSimCost(absl::string_view list);
 
-// "base_us=2000, token_us=10, context_us=0.01".
+// For logs: "base_us=2000, token_us=10, context_us=0.01".
 std::string ToString(const SimCost& cost);
 
-// The time of a step of the whole model; 0 without rows.
+// The time that `plan` takes on the whole model, all stages together; 0 if it has no rows.
 absl::Duration SimStepTime(const SimCost& cost, const StepPlan& plan);
 
 }  // namespace bora

@@ -16,16 +16,18 @@
 namespace bora {
 namespace {
 
-// Upper half of the Philox counter, so that no other use of the same seed draws the same numbers.
+// Upper half of the Philox counter: sampling on real ranks uses another value, so that the same
+// seed never gives the same numbers for both.
 constexpr uint64_t kSimStream = 0x73696d;  // "sim"
 
-// steady_clock is CLOCK_MONOTONIC here.
+// Sleeps until `begin` + `duration`. steady_clock is CLOCK_MONOTONIC on Linux.
 void SleepUntil(std::chrono::steady_clock::time_point begin, absl::Duration duration) {
   const timespec until = absl::ToTimespec(absl::FromChrono(begin.time_since_epoch()) + duration);
   while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) == EINTR) {
   }
 }
 
+// The token at `position`. If stop_token_ids ban the first choice, the next id that is allowed.
 int32_t Draw(const SamplingParams& sampling, int32_t position, int64_t vocab_size) {
   const uint64_t seed = sampling.temperature == 0.0f ? 0 : sampling.seed;
   const auto words = Philox4x32(seed, static_cast<uint64_t>(position), kSimStream);
@@ -38,6 +40,7 @@ int32_t Draw(const SamplingParams& sampling, int32_t position, int64_t vocab_siz
   return static_cast<int32_t>(token_id);
 }
 
+// The result for one head row: a drawn token, or a prompt token with its log-probability.
 SampledToken Sample(const HeadRow& row, const SamplingParams& sampling, int64_t vocab_size) {
   const bool is_target = row.target_token_id >= 0;
   SampledToken token;
@@ -67,7 +70,7 @@ absl::Status SimRank::BeginEpoch(const EpochOptions& options) {
   if (activations_.bytes() != bytes) {
     ASSIGN_OR_RETURN(activations_, AlignedBuffer::Allocate(bytes, "activations"));
   }
-  // Timers of this thread are 50 us late otherwise.
+  // 1 ns instead of the default 50 us, by which every sleep of this thread could end late.
   prctl(PR_SET_TIMERSLACK, 1);
   epoch_ = std::move(epoch);
   n_token_ids_ = options.limits.vocab_size;

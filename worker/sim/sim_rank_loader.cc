@@ -16,7 +16,7 @@ namespace bora {
 
 namespace {
 
-// 8 bytes for each of up to 16 ranks.
+// Bookkeeping for a KV block (SlotTracker): 8 bytes for each of up to 16 ranks on this host.
 constexpr int64_t kMemoryPerBlockBytes = 128;
 
 }  // namespace
@@ -27,6 +27,7 @@ std::string SimRankLoader::DeviceName() const {
 
 absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const LoadOptions&) {
   ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(load));
+  // Without the model's weights on this host, dummy weights stand for them.
   absl::StatusOr<std::unique_ptr<WeightSource>> source = OpenSource(load);
   if (absl::IsNotFound(source.status())) {
     LoadModel dummy = load;
@@ -43,8 +44,8 @@ absl::StatusOr<LoadedRank> SimRankLoader::Load(const LoadModel& load, const Load
   loaded.fingerprint = (*source)->fingerprint().ToHex();
   loaded.kv_block_bytes =
       KvBytesPerBlock(config, shape, precision.kv_dtype(), GroupLimits().block_size);
-  // A simulated rank keeps no keys and values, only the owner of each block: kMemoryPerBlockBytes
-  // for all ranks of a group on this host.
+  // A simulated rank stores no keys and values, only which slots have each block. That takes some
+  // bytes per block, in each rank of the group on this host.
   loaded.max_blocks = std::min<int64_t>(std::numeric_limits<int32_t>::max(),
                                         AvailableMemoryBytes() / kMemoryPerBlockBytes);
   LogInfo("simulates a rank", {{"model", load.model_path},

@@ -1,5 +1,6 @@
-// What a rank of any kind keeps for an epoch: slots, the inputs of the step at hand, and the ways
-// of activations and sampled tokens through the pipeline.
+// The state that a rank keeps for an epoch: its slots, the inputs of the current step, and how
+// activations and sampled tokens travel through the pipeline. CPU and simulated ranks use all of
+// it, CUDA ranks only the functions.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +22,12 @@
 
 namespace bora {
 
-// Of a rank of this shape in a group of pp_size stages.
+// The place of a rank with this shape in a group of `pp_size` stages.
 RankPlace PlaceOf(const RankShape& shape, int pp_size);
 
-// INVALID_ARGUMENT as StepExecutor::BeginEpoch says; `config` and `shape` are the rank's.
+// Thread-safe. INVALID_ARGUMENT names the first option that breaks its rule: a limit is out of
+// range, longer than the model's context or larger than its vocabulary; pp_size does not fit the
+// weights of this stage; the mesh is missing or of another rank. `config` and `shape`: of the rank.
 absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape,
                                const EpochOptions& options);
 
@@ -32,41 +35,46 @@ absl::Status CheckEpochOptions(const ModelConfig& config, const RankShape& shape
 // status of the plan that ended it, OK while none has.
 absl::Status CheckPlanEpoch(const StepPlan& plan, int64_t epoch, const absl::Status& failure);
 
-// Owned by the rank thread.
+// State of one epoch on one rank. Owned by the rank thread.
 class EpochState {
  public:
-  // INVALID_ARGUMENT as StepExecutor::BeginEpoch says; `config` and `shape` are the rank's.
+  // Starts with no slots. INVALID_ARGUMENT as of CheckEpochOptions, or if a link's buffer is too
+  // small for the sampled tokens of one plan. options.mesh must outlive the result.
   static absl::StatusOr<std::unique_ptr<EpochState>> Begin(const ModelConfig& config,
                                                            const RankShape& shape,
                                                            const EpochOptions& options);
 
   const RankPlace& place() const { return place_; }
+  // The inputs of the plan that Execute is executing.
   const StepInputs& inputs() const { return inputs_; }
   StageBoundary& boundary() { return boundary_; }
-  // Of an open slot; valid until it is opened again.
+  // The sampling parameters of an open slot; the reference is valid until the slot is opened again.
   const SamplingParams& sampling(int32_t slot) const { return sampling_[slot]; }
 
-  // Executes one plan, as StepExecutor::Execute says: checks it and applies it to the slots, waits
-  // for the sampled tokens that it embeds, fills in inputs(), calls `run_stage`, passes on what was
-  // sampled. run_stage takes the step through the stage between boundary().Enter and Leave; on the
-  // last stage it appends the tokens to the result.
+  // Executes one plan: checks it and applies it to the slots, waits for the sampled tokens that it
+  // embeds, fills in inputs(), calls `run_stage`, and sends the sampled tokens on. `run_stage` must
+  // call boundary().Enter, take the step through the stage, and call boundary().Leave; on the
+  // sampler it appends the tokens to the result that it is given. Returns the result on the
+  // sampler, nothing on other ranks. Errors as of StepExecutor::Begin, and those of `run_stage`;
+  // after any except an epoch mismatch the epoch is lost.
   absl::StatusOr<std::optional<StepResult>> Execute(
       const StepPlan& plan, absl::FunctionRef<absl::Status(StepResult*)> run_stage);
 
  private:
   EpochState(const RankPlace& place, const EpochOptions& options, int64_t feedback_window);
 
+  // Execute, without the checks of epoch and earlier failure.
   absl::StatusOr<std::optional<StepResult>> ExecuteNext(
       const StepPlan& plan, absl::FunctionRef<absl::Status(StepResult*)> run_stage);
 
   const int64_t epoch_;
   const RankPlace place_;
   SlotTracker slots_;
-  std::vector<SamplingParams> sampling_;  // [max_num_seqs] of the open slots
+  std::vector<SamplingParams> sampling_;  // [max_num_seqs], valid for open slots
   StepInputs inputs_;
   StageBoundary boundary_;
   TokenFeedback feedback_;
-  absl::Status failure_;  // of the plan that ended the epoch
+  absl::Status failure_;  // error of the plan with which the epoch was lost; OK until then
 };
 
 }  // namespace bora

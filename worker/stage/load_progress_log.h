@@ -1,5 +1,5 @@
-// The lines of a load's progress: one every few seconds, so that a log shows that a load of minutes
-// moves, and when it will end.
+// Logs the progress of loading weights: one line every few seconds, so that the log shows that a
+// load of minutes moves, and when it will end.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +15,11 @@ class LoadProgressLog {
  public:
   static constexpr absl::Duration kInterval = absl::Seconds(5);
 
-  // The load begins. `now` is on a clock that nobody sets, here and in Update.
+  // The load begins at `now`. Both times here are since any fixed moment of a steady clock.
   explicit LoadProgressLog(absl::Duration now) : begin_(now), next_(now + kInterval) {}
 
-  // Writes a line if it is time for one: the rate is the load's until now.
+  // Logs a line if kInterval has passed since the last one and the load is not complete. The rate
+  // in it is the mean since the beginning of the load.
   void Update(absl::Duration now, int64_t done_bytes, int64_t total_bytes) {
     if (now < next_ || done_bytes >= total_bytes) return;
     next_ = now + kInterval;
@@ -36,7 +37,7 @@ class LoadProgressLog {
   static constexpr double kGiB = double{1 << 30};
 
   const absl::Duration begin_;
-  absl::Duration next_;
+  absl::Duration next_;  // earliest time of the next line
 };
 
 }  // namespace bora

@@ -10,7 +10,8 @@
 namespace bora {
 namespace stage_internal {
 
-// Every buffer begins on a cache line of the host and an aligned address of a GPU.
+// Bytes; every buffer begins on a multiple: a cache line of the host, and an address that suits the
+// widest loads of a GPU.
 constexpr int64_t kBufferAlignment = 256;
 
 WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens,
@@ -26,8 +27,10 @@ WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, i
   WorkspacePlan plan;
   plan.residual = bytes(max_tokens, config.dim, kFloat);
   plan.normed = bytes(max_tokens, config.dim, input_bytes);
+  // Attention and FFN take turns in `wide` and `narrow`, so that the larger need counts.
   plan.wide = bytes(max_tokens, std::max(q_cols + 2 * kv_cols, 2 * shape.local_hidden_dim), kFloat);
   plan.narrow = bytes(max_tokens, std::max(q_cols, shape.local_hidden_dim), input_bytes);
+
   if (!shape.has_head) return plan;
   plan.head_residual = bytes(head_tile_rows, config.dim, kFloat);
   plan.head_normed = bytes(head_tile_rows, config.dim, input_bytes);
@@ -77,7 +80,7 @@ int64_t KvBytesPerBlock(const ModelConfig& config, const RankShape& shape, DType
 WorkspaceForm StageTraits<CpuDevice>::Form(const CpuDevice&) { return {}; }
 
 void StageTraits<CpuDevice>::FillWithNan(CpuDevice&, const AlignedBuffer& buffer) {
-  // All ones is a NaN in float and in bf16.
+  // A float or bf16 with all bits set is a NaN.
   std::memset(buffer.data(), 0xff, buffer.bytes());
 }
 

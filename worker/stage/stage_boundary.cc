@@ -7,8 +7,6 @@
 #include "base/status_macros.h"
 
 namespace bora {
-namespace {}  // namespace
-
 StageTimes::StageTimes(const RankPlace& place, Mesh* mesh)
     : place_(place), mesh_(mesh), stage_us_(place.stage + 1, 0) {
   CHECK(mesh != nullptr || place.pp_size == 1) << place.pp_size << " stages without a mesh";
@@ -19,6 +17,7 @@ absl::Status StageTimes::Enter(bool crosses) {
     std::fill(stage_us_.begin(), stage_us_.end(), 0);
     return absl::OkStatus();
   }
+  // All entries except the last, which is this stage's own.
   return mesh_->Recv(place_.RankOf(place_.stage - 1, place_.tp_rank),
                      MutableBytesOf(absl::MakeSpan(stage_us_).subspan(0, place_.stage)));
 }
@@ -45,6 +44,7 @@ absl::Status StageBoundary::Enter(absl::Span<float> residual) {
 }
 
 absl::Status StageBoundary::Leave(absl::Span<const float> residual) {
+  // Taken before sending: waiting for the next stage is not computing.
   const auto took = std::chrono::steady_clock::now() - begin_;
   const bool crosses = !residual.empty();
   if (!place_.is_last_stage() && crosses) {

@@ -1,5 +1,5 @@
-// Carries two messages from one pipeline stage to the next in a step: the residual stream, and
-// behind it the times that the stages have computed so far, so that the last stage can report all.
+// The data that crosses from one pipeline stage to the next in a step: first the residual stream,
+// then the computing times of the stages so far, so that the last stage can report all times.
 #pragma once
 
 #include <chrono>
@@ -13,21 +13,24 @@
 
 namespace bora {
 
-// The times that the stages have computed in a step, passed on from stage to stage. State of one
-// epoch on one rank. Owned by the rank thread.
+// The computing times of the stages in a step, passed on from stage to stage between ranks with the
+// same tensor rank. State of one epoch on one rank. Owned by the rank thread.
+//
+// A step "crosses" if it has tokens; a step without tokens sends nothing between stages.
 class StageTimes {
  public:
-  // `mesh` may be null when the group has one stage; it outlives this object.
+  // `mesh` may be null if the group has one stage; otherwise it must outlive this object.
   StageTimes(const RankPlace& place, Mesh* mesh);
 
-  // Begins a step: receives the times of the stages before, except on the first stage. They are
-  // zero in a step in which nothing crosses. Errors are the mesh's.
+  // Begins a step: if it crosses, receives the times of the stages before from the stage before,
+  // except on the first stage. Otherwise all times are 0. Errors are those of the mesh.
   absl::Status Enter(bool crosses);
-  // Sets this stage's time and sends all times on, except on the last stage and in a step in which
-  // nothing crosses.
+  // Ends a step in which this stage computed for `took_us` microseconds. If it crosses, sends the
+  // times up to this stage's to the next stage, unless this is the last. Errors: the mesh's.
   absl::Status Leave(bool crosses, int64_t took_us);
 
-  // After Leave: microseconds of the stages up to this one. [stage + 1]
+  // The computing times of the stages up to this one, in microseconds, once Leave has returned.
+  // [stage + 1]
   absl::Span<const int64_t> stage_us() const { return stage_us_; }
 
  private:
@@ -36,34 +39,39 @@ class StageTimes {
   std::vector<int64_t> stage_us_;  // [stage + 1]
 };
 
-// State of one epoch on one rank. Owned by the rank thread. Between the same tensor rank of two
-// neighbouring stages there is one direction of traffic per step, both messages of it sent one
-// after the other: the times wait for nothing that the residual does not wait for.
+// Both ends of a stage in a step, for ranks whose activations travel over a Mesh. State of one
+// epoch on one rank. Owned by the rank thread.
+//
+// Between ranks with the same tensor rank of two neighbouring stages, a step sends in one direction
+// only: the residual and then, at once, the times. So the times never make a stage wait longer than
+// the residual does.
 class StageBoundary {
  public:
-  // `mesh` may be null when the group has one stage; it outlives this object.
+  // `mesh` may be null if the group has one stage; otherwise it must outlive this object.
   StageBoundary(const RankPlace& place, Mesh* mesh);
 
-  // Begins a step. residual: [n_tokens, dim], filled with the output of the stage before, except
-  // on the first stage. It is empty in a step without tokens, in which nothing crosses. The stage's
-  // time begins when this returns. Errors are the mesh's.
+  // Begins a step; blocks until the stage before has sent its output. residual: [n_tokens, dim],
+  // filled with that output, except on the first stage, which leaves it as it is; empty in a step
+  // without tokens. The computing time of this stage begins when Enter returns. Errors are those of
+  // the mesh.
   absl::Status Enter(absl::Span<float> residual);
 
-  // Ends the stage's time and sends residual [n_tokens, dim] and times on, except on the last
-  // stage.
+  // Ends the computing time of this stage; except on the last stage, sends residual [n_tokens, dim]
+  // and the times to the next stage. `residual` is empty exactly if it was in Enter. Errors are
+  // those of the mesh.
   absl::Status Leave(absl::Span<const float> residual);
 
-  // When Enter returned.
+  // When the last Enter returned.
   std::chrono::steady_clock::time_point begin() const { return begin_; }
 
-  // After Leave: microseconds from Enter to Leave of the stages up to this one, rounded up; 0 in a
-  // step without tokens. [stage + 1]
+  // Once Leave has returned: for each stage up to this one the microseconds from the end of its
+  // Enter to the start of its Leave, rounded up; 0 in a step without tokens. [stage + 1]
   absl::Span<const int64_t> stage_us() const { return times_.stage_us(); }
 
  private:
   const RankPlace place_;
   Mesh* const mesh_;
-  std::chrono::steady_clock::time_point begin_;
+  std::chrono::steady_clock::time_point begin_;  // when the last Enter returned
   StageTimes times_;
 };
 

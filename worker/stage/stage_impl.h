@@ -1,4 +1,5 @@
-// The member functions of Stage, for the files that instantiate it.
+// The member functions of Stage, for the files that instantiate it: stage.cc for the CPU,
+// cuda_stage.cc for GPUs. All others include stage.h.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +15,16 @@
 namespace bora {
 namespace stage_internal {
 
-// Bytes of each buffer of the workspace.
+// Bytes of each buffer of a stage's workspace; the buffers lie one after another in this order,
+// except that there are two of the size `residual`, the second after normed. Shapes: see the
+// members of Stage.
 struct WorkspacePlan {
-  int64_t residual = 0;  // as much as delta
+  int64_t residual = 0;  // of residual and of delta
   int64_t normed = 0;
-  int64_t wide = 0;    // qkv or gate_up
-  int64_t narrow = 0;  // attention or hidden
+  int64_t wide = 0;    // shared by qkv and gate_up
+  int64_t narrow = 0;  // shared by attention and hidden
+  // The rest is 0 unless the rank has the LM head. The last two are 0 unless it also is tensor rank
+  // 0 of several tensor ranks.
   int64_t head_residual = 0;
   int64_t head_normed = 0;
   int64_t local_logits = 0;
@@ -32,9 +37,11 @@ struct WorkspacePlan {
   }
 };
 
+// The workspace for steps of up to `max_tokens` tokens.
 WorkspacePlan PlanWorkspace(const ModelConfig& config, const RankShape& shape, int64_t max_tokens,
                             const WorkspaceForm& form);
 
+// The KV cache of a rank with `n_blocks` blocks of `block_size` tokens.
 KvCacheShape KvShape(const ModelConfig& config, const RankShape& shape, DType dtype,
                      int64_t n_blocks, int64_t block_size);
 
@@ -57,6 +64,7 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
   const ModelConfig& config = weights_->config();
   const RankShape& shape = weights_->shape();
   if (max_tokens_ != limits.max_num_batched_tokens) {
+    // Freed first, because the old and the new one may not fit together. Stays empty on failure.
     workspace_ = {};
     max_tokens_ = 0;
     const stage_internal::WorkspacePlan plan = stage_internal::PlanWorkspace(
@@ -81,7 +89,7 @@ absl::Status Stage<Device>::Prepare(const GroupLimits& limits, bool poison_kv) {
   kv_shape_ = stage_internal::KvShape(config, shape, weights_->kv_dtype(), limits.n_blocks,
                                       limits.block_size);
   if (kv_.bytes() != kv_shape_.total_bytes()) {
-    kv_ = {};  // the old one first: both may not fit
+    kv_ = {};  // freed first, because the old and the new cache may not fit together
     ASSIGN_OR_RETURN(kv_, Traits::AllocateKv(kv_shape_.total_bytes()));
   }
   RETURN_IF_ERROR(Traits::ReserveScratch(*device_,
@@ -123,7 +131,8 @@ absl::Status Stage<Device>::RunLayers(const StepTokensView& tokens,
   CHECK_LE(n, max_tokens_);
   const AddRmsNormShape norm = {n, config.dim, static_cast<float>(config.norm_eps)};
   const absl::Span<float> delta = absl::MakeSpan(delta_, n * config.dim);  // [n_tokens, dim]
-  const float* pending = nullptr;  // delta, once there is one that the residual lacks
+  // The output of the layer before, which the next norm adds to the residual; none before layer 0.
+  const float* pending = nullptr;
   for (size_t layer = 0; layer < weights_->layers().size(); ++layer) {
     const LayerWeights& w = weights_->layers()[layer];
     const KvLayerView cache = KvLayer(static_cast<int64_t>(layer));
@@ -141,6 +150,7 @@ absl::Status Stage<Device>::RunLayers(const StepTokensView& tokens,
     RETURN_IF_ERROR(collectives.AllReduceSum(delta));
     pending = delta_;
   }
+  // The next stage or the LM head expects the residual with everything added.
   Add(*device_, n * config.dim, delta_, residual_);
   return absl::OkStatus();
 }
@@ -152,7 +162,7 @@ absl::StatusOr<absl::Span<const float>> Stage<Device>::Logits(absl::Span<const i
   const RankShape& shape = weights_->shape();
   const int64_t n = static_cast<int64_t>(token_idx.size());
   CHECK_LE(n, Traits::kHeadTileRows);
-  // Picking rows of the residual is looking tokens up in a table of float rows.
+  // Embed gathers rows of a table, here rows of the residual: only these go through the LM head.
   const Weight table = {
       .dtype = DType::kF32, .data = residual_, .n_rows = max_tokens_, .n_cols = config.dim};
   const AddRmsNormShape norm = {n, config.dim, static_cast<float>(config.norm_eps)};

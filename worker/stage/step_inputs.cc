@@ -9,6 +9,7 @@
 namespace bora {
 namespace {
 
+// 1 GiB of int32.
 constexpr int64_t kMaxBlockTableEntries = int64_t{1} << 28;
 
 }  // namespace
@@ -98,6 +99,7 @@ void StepInputs::AppendHeadRows(const StepPlan& plan, const SlotTracker& slots) 
     if (!row.prompt_logprobs) continue;
     const int32_t n_prompt_tokens = slots.n_prompt_tokens(row.slot);
     for (int32_t j = 0; j < row.n_tokens && row.position + j + 1 < n_prompt_tokens; ++j) {
+      // The token after the row's last one is not in the row: the plan names it, or -1.
       const int32_t target =
           j + 1 < row.n_tokens ? plan.tokens[row.token_begin + j + 1] : plan.next_tokens[i];
       if (target < 0) continue;

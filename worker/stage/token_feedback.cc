@@ -11,8 +11,9 @@
 namespace bora {
 namespace {
 
-constexpr int64_t kMessageHeaderBytes = 16;  // of the mesh, see mesh.h
-// More plans in flight than any pipeline has use for.
+// Mesh adds a header of this size to every message; "Capacity" in mesh.h counts it.
+constexpr int64_t kMessageHeaderBytes = 16;
+// The most messages outstanding: more than any pipeline has plans in flight.
 constexpr int64_t kMaxWindow = 64;
 
 // Steps are compared by their low bits; the epoch is the mesh's.
@@ -47,6 +48,7 @@ TokenFeedback::TokenFeedback(const RankPlace& place, const GroupLimits& limits, 
 
 absl::Status TokenFeedback::Prepare(const StepPlan& plan) {
   if (!is_receiver()) return absl::OkStatus();
+  // The latest step of which this plan embeds a token; messages arrive in the order of steps.
   int64_t needed_step = -1;
   for (const StepRow& row : plan.rows) {
     if (row.use_last_sampled) needed_step = std::max(needed_step, sampled_step_[row.slot]);
@@ -62,6 +64,7 @@ absl::Status TokenFeedback::Prepare(const StepPlan& plan) {
 absl::Status TokenFeedback::Finish(const StepPlan& plan, absl::Span<const SampledToken> sampled) {
   if (place_.is_sampler()) return Publish(plan, sampled);
   if (!is_receiver()) return absl::OkStatus();
+  // Prepare has kept one entry free.
   Outstanding& next = ring_[n_expected_ % static_cast<int64_t>(ring_.size())];
   next.step_id = plan.step_id;
   next.slots.clear();
@@ -95,6 +98,7 @@ absl::Status TokenFeedback::Publish(const StepPlan& plan, absl::Span<const Sampl
   if (sampled.empty()) return absl::OkStatus();
   message_.assign(1, StepTag(plan.step_id));
   for (const SampledToken& token : sampled) {
+    // -1, not drawn, becomes 0: the next plan may embed it before the request has been failed.
     const int32_t id = std::max(token.token_id, 0);
     last_tokens_[token.slot] = id;
     message_.push_back(id);

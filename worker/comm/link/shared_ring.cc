@@ -13,6 +13,7 @@
 namespace bora {
 namespace {
 
+// No process can change the size any more, or take these seals away (F_SEAL_SEAL).
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 int64_t TotalBytes(int64_t ring_bytes) { return kSharedHeaderBytes + 2 * ring_bytes; }

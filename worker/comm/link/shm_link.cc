@@ -1,12 +1,13 @@
-// Link over shared rings.
+// Link over shared rings (shared_ring.h). TrySend copies into one ring, TryRecv out of the other; a
+// side that sleeps is woken through its doorbell, an event descriptor that the peer holds too.
 //
-// Wake-ups, without a lost one: a side that is about to sleep stores its `waiting` flag and then
+// No wake-up may be lost. A side that is about to sleep stores its `waiting` flag and then
 // looks at the ring once more; the other side publishes its ring index and then looks at the flag.
 // Both do store-then-load on two different variables (Dekker), so each of the four accesses is
 // seq_cst: at least one side then sees the other's store, and either the sleeper finds the data or
 // the publisher finds the flag and rings. Anything weaker lets both loads pass the stores (x86
-// keeps stores in a buffer) and the sleeper sleeps over its data. Sequentially consistent accesses,
-// not fences, because ThreadSanitizer does not model fences.
+// keeps stores in a buffer), and the sleeper would sleep although its data is there. Sequentially
+// consistent accesses, not fences, because ThreadSanitizer does not model fences.
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -21,8 +22,8 @@
 namespace bora {
 namespace {
 
-// A long message is published in steps of this size, so that the peer copies out while this rank
-// copies in. 64 KiB stays in a private L2 cache on either side.
+// A long message is published in steps of at most this many bytes, so that the peer copies out
+// while this rank copies in. 64 KiB stays in a private L2 cache on either side.
 constexpr int64_t kStepBytes = int64_t{1} << 16;
 
 class ShmLink final : public Link {
@@ -43,6 +44,7 @@ class ShmLink final : public Link {
     in_data_ = mapping_.ring_data(1 - my_side);
   }
 
+  // The indices are published with seq_cst, which also orders the copied bytes before them.
   int64_t TrySend(absl::Span<const iovec> parts) override {
     const uint64_t used = n_written_ - out_->n_read.load(std::memory_order_seq_cst);
     if (used > capacity_) return Corrupt("n_read", used);
@@ -54,6 +56,7 @@ class ShmLink final : public Link {
     return n;
   }
 
+  // Also takes bytes from a link that is closed or lost: the memory stays mapped.
   int64_t TryRecv(absl::Span<const iovec> parts) override {
     const uint64_t available = in_->n_written.load(std::memory_order_seq_cst) - n_read_;
     if (available == 0) return 0;
@@ -71,11 +74,14 @@ class ShmLink final : public Link {
     my_flags_->waiting.store(bits, std::memory_order_seq_cst);
   }
 
+  // No data travels over the socket, so that any event on it is its end. Data is announced through
+  // this rank's doorbell, which the Mesh polls once for all links.
   pollfd PollRequest() const override {
     return {state() == LinkState::kUp ? socket_.get() : -1, POLLIN | POLLRDHUP, 0};
   }
 
   void EndSleep(short revents) override {
+    // Relaxed: a peer that still sees the old flag rings once too often, which costs a wake-up.
     my_flags_->waiting.store(0, std::memory_order_relaxed);
     if (revents == 0) return;
     if (peer_flags_->closed.load(std::memory_order_acquire) != 0) {
@@ -88,8 +94,9 @@ class ShmLink final : public Link {
   void CloseOrderly() override { my_flags_->closed.store(1, std::memory_order_release); }
 
  private:
-  // Copies between the ring, from position `position` on, and the parts in order: at most `limit`
-  // and kStepBytes bytes. Returns the count.
+  // Copies between the ring, from index `position` on, and `parts` in their order, into the ring or
+  // out of it: at most `limit` bytes (free or available in the ring) and at most kStepBytes.
+  // Returns the number of bytes copied.
   int64_t Copy(uint8_t* ring, uint64_t position, uint64_t limit, absl::Span<const iovec> parts,
                bool into_ring) const {
     int64_t left = std::min(static_cast<int64_t>(limit), kStepBytes);
@@ -114,13 +121,15 @@ class ShmLink final : public Link {
     return done;
   }
 
+  // Rings the peer's doorbell if the peer sleeps and waits for `bit`, one of the kWaitsFor bits.
   void RingIfWaiting(uint32_t bit) {
     std::atomic<uint32_t>& waiting = peer_flags_->waiting;
     if ((waiting.load(std::memory_order_seq_cst) & bit) == 0) return;
-    // One ring for one sleep is enough.
+    // Clearing the flag makes sure that the doorbell is rung once per sleep.
     if (waiting.exchange(0, std::memory_order_relaxed) != 0) SignalEventFd(peer_doorbell_.get());
   }
 
+  // Marks the link broken because an index that the peer writes is impossible. Returns 0.
   int64_t Corrupt(const char* index, uint64_t distance) {
     MarkBroken(absl::StrCat("shared memory is corrupt: ", index, " is ", distance,
                             " bytes away, the ring has ", capacity_));
@@ -131,14 +140,16 @@ class ShmLink final : public Link {
   const UniqueFd peer_doorbell_;
   const SharedMapping mapping_;
   const uint64_t capacity_;  // a power of two
+  // All six point into mapping_.
   SharedSide* my_flags_;
   SharedSide* peer_flags_;
-  SharedRing* out_;
-  SharedRing* in_;
+  SharedRing* out_;  // from this rank to the peer
+  SharedRing* in_;   // from the peer to this rank
   uint8_t* out_data_;
   uint8_t* in_data_;
-  // My own indices live here; what stands in shared memory is only for the peer, so that no value
-  // that a peer writes is ever used without a check.
+  // The indices that this rank advances are kept here and only copied to shared memory for the
+  // peer. They are never read back, because a faulty peer could write there; the peer's own indices
+  // are checked against the capacity before use.
   uint64_t n_written_ = 0;
   uint64_t n_read_ = 0;
 };

@@ -22,6 +22,7 @@
 namespace bora {
 namespace {
 
+// The handshake sends the memfd and the doorbell together; no message carries more.
 constexpr int kMaxFdsPerMessage = 2;
 
 absl::Status SetOption(int fd, int level, int name, int value, const char* what) {
@@ -29,7 +30,8 @@ absl::Status SetOption(int fd, int level, int name, int value, const char* what)
   return absl::OkStatus();
 }
 
-// Waits until `fd` has one of `events`.
+// Waits until `fd` has one of `events`, an error or a hang-up: the call that follows finds out
+// which. DEADLINE_EXCEEDED at `deadline`, ABORTED when `abort_fd` becomes readable.
 absl::Status WaitFor(int fd, short events, SteadyTime deadline, int abort_fd) {
   while (true) {
     pollfd fds[2] = {{fd, events, 0}, {abort_fd, POLLIN, 0}};
@@ -138,11 +140,13 @@ absl::StatusOr<UniqueFd> ConnectTo(const SocketAddress& address, SteadyTime dead
       0) {
     return fd;
   }
+  // A unix socket is connected at once or not at all; only TCP goes on in the background.
   if (errno == EAGAIN) {
     return absl::ResourceExhaustedError("connect: the other side has too many connections pending");
   }
   if (errno != EINPROGRESS) return ErrnoStatus("connect", errno);
   RETURN_IF_ERROR(Annotate(WaitFor(fd.get(), POLLOUT, deadline, abort_fd), "connect"));
+  // The socket is writable also if the connection was refused: SO_ERROR holds the outcome.
   int error = 0;
   socklen_t n_bytes = sizeof(error);
   if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &n_bytes) != 0) error = errno;
@@ -209,6 +213,7 @@ absl::StatusOr<int64_t> RecvSome(int fd, absl::Span<uint8_t> out, std::vector<Un
       fds->emplace_back(received);
     }
   }
+  // The descriptors above are in `fds` already, so that they are closed also if this is the end.
   if (n == 0) return absl::UnavailableError("connection closed by the other side");
   return n;
 }
@@ -228,6 +233,7 @@ int PollTimeoutMs(SteadyTime deadline) {
   if (deadline == SteadyTime::InfiniteFuture()) return -1;
   const absl::Duration left = deadline - SteadyNow();
   if (left <= absl::ZeroDuration()) return 0;
+  // Rounded up: a poll() that ended a fraction of a millisecond early would be called again with 0.
   const int64_t ms = absl::ToInt64Milliseconds(left) + 1;
   return static_cast<int>(std::min<int64_t>(ms, INT_MAX));
 }

@@ -1,12 +1,15 @@
 // Link over one TCP connection.
 //
 // The inbox. Bytes that arrive while this rank waits for something else are moved from the socket
-// into the inbox (ring_bytes), so that two ranks that both send first do not wait for each other.
+// into the inbox (MeshOptions::ring_bytes), so that two ranks that both send before they receive do
+// not wait for each other. A receive first empties the inbox, then reads from the socket straight
+// into its destination.
 //
 // Silent cuts. TCP_USER_TIMEOUT would be the usual means, but it also ends a healthy connection
 // whose receiver leaves its window closed that long, and a rank that computes for seconds while its
 // predecessor sends does just that. So the waiting side looks at TCP_INFO instead: a link is lost
-// when it has been silent for link_timeout and did not answer the last retransmission or probe.
+// if its peer has acknowledged nothing for link_timeout and did not answer the last retransmission
+// or keepalive probe.
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
@@ -36,7 +39,7 @@ class TcpLink final : public Link {
     msghdr message = MessageOf(parts);
     const ssize_t n = sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n >= 0) return n;
-    // After a reset the peer's last bytes may still be there to read, so reading finds the cause.
+    // The peer's last bytes can still be read after this: TryRecv does not look at state().
     if (errno != EAGAIN && errno != EINTR) MarkLost(strerror(errno));
     return 0;
   }
@@ -59,10 +62,10 @@ class TcpLink final : public Link {
   }
 
   void EndSleep(short revents) override {
-    // A receive that is under way reads straight into its destination.
+    // A receive that is under way reads straight into its destination; its next TryRecv does that.
     const bool readable = (revents & (POLLIN | POLLERR | POLLHUP)) != 0;
     if (readable && !wants_recv_) FillInbox();
-    // With a full inbox nothing reads the error out of the socket.
+    // No read fetches the error from the socket while the inbox is full, so it is fetched here.
     if ((revents & (POLLERR | POLLHUP)) != 0 && n_inbox_ == InboxBytes()) MarkLost(SocketError());
   }
 
@@ -71,13 +74,15 @@ class TcpLink final : public Link {
     socklen_t n_bytes = sizeof(info);
     if (state() != LinkState::kUp) return;
     if (getsockopt(socket_.get(), IPPROTO_TCP, TCP_INFO, &info, &n_bytes) != 0) return;
-    // Keepalive probes an idle link every second, so a longer silence is the path's or the peer's.
+    // Keepalive probes an idle link every second, so that a silence of link_timeout (at least 1 s)
+    // means that the path is cut or the peer does not answer.
     const absl::Duration silent = absl::Milliseconds(info.tcpi_last_ack_recv);
     if (silent < link_timeout_) return;
-    // Any acknowledgement resets tcpi_probes, so 2 means that one was not answered in its time.
+    // Any acknowledgement resets tcpi_probes, so 2 means that the first probe was not answered
+    // before the second was sent.
     const bool probe_unanswered = info.tcpi_probes >= 2;
-    // A stopped receiver answers each retransmission, but these become rare. So silence counts only
-    // after a retransmission that had time to be answered.
+    // The kernel of a stopped receiver answers each retransmission, but these become rare. So
+    // silence counts only after a retransmission that had time to be answered.
     const absl::Duration since_sent = absl::Milliseconds(info.tcpi_last_data_sent);
     const absl::Duration answer_time = absl::Milliseconds(100) + absl::Microseconds(info.tcpi_rtt);
     const bool data_unanswered =
@@ -87,13 +92,15 @@ class TcpLink final : public Link {
   }
 
   void CloseOrderly() override {
-    // Into a full socket it does not fit; the peer then takes the end for a failure.
+    // If the socket's buffer is full the goodbye is not sent, and the peer takes the end of the
+    // stream for a failure.
     const FrameHeader goodbye = {kGoodbyeOperation, next_send_sequence, 0};
     [[maybe_unused]] const ssize_t n =
         send(socket_.get(), &goodbye, sizeof(goodbye), MSG_DONTWAIT | MSG_NOSIGNAL);
   }
 
  private:
+  // `parts` in the form that sendmsg and recvmsg take.
   static msghdr MessageOf(absl::Span<const iovec> parts) {
     msghdr message = {};
     message.msg_iov = const_cast<iovec*>(parts.data());
@@ -103,6 +110,7 @@ class TcpLink final : public Link {
 
   int64_t InboxBytes() const { return static_cast<int64_t>(inbox_.size()); }
 
+  // The text of the socket's pending error, which this takes from it.
   std::string SocketError() const {
     int error = 0;
     socklen_t n_bytes = sizeof(error);
@@ -110,6 +118,8 @@ class TcpLink final : public Link {
     return error == 0 ? "connection closed" : strerror(error);
   }
 
+  // Reads from the socket into `parts`; returns the number of bytes, 0 if there are none. At the
+  // end of the stream it marks the link closed or lost, once.
   int64_t Receive(absl::Span<const iovec> parts) {
     if (at_end_) return 0;
     msghdr message = MessageOf(parts);
@@ -117,6 +127,7 @@ class TcpLink final : public Link {
     if (n > 0) return n;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
     at_end_ = true;
+    // A receive that got the goodbye as its own header has failed already (Transfer::CheckHeader).
     if (n == 0 && InboxEndsWithGoodbye()) {
       MarkClosed();
     } else {
@@ -125,6 +136,7 @@ class TcpLink final : public Link {
     return 0;
   }
 
+  // Reads as much from the socket as the inbox has room for; the free part may wrap around its end.
   void FillInbox() {
     const int64_t free_bytes = InboxBytes() - n_inbox_;
     const int64_t begin = (inbox_begin_ + n_inbox_) % InboxBytes();
@@ -135,6 +147,7 @@ class TcpLink final : public Link {
     n_inbox_ += Receive(absl::MakeConstSpan(parts, n_first < free_bytes ? 2 : 1));
   }
 
+  // Moves bytes from the inbox into `parts` in their order; returns their number.
   int64_t TakeFromInbox(absl::Span<const iovec> parts) {
     int64_t done = 0;
     for (const iovec& part : parts) {
@@ -153,6 +166,7 @@ class TcpLink final : public Link {
     return done;
   }
 
+  // Whether the last bytes that arrived are a goodbye frame, which always ends a stream.
   bool InboxEndsWithGoodbye() const {
     if (n_inbox_ < kFrameHeaderBytes) return false;
     FrameHeader last;
@@ -166,11 +180,11 @@ class TcpLink final : public Link {
   const UniqueFd socket_;
   const absl::Duration link_timeout_;
   std::vector<uint8_t> inbox_;  // circular
-  int64_t inbox_begin_ = 0;
-  int64_t n_inbox_ = 0;
-  bool wants_recv_ = false;
+  int64_t inbox_begin_ = 0;     // offset of the oldest byte
+  int64_t n_inbox_ = 0;         // bytes held
+  bool wants_recv_ = false;     // of the last BeginSleep, as is wants_send_
   bool wants_send_ = false;
-  bool at_end_ = false;
+  bool at_end_ = false;  // the stream has ended or failed; reading again is useless
 };
 
 }  // namespace

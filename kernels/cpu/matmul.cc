@@ -10,14 +10,15 @@
 namespace bora {
 namespace {
 
-// Rows of x that are packed at a time: 512 x 14336 bf16 are 14 MB, which a last-level cache holds
-// while all panels of w pass by, and the second reading of w costs nothing at 512 rows.
+// Rows of x that are packed at a time. 512 x 14336 bf16 are 14 MB, which a last-level cache holds
+// while all panels of w are read; reading w again for the next 512 rows costs nothing at that
+// height.
 constexpr int64_t kPackRows = 512;
 
 // Multiply-adds that take about as long as waking a helper (5 us at 25-50 G/s).
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
-// How a product of n_rows rows of x is made.
+// The inner loops for a product of n_rows rows of x, by the device's SimdChoice.
 ProductLoops LoopsOf(const CpuDevice& device, WeightFormat format, int64_t n_rows) {
   const SimdChoice& choice = device.simd_choice();
   if (format == WeightFormat::kBf16) return choice.bf16_products[RowClassOf(n_rows)];
@@ -25,7 +26,8 @@ ProductLoops LoopsOf(const CpuDevice& device, WeightFormat format, int64_t n_row
   return {choice.level, format == WeightFormat::kF16 && is_last_class && choice.f16_widened};
 }
 
-// Floats that the packed form of one row of x takes.
+// Floats that one row of x takes in packed form. With kInt8 a step is 4 bytes of x, and each group
+// of columns adds a scale.
 int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
   const int64_t n_steps = w.padded_cols() / w.step_cols();
   if (w.format != WeightFormat::kInt8) return n_steps * step_floats;

@@ -42,8 +42,8 @@ struct MatMulTask {
   int64_t row_floats = 0;   // 4-byte elements that one row takes in x
   const char* w = nullptr;  // the first panel
   int64_t n_panels = 0;     // to multiply, from w on
-  int64_t n_panels_ahead =
-      0;  // from w to the end of the matrix; the loops may fetch all of these early
+  // Panels from w to the end of the matrix, which the loops may fetch into the cache early.
+  int64_t n_panels_ahead = 0;
   int64_t panel_bytes = 0;
   int64_t n_leaves = 1;
   int64_t leaf_cols = 0;

@@ -36,6 +36,7 @@ enum class WeightLayout { kPanels, kRows, kGatedRows };
 
 // Rows of a group in layout kGatedRows.
 inline constexpr int64_t kGatedGroupRows = 8;
+
 // Where row `row` of the gate lies in layout kGatedRows.
 constexpr int64_t GatedRow(int64_t row) {
   return row / kGatedGroupRows * 2 * kGatedGroupRows + row % kGatedGroupRows;

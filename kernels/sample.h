@@ -61,6 +61,7 @@ struct CudaSampling {
   float presence_penalty = 0.0f;
   int32_t stop_token_ids[kMaxStopTokenIds] = {};  // ascending
 };
+
 // REQUIRES: at most kMaxStopTokenIds stop tokens.
 CudaSampling ToCudaSampling(const SamplingParams& sampling);
 
@@ -79,6 +80,7 @@ struct CudaSampledToken {
   int32_t n_top = 0;       // valid elements of top
   TokenLogprob top[kMaxLogprobs];
 };
+
 // A drawn or scored token in host form. row: the row that it was sampled for.
 SampledToken ToSampledToken(const CudaSampledToken& token, const CudaSampleRow& row);
 

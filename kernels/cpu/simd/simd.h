@@ -60,8 +60,10 @@ struct MatMulTask {
 // at least one. A leaf of more than kMaxWideLeafBytes as floats is not widened.
 inline constexpr int64_t kWideBytes = 256 << 10;
 inline constexpr int64_t kMaxWideLeafBytes = 512 << 10;
+
 // Bytes of one leaf of a panel as floats.
 constexpr int64_t WideLeafBytes(int64_t leaf_cols) { return leaf_cols * kPanelRows * 4; }
+
 // Leaves of one piece, in [1, n_leaves].
 constexpr int64_t WideLeaves(int64_t n_leaves, int64_t leaf_cols) {
   const int64_t n = kWideBytes / WideLeafBytes(leaf_cols);

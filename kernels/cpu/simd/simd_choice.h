@@ -19,6 +19,7 @@ enum class SimdLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 // Whether this machine can run the level.
 bool SimdLevelAvailable(SimdLevel level);
+
 // The newest level that this machine can run.
 SimdLevel BestSimdLevel();
 // The levels that this machine can run, newest first; the last is kPortable.
@@ -30,6 +31,7 @@ const char* SimdLevelName(SimdLevel level);
 // one choice of inner loops.
 inline constexpr int64_t kRowClasses[] = {1, 4, 8, 16, 48};
 inline constexpr int kNumRowClasses = 5;
+
 // The index of the class that n_rows >= 1 belongs to.
 int RowClassOf(int64_t n_rows);
 

@@ -40,9 +40,9 @@ struct KvCacheShape {
 // On a CudaDevice keys and values are [n_blocks, local_n_kv_heads, block_size, head_dim]
 // (RowMajorOffset): one head's part of a block is contiguous.
 struct KvLayerView {
-  // On a CpuDevice:
-  // float: [n_blocks, local_n_kv_heads, head_dim, block_size]
-  // bf16:  [n_blocks, local_n_kv_heads, head_dim / 2, block_size, 2]
+  // On a CpuDevice
+  //   float: [n_blocks, local_n_kv_heads, head_dim, block_size]
+  //   bf16:  [n_blocks, local_n_kv_heads, head_dim / 2, block_size, 2]
   void* keys = nullptr;
   // On a CpuDevice
   //   float: [n_blocks, local_n_kv_heads, block_size, head_dim]
@@ -78,8 +78,8 @@ struct AttentionWorkView;
 // the step; the step's tokens are the rows' tokens, one row after another. All arrays are step
 // inputs: filled once per step, then read by every layer.
 struct StepTokensView {
-  int64_t n_rows = 0;
-  int64_t n_tokens = 0;
+  int64_t n_rows = 0;                  // of the step
+  int64_t n_tokens = 0;                // of all rows
   const int32_t* row_begin = nullptr;  // [n_rows + 1] first token of each row in the step's tokens
   const int32_t* row_position = nullptr;  // [n_rows] absolute position of the row's first token
   const int32_t* positions = nullptr;     // [n_tokens] absolute position of each token
@@ -90,7 +90,7 @@ struct StepTokensView {
   // row's last token are undefined.
   const int32_t* block_table = nullptr;
   int64_t max_blocks_per_row = 0;
-  // On a CudaDevice: how the step's attention is divided (kernels/paged_attention.h).
+  // On a CudaDevice: the division of the step's attention (kernels/paged_attention.h); else null.
   const AttentionWorkView* attention_work = nullptr;
 };
 

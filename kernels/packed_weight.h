@@ -48,7 +48,7 @@ constexpr int64_t GatedRow(int64_t row) {
 inline constexpr int64_t kCudaLeafAlignment = 16;
 inline constexpr int64_t kMaxCudaLeaves = 4;
 
-// Rows of a panel.
+// Output rows of a panel.
 inline constexpr int64_t kPanelRows = 32;
 // Bytes of one step of the inner loop for all rows of a panel, whatever the format.
 inline constexpr int64_t kStepBytes = kPanelRows * 4;
@@ -74,10 +74,10 @@ int64_t LeafCount(int64_t n_cols, int64_t min_leaf_cols);
 struct PackedWeight {
   WeightFormat format = WeightFormat::kF32;
   WeightLayout layout = WeightLayout::kPanels;
-  const void* data = nullptr;  // bytes(), 64-byte aligned (kPanels) or 256 (others)
+  const void* data = nullptr;  // bytes() bytes, aligned to 64 bytes (kPanels) or 256 (the others)
   int64_t n_rows = 0;          // output elements
   int64_t n_cols = 0;          // input elements
-  int64_t n_leaves = 1;
+  int64_t n_leaves = 1;        // equal leaves that the columns are cut into
 
   int64_t n_panels() const { return CeilDiv(n_rows, kPanelRows); }
   int64_t padded_cols() const { return RoundUp(n_cols, kLeafAlignment); }

@@ -66,7 +66,7 @@ int64_t PagedAttentionScratchFloats(const CpuDevice& device, const KvCacheShape&
 // One item of work: neighbouring tokens of one row against splits [split_begin, split_end) of their
 // sequence, for every KV head.
 struct AttentionItem {
-  int32_t table_row = 0;    // line of the block table
+  int32_t table_row = 0;    // the row's line of the block table
   int32_t token_begin = 0;  // index of the first token among the step's tokens
   int32_t n_tokens = 0;
   int32_t position = 0;  // absolute position of the first token
@@ -91,17 +91,17 @@ struct AttentionWork {
   std::vector<AttentionItem> decode_items;   // one token each
   std::vector<AttentionItem> prefill_items;  // up to AttentionTileTokens tokens each, at least 1
   std::vector<AttentionMerge> merges;
-  int64_t n_partials = 0;
+  int64_t n_partials = 0;  // of all merges
 };
 
 // The limits of any one step. local_n_heads must be a multiple of local_n_kv_heads.
 struct AttentionLimits {
   int64_t local_n_heads = 0;
   int64_t local_n_kv_heads = 0;
-  int64_t head_dim = 0;  // 16, 32, 64 or 128
-  int64_t max_rows = 0;
-  int64_t max_tokens = 0;
-  int64_t max_positions = 0;
+  int64_t head_dim = 0;       // 16, 32, 64 or 128
+  int64_t max_rows = 0;       // of a step
+  int64_t max_tokens = 0;     // of a step
+  int64_t max_positions = 0;  // of a sequence
 };
 
 // One row of the step: its tokens [token_begin, token_begin + n_tokens) of the step's tokens, the

@@ -1,8 +1,8 @@
-// Rotary position embedding (Su et al. 2021, half-rotation layout) on queries and keys, and the
-// write of keys and values into the paged cache:
-//   for i < head_dim/2, angle = position * theta^(-2i/head_dim):
-//   out[i] = in[i] cos - in[i + head_dim/2] sin;  out[i + head_dim/2] = in[i + head_dim/2] cos +
-//   in[i] sin
+// Rotary position embedding (Su et al. 2021, half-rotation layout) of queries and keys, and the
+// storage of keys and values in the paged cache. With angle = position * theta^(-2i/head_dim), for
+// i < head_dim/2:
+//   out[i] = in[i] cos(angle) - in[i + head_dim/2] sin(angle)
+//   out[i + head_dim/2] = in[i + head_dim/2] cos(angle) + in[i] sin(angle)
 #pragma once
 
 #include <vector>
@@ -26,10 +26,8 @@ class RopeTable {
   // Covers positions [0, n_positions). REQUIRES: head_dim is even.
   RopeTable(int64_t head_dim, int64_t n_positions, double theta);
   // [head_dim/2] each, for a position in [0, n_positions).
-  const float* cosines(int64_t position) const {
-    return &cosines_[position * half_];
-  }                                                                                 // [head_dim/2]
-  const float* sines(int64_t position) const { return &sines_[position * half_]; }  // [head_dim/2]
+  const float* cosines(int64_t position) const { return &cosines_[position * half_]; }
+  const float* sines(int64_t position) const { return &sines_[position * half_]; }
 
   int64_t n_positions() const { return n_positions_; }
 

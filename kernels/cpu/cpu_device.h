@@ -73,8 +73,8 @@ class CpuDevice {
 
   // What the team has done since construction or the last Resize; for benchmarks.
   struct Counters {
-    int64_t n_wakes = 0;   // calls that had to wake helpers
-    int64_t n_sleeps = 0;  // calls in which the caller slept until a helper was done
+    int64_t n_wakes = 0;   // operations that had to wake helpers
+    int64_t n_sleeps = 0;  // operations in which the owner slept until the helpers were done
   };
   Counters counters() const;
 

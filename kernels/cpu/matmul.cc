@@ -15,7 +15,8 @@ namespace {
 // height.
 constexpr int64_t kPackRows = 512;
 
-// Multiply-adds that take about as long as waking a helper (5 us at 25-50 G/s).
+// The least multiply-adds of a chunk: they take about as long as waking a helper (5 us at 25-50
+// G/s).
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
 // The inner loops for a product of n_rows rows of x, by the device's SimdChoice.
@@ -34,7 +35,8 @@ int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
   return n_steps + w.padded_cols() / w.group_cols();
 }
 
-// One product of n_rows <= kPackRows rows, and where its parts lie in the device's scratch.
+// The plan of one product of n_rows <= kPackRows rows of x: its loops, and the sizes of its parts
+// in the device's scratch.
 struct Product {
   Product(const CpuDevice& device, const PackedWeight& w, int64_t n_rows)
       : loops(LoopsOf(device, w.format, n_rows)),
@@ -49,10 +51,10 @@ struct Product {
   const ProductLoops loops;
   const SimdKernels& simd;
   const MatMulKernels& kernels;
-  const int64_t row_floats;
-  const int64_t n_tiles;
-  const int64_t x_floats;     // the packed rows
-  const int64_t wide_floats;  // of each thread, behind them; 0: panels are not widened
+  const int64_t row_floats;   // of one packed row of x
+  const int64_t n_tiles;      // of x
+  const int64_t x_floats;     // of the packed rows of x
+  const int64_t wide_floats;  // of each thread, after the packed rows; 0: panels are not widened
 
   int64_t ScratchFloats(int n_threads) const { return x_floats + n_threads * wide_floats; }
 };
@@ -60,7 +62,8 @@ struct Product {
 }  // namespace
 
 int64_t MatMulScratchFloats(const CpuDevice& device, int64_t max_rows, const PackedWeight& w) {
-  // The most of each class of rows is what its last takes.
+  // Within a class of rows the scratch grows with the rows, so the last number of rows of each
+  // class needs the most.
   int64_t n_floats = 0;
   for (int i = 0; i < kNumRowClasses && kRowClasses[i] <= max_rows; ++i) {
     const int64_t end = i + 1 < kNumRowClasses ? kRowClasses[i + 1] - 1 : kPackRows;
@@ -89,7 +92,7 @@ void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
                               .y = y + begin * w.n_rows,
                               .y_stride = w.n_rows,
                               .n_outputs = w.n_rows};
-    // 16 Ki elements take about as long as waking a helper.
+    // Packing 16 Ki elements takes about as long as waking a helper.
     const int64_t tile_grain = CeilDiv((16 << 10) * n_tiles, n_rows * w.n_cols);
     device.ParallelFor(n_tiles, tile_grain, [&](int64_t first, int64_t last) {
       for (int64_t tile = first; tile < last; ++tile) {

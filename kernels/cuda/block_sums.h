@@ -51,7 +51,7 @@ __device__ T BlockReduce(const BlockThreads& block, T value, T neutral, Combine 
   __syncthreads();
   value = block.lane < block.n_warps ? std::bit_cast<T>(block.slots[block.lane]) : neutral;
   value = WarpReduce(value, combine);
-  __syncthreads();  // the slots may be written again
+  __syncthreads();  // before the slots are written again
   return value;
 }
 

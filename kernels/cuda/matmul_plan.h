@@ -28,7 +28,7 @@ struct MatMulTile {
 
   constexpr int rows() const { return n_row_warps * warp_rows; }
   constexpr int tokens() const { return n_token_warps * warp_tokens; }
-  // Threads that share a stage.
+  // Threads of a group: those that share a stage.
   constexpr int group_threads() const { return 32 * n_row_warps * n_token_warps; }
   constexpr int threads() const { return group_threads() * n_leaf_warps; }
 };
@@ -71,11 +71,11 @@ enum MatMulTileIdx { kNarrow8, kNarrow16, kTall16, kTall32, kTall64, kSquare128,
 // finished leaves.
 inline constexpr MatMulTile kMatMulTiles[kNMatMulTiles] = {
     {4, 1, 1, 32, 8, 5, 2},    // 20 KB per stage, 2 KB of sums
-    {4, 1, 1, 32, 16, 4, 2},   // 24 KB, 4 KB
-    {1, 4, 1, 16, 16, 8, 2},   // 10 KB, 4 KB
-    {1, 4, 1, 32, 32, 4, 2},   // 20 KB, 16 KB
-    {1, 4, 1, 32, 64, 3, 2},   // 24 KB, 32 KB
-    {1, 2, 4, 64, 32, 3, 1}};  // 32 KB, 64 KB: 160 KB also fit an A100
+    {4, 1, 1, 32, 16, 4, 2},   // 24 KB per stage, 4 KB of sums
+    {1, 4, 1, 16, 16, 8, 2},   // 10 KB per stage, 4 KB of sums
+    {1, 4, 1, 32, 32, 4, 2},   // 20 KB per stage, 16 KB of sums
+    {1, 4, 1, 32, 64, 3, 2},   // 24 KB per stage, 32 KB of sums
+    {1, 2, 4, 64, 32, 3, 1}};  // 32 KB per stage, 64 KB of sums: 160 KB, which an A100 also has
 
 // Bytes of a block's shared memory: its stages, then the sums that its warps exchange or keep.
 // n_block_leaves: leaves that the block multiplies.

@@ -20,8 +20,8 @@ namespace {
 // The arguments of the prefill and decode kernels.
 struct Params {
   const AttentionItem* items;
-  const int32_t* n_items;
-  const int32_t* block_table;  // [.., max_blocks_per_row]
+  const int32_t* n_items;      // in device memory
+  const int32_t* block_table;  // [n_slots, max_blocks_per_row]
   int64_t max_blocks_per_row;
   int n_heads;
   int n_kv_heads;
@@ -46,7 +46,7 @@ struct Team {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kStagePositions = kStagePositions_;  // divides a split
+  static constexpr int kStagePositions = kStagePositions_;  // divides kAttentionSplitTokens
   static constexpr int kStages = kStages_;
   static constexpr int kStageElements = kStagePositions * kHeadDim;  // of keys, and of values
   // Unrolling of a warp's loop of copies. A team of one warp unrolls the whole loop, because no

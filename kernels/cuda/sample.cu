@@ -120,7 +120,8 @@ struct Candidates {
   }
 };
 
-// Calls visit(token_id, logit) for each of the thread's tokens, ascending.
+// Calls visit(token_id, logit) for each token of the calling thread, in ascending order. A thread
+// has every n_threads-th token.
 template <typename Visit>
 __device__ void ForEachToken(const BlockThreads& block, const Candidates& tokens, Visit visit) {
   constexpr int kLoads = 4;  // loads that are under way at the same time

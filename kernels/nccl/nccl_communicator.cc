@@ -107,7 +107,7 @@ absl::Status NcclCommunicator::GatherTo(CUstream_st* stream, int root, const flo
   });
 }
 
-// Calls between ncclGroupStart and ncclGroupEnd; the first result that is no success or progress.
+// The result is the first one that is neither success nor progress, if any.
 nccl::Result NcclCommunicator::Grouped(absl::FunctionRef<void(Keep)> calls) {
   const nccl::Api& api = library_->api();
   nccl::Result result = api.GroupStart();

@@ -37,11 +37,11 @@
 namespace bora {
 
 struct NcclCommunicatorOptions {
-  NcclId id = {};  // of MakeId, the same on all ranks
+  NcclId id = {};  // from NcclLibrary::MakeId, the same on all ranks
   int rank = 0;
   int n_ranks = 1;
   std::string name;                                    // for error messages and NCCL's own log
-  SteadyTime deadline = SteadyTime::InfiniteFuture();  // of Connect
+  SteadyTime deadline = SteadyTime::InfiniteFuture();  // for Connect
   // How long a call may take until its work is queued. The first operation between two ranks makes
   // their connection, so it waits for the peer's call.
   absl::Duration queue_timeout = absl::Minutes(1);
@@ -135,7 +135,7 @@ class NcclCommunicator {
   // NCCL keeps a pointer to the name, even during an Abort that outlives this object.
   const std::shared_ptr<const std::string> nccl_name_;
   mutable absl::Mutex mutex_;
-  ncclComm* comm_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null after Abort
+  ncclComm* comm_ ABSL_GUARDED_BY(mutex_) = nullptr;  // null after Abort or a failed start
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);       // the first failure, or OK
 };
 

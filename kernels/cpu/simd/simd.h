@@ -38,7 +38,7 @@ struct MatMulTask {
   // each group of steps.
   const float* x = nullptr;
   int64_t m = 0;
-  int64_t n_tiles = 0;
+  int64_t n_tiles = 0;      // of x
   int64_t row_floats = 0;   // 4-byte elements that one row takes in x
   const char* w = nullptr;  // the first panel
   int64_t n_panels = 0;     // to multiply, from w on
@@ -188,7 +188,7 @@ struct DrawTask {
   const float* logits = nullptr;  // [n_tokens]
   uint64_t seed = 0;
   int32_t position = 0;   // of the token to be drawn
-  float temperature = 1;  // a normal number
+  float temperature = 1;  // > 0, a normal float
   float least = 0;        // LeastToBeat of the best score so far
   float least_logit = 0;  // tokens with a lower logit must not be drawn
 };

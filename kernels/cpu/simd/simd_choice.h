@@ -24,7 +24,7 @@ bool SimdLevelAvailable(SimdLevel level);
 SimdLevel BestSimdLevel();
 // The levels that this machine can run, newest first; the last is kPortable.
 std::vector<SimdLevel> AvailableSimdLevels();
-// "portable", "avx2", "avx512" or "avx512bf16".
+// The level's name: "portable", "avx2", "avx512" or "avx512bf16".
 const char* SimdLevelName(SimdLevel level);
 
 // Classes of products by rows of x: [1, 4), [4, 8), [8, 16), [16, 48) and [48, ...). A class has
@@ -45,7 +45,7 @@ struct ProductLoops {
 
 // The choice of inner loops for one machine; every level in it must be available there.
 struct SimdChoice {
-  // One level for everything, no panels widened.
+  // The choice of one level for everything, without widening.
   SimdChoice(SimdLevel level);  // NOLINT: a level is a choice
 
   SimdLevel level;                             // for everything that is not named below

@@ -164,7 +164,8 @@ absl::StatusOr<CudaStream> CudaStream::Create() {
 
 absl::StatusOr<CudaStream> CudaStream::CreateUrgent() {
   int least = 0;
-  int greatest = 0;  // the greater the priority, the smaller the number; both 0 without priorities
+  // A greater priority is a smaller number; both are 0 on a GPU without priorities.
+  int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
   CudaStream result;
   ASSIGN_OR_RETURN(cudaStream_t stream, NewStream(greatest));

@@ -25,7 +25,7 @@ namespace bora {
 // What is known of a GPU before it is used.
 struct CudaDeviceInfo {
   int ordinal = 0;   // CUDA's number of the GPU on this host
-  std::string name;  // "NVIDIA H200"
+  std::string name;  // such as "NVIDIA H200"
   int major = 0;     // compute capability major.minor
   int minor = 0;
   int64_t memory_bytes = 0;  // in total

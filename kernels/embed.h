@@ -13,8 +13,9 @@ namespace bora {
 void Embed(CpuDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
 
 // The same on a GPU: table, tokens and out are in device memory, and the call returns once the work
-// is queued. The table is kF32 or kBf16. REQUIRES: every id is in [0, vocab_size); ids are not
-// checked, and any other reads outside the table.
+// is queued. The table is kF32 or kBf16.
+// REQUIRES: every id is in [0, vocab_size); ids are not checked, and any other reads outside the
+// table.
 void Embed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
 
 // How a step refers to a token that is not yet drawn when the step is queued: by -1 - slot, with

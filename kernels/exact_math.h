@@ -10,7 +10,8 @@
 namespace bora {
 
 // e^x within 4 units in the last place for -708 <= x <= 709, and 0 below -708, where the result
-// would be subnormal. NaN stays NaN. REQUIRES: x <= 709.
+// would be subnormal. NaN stays NaN.
+// REQUIRES: x <= 709.
 constexpr double Exp(double x) {
   constexpr double kRound = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
   const double shifted = x * 0x1.71547652b82fep+0 + kRound;

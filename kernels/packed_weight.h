@@ -106,8 +106,9 @@ int64_t CudaLeafCount(int64_t n_cols, int64_t min_leaf_cols);
 // weight.n_cols], row-major, of the type that goes with the format: float for kF32 and kInt8, Bf16
 // for kBf16, Half for kF16. kInt8 rounds each weight to the nearest multiple of the group's largest
 // magnitude over 127; its rows must be finite. Different rows may be packed by different threads at
-// the same time. REQUIRES: layout kPanels; `data` is weight.bytes() long and zero wherever nothing
-// was written yet, which gives the padding its value.
+// the same time.
+// REQUIRES: layout kPanels; `data` is weight.bytes() long and zero wherever nothing was written
+// yet, which gives the padding its value.
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const float* rows,
               void* data);
 void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const Bf16* rows,
@@ -116,7 +117,8 @@ void PackRows(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, con
               void* data);
 
 // The element of the matrix at (row, col) as a float, in any layout; of kGatedRows the gate's rows
-// count first, then the up projection's. For tests and tools. REQUIRES: weight.data is host memory.
+// count first, then the up projection's. For tests and tools.
+// REQUIRES: weight.data is host memory.
 float PackedElement(const PackedWeight& weight, int64_t row, int64_t col);
 
 }  // namespace bora

@@ -7,8 +7,8 @@
 // On a CpuDevice up to 48 queries (some tokens x heads of one group) read the keys and values of
 // their KV head together, split by split, 12 queries at a time in registers. A decoding token reads
 // several KV heads in the order in which they lie in memory. A token at the end of a long context
-// reads 2 * context * n_kv_heads * head_dim * DTypeBytes bytes from memory, and so does a chunk of
-// several tokens that share a tile. Long sequences are divided among threads by splits.
+// reads 2 * context * n_kv_heads * head_dim * DTypeBytes bytes from memory, and a chunk of several
+// tokens reads no more. Long sequences are divided among threads by splits.
 #pragma once
 
 #include <vector>
@@ -29,9 +29,10 @@ inline constexpr int64_t kAttentionSplitTokens = 512;
 // qkv: [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim] as RopeAndStoreKv left it;
 // only the queries at the front of each token's row are read. Keys and values come from the cache,
 // this step's as well. out: [n_tokens, local_n_heads * head_dim]. Called by the device's thread;
-// uses the device's scratch. REQUIRES: head_dim is even and at most kMaxCacheHeadDim; block_size
-// divides kAttentionSplitTokens and is even for a bf16 cache; every block that holds a position up
-// to the token's own is in the block table.
+// uses the device's scratch.
+// REQUIRES: head_dim is even and at most kMaxCacheHeadDim; block_size divides kAttentionSplitTokens
+// and is even for a bf16 cache; every block that holds a position up to the token's own is in the
+// block table.
 //
 // Cache slots that were never written may hold NaN; they do not reach a result. A token that is not
 // finite may make earlier tokens of its own sequence NaN as well if they are in the same step; it
@@ -116,7 +117,8 @@ struct AttentionRow {
 
 // Divides the work of the step's rows: replaces the contents of `work`. Allocates nothing once
 // work's vectors have the capacities that MaxAttentionWork gives. The division never changes a
-// result. REQUIRES: the rows keep to the limits, and each has at least one token.
+// result.
+// REQUIRES: the rows keep to the limits, and each has at least one token.
 void PlanAttention(const AttentionLimits& limits, absl::Span<const AttentionRow> rows,
                    AttentionWork* work);
 

@@ -45,15 +45,15 @@ class RopeTable {
 // heads, then its key heads, then its value heads. Queries are rotated in place. Rotated keys and
 // the values are rounded to the cache's type and stored at each token's position; whether qkv's own
 // keys are rotated is undefined. A position outside the table or a block id outside the cache ends
-// the process. Called by the device's thread. REQUIRES: the blocks that the tokens fall into are in
-// the block table.
+// the process. Called by the device's thread.
+// REQUIRES: the blocks that the tokens fall into are in the block table.
 void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensView& tokens,
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache);
 
-// RopeAndStoreKv on a GPU, queued on the device's stream; all pointers are device memory. REQUIRES:
-// the cache is bf16 in CUDA's layout (KvLayerView::RowMajorOffset); positions lie in the table and
-// block ids in the cache, which the device does not check. Each output element is the sum of two
-// products, one of which the compiler may fuse into the sum.
+// RopeAndStoreKv on a GPU, queued on the device's stream; all pointers are device memory. Each
+// output element is the sum of two products, one of which the compiler may fuse into the sum.
+// REQUIRES: the cache is bf16 in CUDA's layout (KvLayerView::RowMajorOffset); positions lie in the
+// table and block ids in the cache, which the device does not check.
 void RopeAndStoreKv(CudaDevice& device, const RopeTableView& rope, const StepTokensView& tokens,
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache);
 

@@ -27,7 +27,8 @@ struct SampleRow {
 };
 
 // Draws or scores a token for each row; out gets one SampledToken per row, in order. Called by the
-// device's thread. REQUIRES: 0 < n_tokens <= kMaxDrawTokens, and targets are below n_tokens.
+// device's thread.
+// REQUIRES: 0 < n_tokens <= kMaxDrawTokens, and targets are below n_tokens.
 //
 // Penalties act on the logits first. Each restriction of SamplingParams then acts on the
 // renormalised distribution that the one before it left. Which tokens remain and which of them is

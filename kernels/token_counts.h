@@ -12,7 +12,8 @@ namespace bora {
 inline constexpr uint32_t kTokenInPrompt = uint32_t{1} << 31;
 
 // Fills counts, [vocab_size], from known_tokens: the n_prompt_tokens tokens of the prompt, then the
-// generated ones. REQUIRES: every token id is in [0, vocab_size).
+// generated ones.
+// REQUIRES: every token id is in [0, vocab_size).
 void CountTokens(absl::Span<const int32_t> known_tokens, int64_t n_prompt_tokens,
                  absl::Span<uint32_t> counts);
 

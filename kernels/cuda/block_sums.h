@@ -67,8 +67,8 @@ struct Found {
   uint64_t value = 0;   // the value itself
 };
 
-// Finds the first lane at which the running sum of the warp's values exceeds target. REQUIRES:
-// there is one.
+// Finds the first lane at which the running sum of the warp's values exceeds target.
+// REQUIRES: there is one.
 __device__ inline Found FindInWarp(uint64_t value, uint64_t target) {
   const int lane = threadIdx.x % kWarpSize;
   uint64_t sum = value;
@@ -82,8 +82,8 @@ __device__ inline Found FindInWarp(uint64_t value, uint64_t target) {
 }
 
 // Finds the first idx in [0, n) at which the running sum of value_of(idx) exceeds target. Each
-// round narrows the range to one warp's part of it. REQUIRES: there is one; value_of gives every
-// thread the same values.
+// round narrows the range to one warp's part of it.
+// REQUIRES: there is one; value_of gives every thread the same values.
 template <typename ValueOf>
 __device__ Found FindInBlock(const BlockThreads& block, int n, uint64_t target, ValueOf value_of) {
   int begin = 0;

@@ -119,8 +119,8 @@ MatMulPlan PlanMatMul(int64_t m, int64_t n_rows, int64_t n_leaves, int n_multipr
 int64_t PlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows);
 int64_t GatedPlanScratchBytes(const MatMulPlan& plan, int64_t m, int64_t n_rows);
 
-// MatMul by a given plan. y: [m, w.n_rows]. REQUIRES: the tile's leaf warps divide w.n_leaves /
-// n_splits.
+// MatMul by a given plan. y: [m, w.n_rows].
+// REQUIRES: the tile's leaf warps divide w.n_leaves / n_splits.
 void MatMulByPlan(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
                   const PackedWeight& w, float* y);
 

@@ -79,9 +79,9 @@ struct Team {
   Ring keys, values;
 };
 
-// One pass of a team over an item's positions for one KV head, with up to kWarps * 16 queries from
-// `row_begin` of the item's on. An item's queries are ordered token by token, and within a token by
-// head of the group.
+// One pass of a team over an item's positions for one KV head, with up to kWarps * 16 queries, from
+// query `row_begin` of the item on. An item's queries are ordered token by token, and within a
+// token by head of the group.
 template <typename Team>
 struct Tile {
   // A pointer: the item is read again at each use, because registers are scarce.
@@ -102,7 +102,8 @@ struct Tile {
 // Begins to copy a stage's keys and values to shared memory, positions [begin, begin +
 // kStagePositions), with zeros from `end` on. Each warp copies kPerWarp neighbouring positions.
 // Each lane looks up the block of one of them, so that the block table is waited for once per
-// stage. REQUIRES: begin < end.
+// stage.
+// REQUIRES: begin < end.
 template <typename Team>
 __device__ __forceinline__ void CopyStage(const Params& params, const int32_t* table,
                                           int kv_head_idx, int begin, int end, Bf16* keys,
@@ -302,7 +303,7 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
                       sums);
     slot = slot + 1 == Team::kStages ? 0 : slot + 1;
     const int next = begin + Team::kStagePositions;
-    // A split ends here.
+    // Inside a split the sums go on; at its end they are stored or merged.
     if (next % kSplit != 0 && next < end) continue;
     if (partial_idx >= 0) {
       StorePartial<Team>(params, partial_idx++, tile, sums);

@@ -189,8 +189,8 @@ __device__ void FillBins(const Workspace& work, const Candidates& tokens, int sh
   __syncthreads();
 }
 
-// The shortest prefix of the order whose sum of value_of(token_id) reaches `enough`. REQUIRES:
-// enough > 0, and enough is at most the sum over all tokens that are not banned.
+// The shortest prefix of the order whose sum of value_of(token_id) reaches `enough`.
+// REQUIRES: enough > 0, and enough is at most the sum over all tokens that are not banned.
 template <typename ValueOf>
 __device__ Prefix SelectPrefix(const Workspace& work, const Candidates& tokens, uint64_t enough,
                                ValueOf value_of) {

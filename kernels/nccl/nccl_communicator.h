@@ -61,8 +61,8 @@ class NcclCommunicator {
   static absl::StatusOr<std::unique_ptr<NcclCommunicator>> Connect(
       const NcclLibrary* library, const NcclCommunicatorOptions& options);
 
-  // Destroys a healthy communicator, which waits for the stream, or aborts a failed one. REQUIRES:
-  // all queued work is done, and no graph with this communicator's operations is left.
+  // Destroys a healthy communicator, which waits for the stream, or aborts a failed one.
+  // REQUIRES: all queued work is done, and no graph with this communicator's operations is left.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;

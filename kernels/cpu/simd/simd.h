@@ -236,11 +236,12 @@ struct SimdKernels {
   void (*exp_logits)(const float* logits, int64_t n, double max, double temperature, double* out);
   // Finds the tokens of [begin, end) that may beat the best score: those with logit >= least_logit
   // and logit + temperature * GumbelBound(word) >= least. Writes them to `out`, which has room for
-  // end - begin, in ascending order, and returns their number. REQUIRES: begin is a multiple of
-  // kDrawTokensAtOnce.
+  // end - begin, in ascending order, and returns their number.
+  // REQUIRES: begin is a multiple of kDrawTokensAtOnce.
   int64_t (*draw_candidates)(const DrawTask& task, int64_t begin, int64_t end, DrawCandidate* out);
-  // weights[i] = IntegerWeight(WeightOf(logits[i], best_logit, temperature)) for i < n. REQUIRES:
-  // no logit is above best_logit; the calling thread is set to count subnormal floats as zero.
+  // weights[i] = IntegerWeight(WeightOf(logits[i], best_logit, temperature)) for i < n.
+  // REQUIRES: no logit is above best_logit; the calling thread is set to count subnormal floats as
+  // zero.
   void (*weigh_logits)(const float* logits, int64_t n, double best_logit, double temperature,
                        uint64_t* weights);
   // The number of logits that are greater than logits[id], or equal to it with a lower id.

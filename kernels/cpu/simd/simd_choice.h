@@ -78,7 +78,8 @@ SimdChoice ChooseSimd(SimdLevel newest, SimdLevel below, int n_rounds,
                       absl::FunctionRef<bool()> more_time);
 
 // ChooseSimd with measurements on the calling thread: some 15 ms of processor time, at most about
-// 25 ms. REQUIRES: both levels are available.
+// 25 ms.
+// REQUIRES: both levels are available.
 SimdChoice MeasureSimdChoice(SimdLevel newest, SimdLevel below);
 
 // The choice for a name. "auto" measures the newest level against the one below it (unless that is

@@ -10,8 +10,8 @@
 
 namespace bora {
 
-// Owned by the thread that owns the device. REQUIRES: products are queued on one stream at a time,
-// because they share working memory.
+// Owned by the thread that owns the device.
+// REQUIRES: products are queued on one stream at a time, because they share working memory.
 class CublasLt : public MatrixLibrary {
  public:
   // Opens the library for the calling thread's GPU. file: its path; empty: where the system's
@@ -27,12 +27,14 @@ class CublasLt : public MatrixLibrary {
   // Chooses one algorithm for each power of two of rows up to the first that is at least max_rows:
   // the first that the library's heuristics propose. Nothing is timed, so all ranks and all runs on
   // one kind of GPU choose the same algorithms. A shape that has been prepared for as many rows
-  // already costs nothing. REQUIRES: w is bf16 in layout kRows or kGatedRows; max_rows > 0.
+  // already costs nothing.
+  // REQUIRES: w is bf16 in layout kRows or kGatedRows; max_rows > 0.
   void Prepare(const PackedWeight& w, int64_t max_rows) override;
 
   // A product of m rows uses the algorithm of the next power of two, so its bits depend on m
-  // through that choice. The driver loads a kernel's code at its first use. REQUIRES: the shape was
-  // prepared for at least m rows; x and y are 16-byte aligned and w is 256-byte aligned.
+  // through that choice. The driver loads a kernel's code at its first use.
+  // REQUIRES: the shape was prepared for at least m rows; x and y are 16-byte aligned and w is
+  // 256-byte aligned.
   void MatMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w,
               float* y) override;
 

@@ -123,8 +123,8 @@ class CudaEvent {
   bool IsDone() const;
   // Blocks until IsDone.
   void Wait() const;
-  // Milliseconds on the device from begin's mark to this one. REQUIRES: both events are timed, and
-  // the work before both marks is done.
+  // Milliseconds on the device from begin's mark to this one.
+  // REQUIRES: both events are timed, and the work before both marks is done.
   double MillisecondsSince(const CudaEvent& begin) const;
 
  private:
@@ -141,8 +141,8 @@ class CudaGraph {
  public:
   CudaGraph() = default;
   // Records the work that `queue_work` queues on the stream, without running it, and uploads the
-  // graph to the device. RESOURCE_EXHAUSTED if the device has no memory for the graph. REQUIRES:
-  // queue_work does not wait for the device.
+  // graph to the device. RESOURCE_EXHAUSTED if the device has no memory for the graph.
+  // REQUIRES: queue_work does not wait for the device.
   static absl::StatusOr<CudaGraph> Capture(const CudaStream& stream,
                                            absl::FunctionRef<void()> queue_work);
 

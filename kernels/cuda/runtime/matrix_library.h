@@ -25,7 +25,8 @@ class MatrixLibrary {
 
   // y[m, n] = sum_k x[m, k] w[n, k], as in kernels/matmul.h except for the order of the sums. x:
   // [m, w.n_cols]. y: [m, w.n_rows]. All are in device memory; the work is queued on the device's
-  // stream. REQUIRES: Prepare was called for w's shape with at least m rows.
+  // stream.
+  // REQUIRES: Prepare was called for w's shape with at least m rows.
   virtual void MatMul(CudaDevice& device, const Bf16* x, int64_t m, const PackedWeight& w,
                       float* y) = 0;
 };

@@ -134,10 +134,11 @@ constexpr uint64_t IntegerWeight(double weight) {
   return std::bit_cast<uint64_t>(weight * kOneWeight + kRound) - std::bit_cast<uint64_t>(kRound);
 }
 
-// The least integer that is at least top_p * total and at least 1.
-// REQUIRES: 0 < top_p < 1. Such a float has 24 significant bits and is a multiple of 2^-64 unless
-// it is below 2^-40; below that the cut-off bits do not matter, because any result up to kOneWeight
-// means the best token alone.
+// The least integer that is at least top_p * total and at least 1. The computation is exact if
+// top_p is at least 2^-40: such a float has 24 significant bits and is a multiple of 2^-64. Below
+// that the cut-off bits do not matter, because any result up to kOneWeight means the best token
+// alone.
+// REQUIRES: 0 < top_p < 1.
 constexpr uint64_t EnoughOf(float top_p, uint64_t total) {
   const auto fraction = static_cast<uint64_t>(static_cast<double>(top_p) * 0x1p64);
   const unsigned __int128 product = static_cast<unsigned __int128>(fraction) * total;

@@ -17,8 +17,8 @@ void SiluMul(CpuDevice& device, int64_t n_tokens, int64_t hidden_dim, const floa
 // SiluMul on a GPU, queued on the device's stream; all pointers are device memory. gate_up:
 // [n_tokens, 2 * hidden_dim], with the columns of each token in the order of
 // WeightLayout::kGatedRows. out: [n_tokens, hidden_dim], rounded to bf16 after the same error as on
-// a CpuDevice, with CUDA's expf (within 2 * 2^-24).
-// REQUIRES: hidden_dim is a multiple of 8. Moves n_tokens * hidden_dim * 10 bytes.
+// a CpuDevice, with CUDA's expf (within 2 * 2^-24). Moves n_tokens * hidden_dim * 10 bytes.
+// REQUIRES: hidden_dim is a multiple of 8.
 void SiluMul(CudaDevice& device, int64_t n_tokens, int64_t hidden_dim, const float* gate_up,
              Bf16* out);
 

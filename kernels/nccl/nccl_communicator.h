@@ -15,8 +15,8 @@
 // still then, too. Statuses, besides those of NcclLibrary::Error:
 //   DEADLINE_EXCEEDED  a peer did not come to Connect, or did not let a call queue its work.
 //   ABORTED            is_cancelled returned true, or Abort was called.
-// After an error every later operation returns the same error again. To go on, make a new
-// communicator.
+// After an operation has returned an error, every later one returns the same error. To go on, make
+// a new communicator.
 #pragma once
 
 #include <cstdint>

@@ -11,23 +11,26 @@ namespace bora {
 struct AddRmsNormShape {
   int64_t n_tokens = 0;
   int64_t dim = 0;
-  float eps = 0;  // as the checkpoint says
+  float eps = 0;  // added to the mean square, as the checkpoint says
 };
 
-// residual: [n_tokens, dim], updated in place. delta: [n_tokens, dim] or null. gain: [dim]. out:
-// [n_tokens, dim], must not overlap residual. The sum of squares is accumulated in a fixed order
-// that depends on dim alone: 64 lanes (index modulo 64), one rounding a step, and a fixed tree.
+// residual: [n_tokens, dim], updated in place. delta: [n_tokens, dim], or null for no addition.
+// gain: [dim]. out: [n_tokens, dim], must not overlap residual. Called by the device's thread.
+//
+// The sum of squares is accumulated in a fixed order that depends on dim alone: 64 lanes (index
+// modulo 64) with one rounding per step, then a fixed tree over the lanes.
 void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual,
                 const float* delta, const float* gain, float* out);
 
-// Here the order depends on dim alone, too: each thread of a block sums its elements with fused
-// multiply-adds, then a tree over lanes and one over warps. out is rounded to bf16, as the products
-// that follow take it. Moves n_tokens * dim * (6 or, with delta, 14) bytes: the residual's second
-// reading is from the cache.
+// The same on a GPU; all pointers are device memory, and the call returns once the work is queued.
+// Here, too, the order of the sum depends on dim alone: each thread of a block sums its elements
+// with fused multiply-adds, then come a tree over the lanes of a warp and one over the warps. out
+// is rounded to bf16, the type that the matrix products read. Moves n_tokens * dim * 6 bytes, or 14
+// instead of 6 with delta: the second reading of the residual is served by the cache.
 void AddRmsNorm(CudaDevice& device, const AddRmsNormShape& shape, float* residual,
                 const float* delta, const float* gain, Bf16* out);
 
-// residual[i] += delta[i], i < n: the same addition where no norm follows.
+// residual[i] += delta[i] for i < n: the same addition for places where no norm follows.
 void Add(CpuDevice& device, int64_t n, const float* delta, float* residual);
 void Add(CudaDevice& device, int64_t n, const float* delta, float* residual);
 

@@ -8,16 +8,19 @@
 namespace bora {
 namespace {
 
-// At most so many partial results a step: 34 MB of scratch with 32 heads of 128. They stand for
-// contexts of a million tokens, what the cache of one GPU holds; rows beyond that are not divided,
-// and by then there are enough of them to keep a GPU busy.
+// Most partial results of a step: 34 MB of scratch with 32 heads of 128. They are enough for
+// contexts of a million tokens in total, which is what the cache of one GPU holds. Rows beyond that
+// are not divided; by then there are enough rows to keep a GPU busy.
 constexpr int64_t kMaxPartials = 2048;
 
+// Positions that the row's sequence has at the end of the step.
 int64_t EndOf(const AttentionRow& row) { return int64_t{row.position} + row.n_tokens; }
 
+// Splits that the row's last token attends to.
 int64_t SplitsOf(const AttentionRow& row) { return CeilDiv(EndOf(row), kAttentionSplitTokens); }
 
-// Decoding rows of more splits than this are divided: the fewest that need at most kMaxPartials.
+// The greatest number of splits of a decoding row that is not divided; longer decoding rows are. It
+// is the least number with which the divided rows need at most kMaxPartials partial results.
 int64_t LargestUndivided(absl::Span<const AttentionRow> rows) {
   for (int64_t n_splits = 1;; ++n_splits) {
     int64_t n_partials = 0;
@@ -28,7 +31,7 @@ int64_t LargestUndivided(absl::Span<const AttentionRow> rows) {
   }
 }
 
-// Positions of an item, for the order: the longest come first.
+// Positions that an item covers: its length for the order of the items.
 int64_t PositionsOf(const AttentionItem& item) {
   return std::min<int64_t>(item.position + item.n_tokens, item.split_end * kAttentionSplitTokens) -
          item.split_begin * kAttentionSplitTokens;
@@ -36,6 +39,8 @@ int64_t PositionsOf(const AttentionItem& item) {
 
 using ItemIterator = std::vector<AttentionItem>::iterator;
 
+// Blocks take items in order, so the longest must not begin last. Equal lengths are ordered by
+// token, which makes the plan a function of its inputs alone.
 void SortLongestFirst(ItemIterator begin, ItemIterator end) {
   std::sort(begin, end, [](const AttentionItem& a, const AttentionItem& b) {
     const int64_t a_positions = PositionsOf(a), b_positions = PositionsOf(b);
@@ -43,7 +48,7 @@ void SortLongestFirst(ItemIterator begin, ItemIterator end) {
   });
 }
 
-// The token's splits from `begin` to `end`.
+// The item for splits [begin, end) of a decoding row's one token.
 AttentionItem DecodeItem(const AttentionRow& row, int64_t begin, int64_t end,
                          int64_t partial_begin) {
   return {.table_row = row.table_row,
@@ -55,8 +60,9 @@ AttentionItem DecodeItem(const AttentionRow& row, int64_t begin, int64_t end,
           .partial_begin = static_cast<int32_t>(partial_begin)};
 }
 
-// Undivided rows of several splits come first, then whole splits, then what is shorter; only the
-// first and the last, one item a row, differ in length and have to be sorted.
+// Order of the items: undivided rows of several splits, then items of one full split, then the
+// shorter last splits and rows of one split. The middle group has one length; only the first and
+// the last group, with one item per row, have to be sorted.
 void PlanDecoding(absl::Span<const AttentionRow> rows, AttentionWork* work) {
   const int64_t largest_undivided = LargestUndivided(rows);
   std::vector<AttentionItem>& items = work->decode_items;
@@ -97,6 +103,7 @@ void PlanDecoding(absl::Span<const AttentionRow> rows, AttentionWork* work) {
   SortLongestFirst(items.begin() + n_long, items.end());
 }
 
+// Prefill items are not divided: each has all splits of its tokens.
 void PlanPrefill(int64_t tile_tokens, absl::Span<const AttentionRow> rows, AttentionWork* work) {
   std::vector<AttentionItem>& items = work->prefill_items;
   for (const AttentionRow& row : rows) {
@@ -144,10 +151,11 @@ AttentionWorkSizes MaxAttentionWork(const AttentionLimits& limits) {
     sizes.n_partials = std::min(n_decoding * max_splits, kMaxPartials);
     sizes.n_merges = std::min(n_decoding, sizes.n_partials / 2);
   }
-  // A row has one item or one for each of its partial results.
+  // An undivided row has one item, a divided row one for each of its partial results.
   sizes.n_decode_items = std::min(n_decoding * max_splits, n_decoding + sizes.n_partials);
-  // The last item of a row may have one token only, the others are full.
+  // In the worst case the last item of each row has a single token; all others are full.
   const int64_t tile_tokens = AttentionTileTokens(limits.local_n_heads, limits.local_n_kv_heads);
+  // A prefill row has at least two tokens.
   const int64_t n_rows = std::min(limits.max_rows, limits.max_tokens / 2);
   sizes.n_prefill_items = (limits.max_tokens + n_rows * (tile_tokens - 1)) / tile_tokens;
   return sizes;

@@ -1,6 +1,7 @@
-// The devices that operations run on and the views of memory that they take. Operations are
-// overloads on the device type, CpuDevice (kernels/cpu/cpu_device.h) or CudaDevice
-// (kernels/cuda/runtime/cuda_device.h); all memory that an operation takes is its device's.
+// The devices that operations run on, and the views of memory that operations take. An operation is
+// a set of overloads on the device type, CpuDevice (kernels/cpu/cpu_device.h) or CudaDevice
+// (kernels/cuda/runtime/cuda_device.h). All memory passed to an operation belongs to its device:
+// host memory for a CpuDevice, GPU memory for a CudaDevice.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,8 @@ namespace bora {
 class CpuDevice;
 class CudaDevice;
 
-// A weight in the device's layout. The memory belongs to the weight loader and outlives every
-// operation.
+// A view of an unpacked weight, such as the embedding table. The memory belongs to the weight
+// loader and outlives every operation.
 struct Weight {
   DType dtype = DType::kF32;
   const void* data = nullptr;  // [n_rows, n_cols], row-major: a row makes one output element

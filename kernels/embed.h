@@ -7,18 +7,24 @@
 namespace bora {
 
 // table: [vocab_size, dim], the whole vocabulary on every rank. tokens: [n_tokens], each in [0,
-// vocab_size) (the plan was validated). out: [n_tokens, dim], overwritten. Moves n_tokens * dim *
-// (DTypeBytes + 4) bytes.
+// vocab_size); an id outside ends the process, as plans have been validated. out: [n_tokens, dim]
+// floats, overwritten. Called by the device's thread. Moves n_tokens * dim * (DTypeBytes + 4)
+// bytes.
 void Embed(CpuDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
 
-// tokens: [n_tokens] in device memory. A token id outside the vocabulary reads outside the table.
+// The same on a GPU: table, tokens and out are in device memory, and the call returns once the work
+// is queued. The table is kF32 or kBf16.
+// REQUIRES: every id is in [0, vocab_size); ids are not checked, and any other reads outside the
+// table.
 void Embed(CudaDevice& device, const Weight& table, absl::Span<const int32_t> tokens, float* out);
 
-// A token of a step that is still unknown when the step is queued is written as the slot that will
-// have drawn it: its id is then -1 - slot.
+// How a step refers to a token that is not yet drawn when the step is queued: by -1 - slot, with
+// the slot whose last drawn token it will be.
 constexpr int32_t LastTokenOf(int32_t slot) { return -1 - slot; }
 
-// tokens: [n_tokens], in place: ids below zero become last_tokens[-1 - id]. Both in device memory.
+// Replaces each token below zero, -1 - slot, by last_tokens[slot]. tokens: [n_tokens], updated in
+// place. last_tokens: by slot, as Sample writes them. Both are in device memory; queued on the
+// device's stream.
 void ResolveTokens(CudaDevice& device, int64_t n_tokens, const int32_t* last_tokens,
                    int32_t* tokens);
 

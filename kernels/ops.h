@@ -1,9 +1,10 @@
-// The operations of the forward pass, fixed at the fused level that every device implements.
+// The operations of the forward pass. Their set is fixed at the fused level that every device
+// implements.
 //
-// Every operation computes each output element in an order of operations that depends on that
-// element's own inputs and absolute position alone: not on how many other tokens are in the call,
-// how rows are chunked, or how many threads there are. That is what makes a request's bytes the
-// same at any load.
+// Every operation computes each output element in an order that depends on that element's own
+// inputs and absolute position alone: not on the number of other tokens in the call, on how rows
+// are cut into chunks, or on the number of threads. That is what makes a request's output the same
+// bytes at any load.
 #pragma once
 
 #include "kernels/add_rms_norm.h"

@@ -11,15 +11,17 @@
 namespace bora {
 namespace {
 
-// Steps that are turned at a time: one cache line of each row in, as many whole steps out.
+// Steps that are transposed at a time: one cache line of each row in, as many whole steps out.
 constexpr int64_t kTurnSteps = 16;
 
+// The panel of `data` that holds the row.
 uint8_t* PanelOf(const PackedWeight& weight, int64_t row, void* data) {
   return static_cast<uint8_t*>(data) + row / kPanelRows * weight.panel_bytes();
 }
 
-// Copies n_steps steps of 4 bytes of up to 32 rows that begin `row_bytes` apart to where the steps
-// of a panel lie, from row `first` of it on.
+// Transposes rows into the steps of a panel. rows: n_rows <= 32 rows of n_steps steps of 4 bytes,
+// beginning row_bytes apart. They become rows [first, first + n_rows) of the panel that begins at
+// `steps`.
 void TurnSteps(const uint8_t* rows, int64_t row_bytes, int64_t n_rows, int64_t first,
                int64_t n_steps, uint8_t* steps) {
   uint32_t lines[kPanelRows][kTurnSteps];
@@ -35,7 +37,8 @@ void TurnSteps(const uint8_t* rows, int64_t row_bytes, int64_t n_rows, int64_t f
   }
 }
 
-// Rows of any type whose steps are 4 bytes; the last step may be incomplete.
+// Packs rows of kF32 or kBf16, whose steps are 4 bytes of a row. The last step of a row may be
+// incomplete.
 void PackPlain(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, const uint8_t* rows,
                void* data) {
   const int64_t element_bytes = 4 / weight.step_cols();
@@ -47,6 +50,7 @@ void PackPlain(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, co
     const uint8_t* from = rows + (row - row_begin) * row_bytes;
     uint8_t* const panel = PanelOf(weight, row, data);
     TurnSteps(from, row_bytes, n, first, n_steps, panel);
+    // The incomplete step, if any; the rest of its 4 bytes stays zero.
     for (int64_t r = 0; r < n && n_steps * 4 < row_bytes; ++r) {
       std::memcpy(panel + n_steps * kStepBytes + (first + r) * 4,
                   from + r * row_bytes + n_steps * 4, row_bytes - n_steps * 4);
@@ -55,13 +59,13 @@ void PackPlain(const PackedWeight& weight, int64_t row_begin, int64_t n_rows, co
   }
 }
 
-// Where in a step of kF16 the halves of a panel's row lie: the first column's; the second's is 16
-// halves further.
+// Bytes from the beginning of a kF16 step to the first column of a panel's row `lane`. The row's
+// second column lies kSecondHalfBytes further.
 int64_t HalfOffset(int64_t lane) { return lane / 16 * 64 + lane % 16 * 2; }
 constexpr int64_t kSecondHalfBytes = 32;
 
-// Copies up to 32 rows of n_cols halves to a panel of kF16, from row `first` of it on, 32 columns
-// at a time: a cache line of each row in, 16 whole steps out.
+// Transposes n_rows <= 32 rows of n_cols halves into rows [first, first + n_rows) of a kF16 panel,
+// 32 columns at a time: a cache line of each row in, 16 whole steps out.
 void TurnHalves(const Half* rows, int64_t n_cols, int64_t n_rows, int64_t first, uint8_t* panel) {
   constexpr int64_t kTurnCols = 32;
   Half lines[kPanelRows][kTurnCols];
@@ -79,12 +83,13 @@ void TurnHalves(const Half* rows, int64_t n_cols, int64_t n_rows, int64_t first,
   }
 }
 
-// One row's group of n_cols floats: quantised bytes and, at the group's begin, scale and offset.
+// Quantises one row's group of n_cols floats: writes the bytes and, at the group's begin, the row's
+// scale and offset. lane: the row's place in the panel.
 void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) {
   float max = 0;
   for (int64_t i = 0; i < n_cols; ++i) max = std::max(max, std::abs(from[i]));
   const float scale = max / 127.0f;
-  // A scale that is zero or subnormal in products stands for a group of zeros.
+  // A zero or subnormal scale counts as 0 in products, so the group's bytes are zero as well.
   const bool is_zero = scale < std::numeric_limits<float>::min();
   int8_t bytes[kMaxGroupCols] = {};
   int32_t sum = 0;
@@ -101,6 +106,7 @@ void PackGroup(const float* from, int64_t n_cols, int64_t lane, uint8_t* group) 
   std::memcpy(group + kGroupOffsetsBegin + lane * 4, &offset, 4);
 }
 
+// Bytes of one group of a kInt8 panel: its header and the bytes of 32 rows.
 int64_t GroupBytes(const PackedWeight& weight) {
   return kGroupHeaderBytes + weight.group_cols() * kPanelRows;
 }

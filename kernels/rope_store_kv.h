@@ -1,8 +1,8 @@
-// Rotary position embedding (Su et al. 2021, half-rotation layout) on queries and keys, and the
-// write of keys and values into the paged cache:
-//   for i < head_dim/2, angle = position * theta^(-2i/head_dim):
-//   out[i] = in[i] cos - in[i + head_dim/2] sin;  out[i + head_dim/2] = in[i + head_dim/2] cos +
-//   in[i] sin
+// Rotary position embedding (Su et al. 2021, half-rotation layout) of queries and keys, and the
+// storage of keys and values in the paged cache. With angle = position * theta^(-2i/head_dim), for
+// i < head_dim/2:
+//   out[i] = in[i] cos(angle) - in[i + head_dim/2] sin(angle)
+//   out[i + head_dim/2] = in[i + head_dim/2] cos(angle) + in[i] sin(angle)
 #pragma once
 
 #include <vector>
@@ -12,27 +12,26 @@
 
 namespace bora {
 
-// A table of angles where a device can read it.
+// The cosines and sines of a RopeTable, in the memory of the device that reads them.
 struct RopeTableView {
   const float* cosines = nullptr;  // [n_positions, head_dim/2]
   const float* sines = nullptr;    // [n_positions, head_dim/2]
   int64_t n_positions = 0;
 };
 
-// cos and sin of every angle, made once at load in double and rounded to float. Immutable after
-// construction.
+// Cosine and sine of every angle, computed in double at load and rounded to float. Immutable after
+// construction, so any thread may read it.
 class RopeTable {
  public:
-  // head_dim even; positions [0, n_positions).
+  // Covers positions [0, n_positions). REQUIRES: head_dim is even.
   RopeTable(int64_t head_dim, int64_t n_positions, double theta);
-  const float* cosines(int64_t position) const {
-    return &cosines_[position * half_];
-  }                                                                                 // [head_dim/2]
-  const float* sines(int64_t position) const { return &sines_[position * half_]; }  // [head_dim/2]
+  // [head_dim/2] each, for a position in [0, n_positions).
+  const float* cosines(int64_t position) const { return &cosines_[position * half_]; }
+  const float* sines(int64_t position) const { return &sines_[position * half_]; }
 
   int64_t n_positions() const { return n_positions_; }
 
-  // All of it, for a copy to another device.
+  // The whole table, valid while this object lives; for a copy to another device.
   RopeTableView view() const { return {cosines_.data(), sines_.data(), n_positions_}; }
 
  private:
@@ -42,16 +41,19 @@ class RopeTable {
   std::vector<float> sines_;    // [n_positions, head_dim/2]
 };
 
-// qkv: [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]: for each token its query
-// heads, key heads, value heads. Queries are rotated in place; rotated keys and values are rounded
-// to the cache's type and stored at each token's position. The blocks that the tokens fall into
-// must be in the block table.
+// qkv: [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]; each token has its query
+// heads, then its key heads, then its value heads. Queries are rotated in place. Rotated keys and
+// the values are rounded to the cache's type and stored at each token's position; whether qkv's own
+// keys are rotated is undefined. A position outside the table or a block id outside the cache ends
+// the process. Called by the device's thread.
+// REQUIRES: the blocks that the tokens fall into are in the block table.
 void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensView& tokens,
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache);
 
-// The cache must be bf16, and has CUDA's layout (KvLayerView::RowMajorOffset). Positions and block
-// ids must lie in the table and in the cache; nobody checks them on the device. Each output element
-// is two products and their sum, in which the compiler may fuse one product.
+// RopeAndStoreKv on a GPU, queued on the device's stream; all pointers are device memory. Each
+// output element is the sum of two products, one of which the compiler may fuse into the sum.
+// REQUIRES: the cache is bf16 in CUDA's layout (KvLayerView::RowMajorOffset); positions lie in the
+// table and block ids in the cache, which the device does not check.
 void RopeAndStoreKv(CudaDevice& device, const RopeTableView& rope, const StepTokensView& tokens,
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache);
 

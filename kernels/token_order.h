@@ -1,5 +1,4 @@
-// What the CPU's and CUDA's forms of Sample share besides the draw: penalties and the order of
-// tokens.
+// Penalties and the order of tokens, shared by the CPU's and CUDA's implementations of Sample.
 #pragma once
 
 #include <bit>
@@ -10,8 +9,9 @@
 
 namespace bora {
 
-// A token's logit after the penalties of SamplingParams or CudaSampling. token_count: as
-// CountTokens says. One rounding an operation: do not fuse them.
+// A token's logit after the penalties. Sampling is SamplingParams or CudaSampling. token_count: as
+// CountTokens fills it. Each operation is rounded once, on every device: they must not be fused.
+// The result is finite if the logit is.
 template <typename Sampling>
 constexpr float PenalizedLogit(float logit, uint32_t token_count, const Sampling& sampling) {
   if (token_count == 0) return logit;
@@ -26,16 +26,18 @@ constexpr float PenalizedLogit(float logit, uint32_t token_count, const Sampling
   return penalized > kMax ? kMax : penalized < -kMax ? -kMax : penalized;
 }
 
-// Orders tokens by logit, greatest first, then by id: ascending keys. -0 and subnormal logits equal
-// 0. The upper half is that of the logit alone; of a finite one it is in [0x00800000, 0xff7fffff].
+// A key by which tokens are in order: ascending keys are descending logits and, among equal logits,
+// ascending ids. -0 and subnormal logits equal 0. The upper half of a key depends on the logit
+// alone; for a finite logit it is in [0x00800000, 0xff7fffff].
 constexpr uint64_t OrderKey(float logit, int64_t token_id) {
-  // Without branches: signs are random.
+  // Without branches, because the signs of logits are random and branches on them mispredicted.
   uint32_t bits = std::bit_cast<uint32_t>(logit);
   bits &= 0u - static_cast<uint32_t>((bits & 0x7f800000u) != 0);
   const uint32_t descending = bits ^ (((bits >> 31) - 1u) & 0x7fffffffu);
   return (uint64_t{descending} << 32) | static_cast<uint64_t>(token_id);
 }
 
+// The token id of a key.
 constexpr int32_t TokenOf(uint64_t key) { return static_cast<int32_t>(key & 0xffffffffu); }
 
 }  // namespace bora

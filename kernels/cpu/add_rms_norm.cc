@@ -19,7 +19,7 @@ void AddRmsNorm(CpuDevice& device, const AddRmsNormShape& shape, float* residual
 }
 
 void Add(CpuDevice& device, int64_t n, const float* delta, float* residual) {
-  // 16 Ki floats take about as long as waking a thread.
+  // 16 Ki floats take about as long as waking a helper.
   device.ParallelFor(n, 16 << 10, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) residual[i] += delta[i];
   });

@@ -25,20 +25,22 @@
 namespace bora {
 namespace {
 
-// A waiting thread looks this often before it sleeps. One look takes 10-40 ns, so helpers stay
+// How often a waiting thread checks before it sleeps. One check takes 10-40 ns. So helpers stay
 // awake over the serial work between two operations of a step (up to some 50 us) and sleep between
-// steps, and a thread whose partner has lost its core frees its own core for it almost at once.
+// steps, and a thread that waits for a partner without a core gives up its own core to it almost at
+// once.
 constexpr int kSpins = 2000;
 
-// Chunks per thread: a thread that loses its core for a moment delays the call by a fraction of its
-// share only, and uneven items (causal attention) balance.
+// Chunks per thread. With several, a thread that loses its core for a moment delays the call by a
+// fraction of its share only, and uneven items (causal attention) balance.
 constexpr int64_t kChunksPerThread = 8;
 
-// A helper that has run this long offers its core to others between two jobs, where it holds no
-// chunk. Kernels take a core away at ticks of 1 to 4 ms, and who loses it in the middle of a chunk
-// holds up the whole team until it gets it back. With one foreign busy process on two cores the
-// rate of operations of 1.3 ms is 0.51-0.63 of the idle machine's instead of 0.47-0.53; without
-// anybody waiting an offer costs less than a microsecond.
+// A helper that has run this long yields its core between two jobs, while it holds no chunk. The
+// operating system preempts threads at ticks of 1 to 4 ms, and a thread that is preempted in the
+// middle of a chunk holds up the whole team until it runs again. Measured with one foreign busy
+// process on two cores: operations of 1.3 ms run at 0.51-0.63 of the rate on an idle machine with
+// yielding and at 0.47-0.53 without. If no other thread waits for the core, a yield costs less than
+// a microsecond.
 constexpr std::chrono::microseconds kRunBeforeYield{2500};
 
 inline void Pause() {
@@ -49,16 +51,18 @@ inline void Pause() {
 #endif
 }
 
-// Sleeps while `word` is `value`; may also return for no reason.
+// Sleeps until woken if `word` is `value`, else returns at once; may also return spuriously.
 void FutexWait(std::atomic<uint32_t>& word, uint32_t value) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr);
 }
 
+// Wakes every thread that sleeps in FutexWait on `word`.
 void FutexWakeAll(std::atomic<uint32_t>& word) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
-// Advice: a CPU that has gone offline or was taken from this process leaves the thread unpinned.
+// Pins the calling thread. Errors are ignored: if the CPU has gone offline or was taken from this
+// process, the thread stays unpinned.
 void PinThisThread(int cpu) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
@@ -68,22 +72,23 @@ void PinThisThread(int cpu) {
 
 }  // namespace
 
-// The helpers and the one job they work on. Thread-safe between the owner and its helpers; takes no
-// lock and allocates nothing after construction.
+// The helpers and the one job that they work on. The owner's thread calls Run and the helpers run
+// HelperLoop; takes no lock and allocates nothing after construction.
 //
-// A job's chunks are dealt out in advance, a contiguous run to each thread, so that a thread claims
-// from a cache line that is its own and walks through memory in order, the same rows in every step.
-// Who has finished takes from the far end of the others' runs. `Share::claims` holds the job's
-// number and both ends in one word, so a claim can only succeed for the job that is current: a
-// helper that wakes late finds nothing left and the owner never waits for it. The job's plain
-// members are written only while no chunk is unclaimed or running, and read only between a claim
-// and its completion.
+// A job's chunks are dealt out in advance, a contiguous run to each thread. So a thread claims
+// chunks from a cache line of its own and walks through memory in order, the same rows in every
+// step. A thread that has finished its run takes chunks from the far end of the other threads'
+// runs. `Share::claims` holds the job's number and both ends of the run in one word, so that a
+// claim can only succeed for the current job: a helper that wakes late finds no chunk left, and the
+// owner never waits for it. The job's plain members are written only while no chunk is unclaimed or
+// running, and read only between a claim and its completion.
 //
-// Sleeping, without a lost wake-up: who is about to sleep says so and then looks once more; who has
-// news publishes it and then looks for sleepers. Both do store-then-load on two variables, so these
-// accesses are seq_cst.
+// Sleeping without a lost wake-up: a thread that is about to sleep first announces it and then
+// checks once more; a thread that has news first publishes it and then checks for sleepers. Both
+// store one variable and then load another, so these accesses are seq_cst.
 class CpuDevice::Team {
  public:
+  // Starts n_threads - 1 helpers. cpus: as in CpuDeviceOptions; the owner pins itself.
   Team(int n_threads, absl::Span<const int> cpus) : shares_(n_threads) {
     for (int i = 1; i < n_threads; ++i) {
       const int cpu = cpus.empty() ? -1 : cpus[static_cast<size_t>(i) % cpus.size()];
@@ -101,11 +106,13 @@ class CpuDevice::Team {
     for (std::thread& helper : helpers_) helper.join();
   }
 
+  // Calls body on n_chunks ranges that cover [0, n_items); returns when all calls have returned.
   void Run(int64_t n_items, int64_t n_chunks, ThreadBody body) {
     body_ = &body;
     n_items_ = n_items;
     n_chunks_ = n_chunks;
     n_finished_.store(0, std::memory_order_relaxed);
+    // The owner alone changes job_, so a relaxed load sees its own last store.
     const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
     const int64_t n_threads = static_cast<int64_t>(shares_.size());
     for (int64_t i = 0; i < n_threads; ++i) {
@@ -127,23 +134,25 @@ class CpuDevice::Team {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // The unclaimed chunks [next, end) of one thread's run.
+  // The unclaimed chunks [next, end) of one thread's run, in job number `job`.
   struct Claims {
     uint32_t job;
     uint32_t next;
     uint32_t end;
 
-    // Two bytes are enough: at most 1024 threads have kChunksPerThread each.
+    // Two bytes for each end are enough: at most 1024 threads have kChunksPerThread chunks each.
     uint64_t Pack() const { return (uint64_t{job} << 32) | (end << 16) | next; }
     static Claims Unpack(uint64_t word) {
       return {static_cast<uint32_t>(word >> 32), static_cast<uint32_t>(word & 0xffff),
               static_cast<uint32_t>((word >> 16) & 0xffff)};
     }
   };
+  // A thread's claims, in a cache line of their own.
   struct alignas(64) Share {
     std::atomic<uint64_t> claims{0};
   };
 
+  // A helper's life: runs chunks of every job that it notices until the team ends.
   void HelperLoop(size_t my_idx) {
     const FlushSubnormals flush;
     uint32_t seen = 0;
@@ -159,7 +168,8 @@ class CpuDevice::Team {
     }
   }
 
-  // Claims and runs chunks, its own first, until none is left anywhere; how many it ran.
+  // Claims and runs chunks, first those of the thread's own run, until no chunk is left in any run.
+  // Returns how many it ran.
   int64_t RunChunks(size_t my_idx) {
     int64_t n_run = 0;
     for (int64_t chunk = ClaimFirst(shares_[my_idx]); chunk >= 0;
@@ -182,10 +192,11 @@ class CpuDevice::Team {
              n_items_ * (chunk + 1) / n_chunks_);
   }
 
-  // A chunk from either end, or -1 when none is left.
+  // Claims a chunk from the front or the back of a run. Returns -1 if none is left.
   static int64_t ClaimFirst(Share& share) {
     return Claim(share, [](Claims& claims) { return claims.next++; });
   }
+  // The back: furthest from where the run's own thread works.
   static int64_t ClaimLast(Share& share) {
     return Claim(share, [](Claims& claims) { return --claims.end; });
   }
@@ -203,11 +214,13 @@ class CpuDevice::Team {
     }
   }
 
+  // Tells the owner that a helper has run n_chunks chunks.
   void ReportFinished(int64_t n_chunks) {
     n_finished_.fetch_add(static_cast<uint32_t>(n_chunks), std::memory_order_seq_cst);
     if (owner_sleeps_.load(std::memory_order_seq_cst) != 0) FutexWakeAll(n_finished_);
   }
 
+  // Waits until helpers have run n_chunks chunks of the current job.
   void AwaitHelpers(uint32_t n_chunks) {
     for (int i = 0; i < kSpins; ++i) {
       if (n_finished_.load(std::memory_order_acquire) == n_chunks) return;
@@ -222,6 +235,7 @@ class CpuDevice::Team {
     owner_sleeps_.store(0, std::memory_order_relaxed);
   }
 
+  // Waits until the current job's number is not `seen`.
   void AwaitJobAfter(uint32_t seen) {
     for (int i = 0; i < kSpins; ++i) {
       if (job_.load(std::memory_order_acquire) != seen) return;
@@ -232,19 +246,19 @@ class CpuDevice::Team {
     n_sleepers_.fetch_sub(1, std::memory_order_relaxed);
   }
 
-  // Written by the owner between jobs.
+  // The current job; written by the owner between jobs.
   const ThreadBody* body_ = nullptr;
   int64_t n_items_ = 0;
   int64_t n_chunks_ = 0;
   Counters counters_;
 
-  std::vector<Share> shares_;  // [n_threads]; the owner's is the first
-  alignas(64) std::atomic<uint32_t> job_{0};
-  std::atomic<uint32_t> n_sleepers_{0};
+  std::vector<Share> shares_;                 // [n_threads]; the first is the owner's
+  alignas(64) std::atomic<uint32_t> job_{0};  // number of the current job
+  std::atomic<uint32_t> n_sleepers_{0};       // helpers that sleep or are about to
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<uint32_t> n_finished_{0};  // chunks that helpers have run
-  std::atomic<uint32_t> owner_sleeps_{0};
-  std::vector<std::thread> helpers_;  // last: they use all of the above
+  alignas(64) std::atomic<uint32_t> n_finished_{0};  // chunks of the job that helpers have run
+  std::atomic<uint32_t> owner_sleeps_{0};            // 1: the owner sleeps or is about to
+  std::vector<std::thread> helpers_;                 // last: the helpers use all members above
 };
 
 CpuDevice::CpuDevice(int n_threads, const SimdChoice& simd)
@@ -274,6 +288,7 @@ void CpuDevice::ParallelForThreads(int64_t n_items, int64_t grain, ThreadBody bo
   CHECK_GT(grain, 0);
   if (n_items <= 0) return;
   const FlushSubnormals flush;
+  // Rounds down, so that every chunk has at least `grain` items.
   const int64_t n_chunks = std::min(n_items / grain, n_threads_ * kChunksPerThread);
   if (n_threads_ == 1 || n_chunks <= 1) {
     body(0, 0, n_items);
@@ -303,6 +318,7 @@ absl::Status CpuDevice::ReserveScratch(int64_t n_floats) {
     return absl::ResourceExhaustedError(
         absl::StrCat("scratch: ", n_bytes, " bytes of memory are not available"));
   }
+  // Writes to every page, so that the kernel provides it now and not during a step.
   std::memset(scratch_.get(), 0, static_cast<size_t>(n_bytes));
   scratch_floats_ = RoundUp(n_floats, 1024);
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-// The CPU as operations see it: a team of threads and working memory.
+// The CPU as operations see it: a team of threads, working memory, and the inner loops for its
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +15,18 @@ namespace bora {
 struct SimdKernels;
 
 struct CpuDeviceOptions {
-  int n_threads = 1;                  // >= 1, with the caller's
-  SimdChoice simd = BestSimdLevel();  // of levels that must be available
-  // Where threads are pinned, the caller's (for good) to the first, its helpers to the following
-  // ones, from the beginning again when there are fewer CPUs than threads. Empty: nowhere.
+  int n_threads = 1;                  // in [1, 1024], the calling thread included
+  SimdChoice simd = BestSimdLevel();  // must name only levels that are available
+  // CPUs that threads are pinned to: the calling thread to the first, where it stays pinned after
+  // the device has ended, and the helpers to the following ones. With fewer CPUs than threads the
+  // list starts over. Empty: no thread is pinned. Pinning is advice: a CPU that is not available
+  // leaves its thread unpinned.
   std::vector<int> cpus = {};
 };
 
-// A fixed team of threads; the caller's thread is one of them. Owned and used by one thread (the
-// rank thread). Helpers stay awake for some 50 us after an operation and then sleep.
+// A fixed team of threads, one of which is the calling thread. Owned and used by one thread (the
+// rank thread): all methods must be called by it. Helpers stay awake for some 50 us after an
+// operation and then sleep.
 class CpuDevice {
  public:
   explicit CpuDevice(const CpuDeviceOptions& options);
@@ -33,42 +37,49 @@ class CpuDevice {
 
   int n_threads() const { return n_threads_; }
 
-  // Another number of threads and other CPUs, as in CpuDeviceOptions, for what comes after.
+  // Replaces the team: later operations use n_threads threads on these CPUs, both as in
+  // CpuDeviceOptions.
   void Resize(int n_threads, const std::vector<int>& cpus);
 
-  // The inner loops for this device's instruction set, and which operations take others.
+  // The inner loops at the level that this device uses by default, and the choice that says which
+  // operations use another level.
   const SimdKernels& simd() const { return *simd_; }
   const SimdChoice& simd_choice() const { return simd_choice_; }
 
-  // Calls body(begin, end) on disjoint ranges that cover [0, n_items), and returns when all have
-  // returned. Where the ranges are cut must not influence results: every item is computed by
-  // itself. Ranges are at least `grain` items (> 0) long, so that little work stays on one thread.
-  // Inside a body subnormal floats count as zero (FTZ and DAZ on x86).
-  // Must not be called from inside a body. Takes no lock and allocates nothing.
+  // Calls body(begin, end) on disjoint ranges that cover [0, n_items), on several threads, and
+  // returns when all calls have returned. Results must not depend on where the ranges are cut:
+  // every item is computed by itself. Ranges are at least `grain` items long (grain > 0) unless
+  // n_items is less, so that a small amount of work stays on the calling thread. Inside a body
+  // subnormal floats count as zero (FTZ and DAZ on x86). Takes no lock and allocates nothing.
+  // REQUIRES: not called from inside a body.
   void ParallelFor(int64_t n_items, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
 
-  // The same with the number of the thread, in [0, n_threads), for working memory of its own.
+  // ParallelFor with the index of the calling thread of the team, in [0, n_threads), for bodies
+  // that need working memory per thread.
   using ThreadBody = absl::FunctionRef<void(int thread, int64_t begin, int64_t end)>;
   void ParallelForThreads(int64_t n_items, int64_t grain, ThreadBody body);
 
-  // Working memory of one operation: n_floats floats, 64-byte aligned, with the contents undefined;
-  // valid until the next call. It grows to the largest request and is then reused. Once
-  // ReserveScratch has had the most that any operation takes, it neither allocates nor fails; a
-  // growth for which there is no memory is a CHECK.
+  // Returns working memory for one operation: n_floats floats, 64-byte aligned, with undefined
+  // contents, valid until the next call of Scratch or ReserveScratch. The memory grows to the
+  // largest request and is then reused. Once ReserveScratch has been called with the most that any
+  // operation takes, Scratch neither allocates nor fails; before that, a growth that finds no
+  // memory ends the process.
   float* Scratch(int64_t n_floats);
-  // Makes room for that much, with every page there. RESOURCE_EXHAUSTED names the bytes.
+  // Makes room for n_floats floats and touches every page of them. RESOURCE_EXHAUSTED if the memory
+  // is not available; the message names the bytes.
   absl::Status ReserveScratch(int64_t n_floats);
-  // What the largest request got.
+  // Floats that are allocated now: the largest request, rounded up.
   int64_t scratch_floats() const { return scratch_floats_; }
 
-  // What the team has done since construction, for benchmarks.
+  // What the team has done since construction or the last Resize; for benchmarks.
   struct Counters {
-    int64_t n_wakes = 0;   // calls that had to wake helpers
-    int64_t n_sleeps = 0;  // calls in which the caller slept until a helper was done
+    int64_t n_wakes = 0;   // operations that had to wake helpers
+    int64_t n_sleeps = 0;  // operations in which the owner slept until the helpers were done
   };
   Counters counters() const;
 
  private:
+  // The helper threads and the job that they work on; null if n_threads is 1.
   class Team;
   struct FreeDeleter {
     void operator()(float* memory) const;

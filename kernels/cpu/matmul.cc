@@ -10,14 +10,16 @@
 namespace bora {
 namespace {
 
-// Rows of x that are packed at a time: 512 x 14336 bf16 are 14 MB, which a last-level cache holds
-// while all panels of w pass by, and the second reading of w costs nothing at 512 rows.
+// Rows of x that are packed at a time. 512 x 14336 bf16 are 14 MB, which a last-level cache holds
+// while all panels of w are read; reading w again for the next 512 rows costs nothing at that
+// height.
 constexpr int64_t kPackRows = 512;
 
-// Multiply-adds that take about as long as waking a helper (5 us at 25-50 G/s).
+// The least multiply-adds of a chunk: they take about as long as waking a helper (5 us at 25-50
+// G/s).
 constexpr int64_t kGrainMultiplyAdds = 128 << 10;
 
-// How a product of n_rows rows of x is made.
+// The inner loops for a product of n_rows rows of x, by the device's SimdChoice.
 ProductLoops LoopsOf(const CpuDevice& device, WeightFormat format, int64_t n_rows) {
   const SimdChoice& choice = device.simd_choice();
   if (format == WeightFormat::kBf16) return choice.bf16_products[RowClassOf(n_rows)];
@@ -25,14 +27,16 @@ ProductLoops LoopsOf(const CpuDevice& device, WeightFormat format, int64_t n_row
   return {choice.level, format == WeightFormat::kF16 && is_last_class && choice.f16_widened};
 }
 
-// Floats that the packed form of one row of x takes.
+// Floats that one row of x takes in packed form. With kInt8 a step is 4 bytes of x, and each group
+// of columns adds a scale.
 int64_t PackedRowFloats(const PackedWeight& w, int64_t step_floats) {
   const int64_t n_steps = w.padded_cols() / w.step_cols();
   if (w.format != WeightFormat::kInt8) return n_steps * step_floats;
   return n_steps + w.padded_cols() / w.group_cols();
 }
 
-// One product of n_rows <= kPackRows rows, and where its parts lie in the device's scratch.
+// The plan of one product of n_rows <= kPackRows rows of x: its loops, and the sizes of its parts
+// in the device's scratch.
 struct Product {
   Product(const CpuDevice& device, const PackedWeight& w, int64_t n_rows)
       : loops(LoopsOf(device, w.format, n_rows)),
@@ -47,10 +51,10 @@ struct Product {
   const ProductLoops loops;
   const SimdKernels& simd;
   const MatMulKernels& kernels;
-  const int64_t row_floats;
-  const int64_t n_tiles;
-  const int64_t x_floats;     // the packed rows
-  const int64_t wide_floats;  // of each thread, behind them; 0: panels are not widened
+  const int64_t row_floats;   // of one packed row of x
+  const int64_t n_tiles;      // of x
+  const int64_t x_floats;     // of the packed rows of x
+  const int64_t wide_floats;  // of each thread, after the packed rows; 0: panels are not widened
 
   int64_t ScratchFloats(int n_threads) const { return x_floats + n_threads * wide_floats; }
 };
@@ -58,7 +62,8 @@ struct Product {
 }  // namespace
 
 int64_t MatMulScratchFloats(const CpuDevice& device, int64_t max_rows, const PackedWeight& w) {
-  // The most of each class of rows is what its last takes.
+  // Within a class of rows the scratch grows with the rows, so the last number of rows of each
+  // class needs the most.
   int64_t n_floats = 0;
   for (int i = 0; i < kNumRowClasses && kRowClasses[i] <= max_rows; ++i) {
     const int64_t end = i + 1 < kNumRowClasses ? kRowClasses[i + 1] - 1 : kPackRows;
@@ -87,7 +92,7 @@ void MatMul(CpuDevice& device, const float* x, int64_t m, const PackedWeight& w,
                               .y = y + begin * w.n_rows,
                               .y_stride = w.n_rows,
                               .n_outputs = w.n_rows};
-    // 16 Ki elements take about as long as waking a helper.
+    // Packing 16 Ki elements takes about as long as waking a helper.
     const int64_t tile_grain = CeilDiv((16 << 10) * n_tiles, n_rows * w.n_cols);
     device.ParallelFor(n_tiles, tile_grain, [&](int64_t first, int64_t last) {
       for (int64_t tile = first; tile < last; ++tile) {

@@ -13,31 +13,33 @@
 namespace bora {
 namespace {
 
-// Queries of an item at most. Tokens x heads of a group share a split of keys and values while it
-// lies in the second-level cache, kAttentionQueries at a time; at the bf16 peak they use a split as
-// fast as 5 GB/s bring the next one.
+// Most queries of an item. Tokens x heads of a group use a split of keys and values while it lies
+// in the second-level cache, kAttentionQueries at a time. At the bf16 peak they are done with a
+// split in the time in which 5 GB/s bring the next one.
 constexpr int64_t kTileQueries = 48;
-// A decoding token takes several KV heads together where each has at most so many queries: their
+// A decoding token takes several KV heads together if each has at most this many queries: their
 // keys and values are then read in the order in which they lie in memory.
 constexpr int64_t kStreamedQueries = 8;
-constexpr int64_t kFewQueries = 8;  // as SimdChoice::bf16_attention divides them
-// Lanes of a block's maxima and sums; there are at most as many blocks as queries.
+constexpr int64_t kFewQueries = 8;  // "few" for SimdChoice::bf16_attention
+// Lanes of a block's maxima and of its sums, one for each of its queries. An item has at most as
+// many blocks as queries.
 constexpr int64_t kBlockLanes = 16;
 constexpr int64_t kTileLanes = kTileQueries * kBlockLanes;
-// An item's time for the division of work: it streams 20 bytes/ns from memory or does 100 (bf16) or
-// 50 (float) multiply-adds/ns, whichever takes longer, and begins and ends in 200 ns. Waking a
-// helper takes 5 us.
+// The model of an item's time, for the division of work. An item streams 20 bytes/ns from memory or
+// does 100 (bf16) or 50 (float) multiply-adds/ns, whichever takes longer, and needs 200 ns to begin
+// and end. Waking a helper takes 5 us.
 constexpr double kBytesPerNs = 20;
-constexpr double kMultiplyAddsPerNs[] = {50, 100};
+constexpr double kMultiplyAddsPerNs[] = {50, 100};  // by DType: kF32, kBf16
 constexpr double kWakeNs = 5000;
 constexpr double kItemNs = 200;
 
-// Floats of a query's sums of values.
+// Floats from one query's sums of values to the next query's.
 int64_t SumStride(const KvCacheShape& cache) { return RoundUp(cache.head_dim, kSimdLanes); }
 
+// The arguments of PagedAttention and what is derived from them once for the call.
 struct AttentionCall {
   const SimdKernels& simd;
-  // For up to kFewQueries queries of a KV head, and for more.
+  // The loops for items with up to kFewQueries queries per KV head, and for items with more.
   const AttentionKernels* few_queries;
   const AttentionKernels* many_queries;
   const StepTokensView& tokens;
@@ -46,8 +48,8 @@ struct AttentionCall {
   float* out;
   int64_t n_heads;
   int64_t group;          // query heads per KV head
-  int64_t run_positions;  // block_size, but at most 16
-  float scale;            // of a score q . k: log2(e) / sqrt(head_dim), for weights 2^score
+  int64_t run_positions;  // positions of a run: the lesser of block_size and 16
+  float scale;  // factor of a score q . k: log2(e) / sqrt(head_dim), so that weights are 2^score
 
   int64_t qkv_stride() const {
     return (n_heads + 2 * cache.shape.local_n_kv_heads) * cache.shape.head_dim;
@@ -58,23 +60,24 @@ struct AttentionCall {
   }
 };
 
-// Neighbouring queries of a row and a range of their splits: some tokens x some heads of one KV
-// head, or one token x all heads of several KV heads. Every item is computed by itself.
+// A unit of work: neighbouring queries of a row and a range of their splits. The queries are some
+// tokens x some heads of one KV head, or one token x all heads of several KV heads. Every item is
+// computed by itself.
 struct Item {
-  int32_t row = 0;
-  int32_t token_begin = 0;
+  int32_t row = 0;          // of the step
+  int32_t token_begin = 0;  // among the step's tokens
   int32_t n_tokens = 0;
-  int32_t kv_head_idx = 0;
+  int32_t kv_head_idx = 0;  // the first of n_kv_heads
   int32_t n_kv_heads = 0;
-  int32_t head_begin = 0;  // of a KV head
-  int32_t n_heads = 0;     // of a KV head
+  int32_t head_begin = 0;  // first query head within the KV head's group
+  int32_t n_heads = 0;     // query heads per KV head
   int32_t split_begin = 0;
   int32_t split_end = 0;
-  // Where the splits leave their results, [all splits, SplitFloats]; null: the item has all splits
-  // and merges them itself.
+  // Where the splits' results go, [splits of the tile, SplitFloats]. Null: the item has all splits
+  // of its tile and merges them itself.
   float* partials = nullptr;
 
-  // Queries lie KV head by KV head, in that token by token, in ascending position.
+  // The order of an item's queries: by KV head, then by token (ascending position), then by head.
   int64_t queries_of_kv_head() const { return int64_t{n_tokens} * n_heads; }
   int64_t n_queries() const { return n_kv_heads * queries_of_kv_head(); }
   int64_t n_blocks() const {
@@ -82,30 +85,33 @@ struct Item {
   }
 };
 
-// Queries [begin, begin + n) of an item, which the kernels take at once.
+// Queries [begin, begin + n) of an item, which the kernels take together.
 struct Block {
   int64_t begin = 0;
   int64_t n = 0;
 };
 
-// Blocks of one KV head, of nearly equal height: 13 queries as 6 + 7.
+// Block i of an item. The blocks of one KV head have nearly equal heights: 13 queries are split as
+// 6 + 7.
 Block BlockOf(const Item& item, int64_t i) {
   const int64_t begin = item.n_queries() * i / item.n_blocks();
   return {begin, item.n_queries() * (i + 1) / item.n_blocks() - begin};
 }
 
-// What one split gives an item's queries.
+// The result of one split for an item's queries.
 struct SplitResult {
   float* values = nullptr;  // [n_queries, AttentionCall::sum_stride()]
   float* max = nullptr;     // [Item::n_blocks(), kBlockLanes]
   float* sum = nullptr;     // [Item::n_blocks(), kBlockLanes]
 };
 
+// Floats of one SplitResult.
 int64_t SplitFloats(const Item& item, int64_t sum_stride) {
   return item.n_queries() * sum_stride + 2 * kBlockLanes * item.n_blocks();
 }
 
-// The runs of a split's keys, then of its values, then of what is read next.
+// Pointers to the runs of a split's keys, then of its values, then to the memory that is read next.
+// A run is the neighbouring positions of a block that the kernels take as one vector.
 struct Runs {
   int64_t n = 0;
   const char* pointers[2 * kAttentionSplitTokens + kExtraRuns];
@@ -114,7 +120,8 @@ struct Runs {
   const char* const* values() const { return pointers + n; }
 };
 
-// One item at work. 230 KB of stack, of which small items touch a few. Owned by one thread.
+// The computation of one item. The object takes 230 KB of stack, of which small items touch little.
+// Owned by one thread.
 class ItemWork {
  public:
   ItemWork(const AttentionCall& call, const Item& item) : call_(call), item_(item) {
@@ -127,13 +134,14 @@ class ItemWork {
     std::fill_n(split_sum_, item.n_blocks() * kBlockLanes, 0.0f);
   }
 
-  // Computes the item's splits, and the result unless they are partials.
+  // Computes the item's splits, and the final result unless the splits' results are partial.
   void Attend();
 
-  // Computes the result from the partials of all splits.
+  // Computes the final result from the partial results of all splits of the tile.
   void MergePartials();
 
  private:
+  // The token (of the step) and the query head of a query.
   struct Place {
     int64_t t = 0;
     int64_t head = 0;
@@ -146,11 +154,15 @@ class ItemWork {
             kv_head_idx * call_.group + item_.head_begin + of_kv_head % item_.n_heads};
   }
 
+  // Packs the item's queries for the kernels.
   void LoadQueries();
+  // Fills runs_ for a split.
   void FindRuns(int64_t split);
-  // Block i, or all blocks of several KV heads (i = 0).
+  // Computes one split for block i; if the item has several KV heads, for all blocks (i = 0).
   void AttendBlock(int64_t i, int64_t split, const SplitResult& result);
+  // Merges one split's result into the running results of block i.
   void MergeBlock(int64_t i, int64_t split, const SplitResult& result);
+  // Divides the running sums of values by the sums of weights.
   void Finish();
 
   // Positions of the split that the query attends to.
@@ -158,12 +170,14 @@ class ItemWork {
     return std::clamp<int64_t>(n_positions_[query] - split * kAttentionSplitTokens, 0,
                                kAttentionSplitTokens);
   }
-  // How many queries of the block do not reach the split; they are its first.
+  // How many of the block's queries have no position in the split. They are its first queries,
+  // because positions ascend within a block.
   int64_t QueriesBefore(const Block& block, int64_t split) const {
     int64_t n = 0;
     while (n < block.n && PositionsOf(block.begin + n, split) == 0) ++n;
     return n;
   }
+  // Where the result of a split lies in the item's partials.
   SplitResult Partial(int64_t split) const {
     float* const values = item_.partials + split * SplitFloats(item_, call_.sum_stride());
     float* const max = values + n_queries_ * call_.sum_stride();
@@ -175,7 +189,7 @@ class ItemWork {
   const AttentionKernels& kernels_ = call_.KernelsFor(item_.queries_of_kv_head());
   const int64_t n_queries_ = item_.n_queries();
   int64_t n_positions_[kTileQueries];  // ascending: position + 1 of each query
-  float* out_[kTileQueries];           // each [head_dim]; the running sum of values until Finish
+  float* out_[kTileQueries];  // each [head_dim]; holds the running sum of values until Finish
   Runs runs_;
   alignas(64) float queries_[kTileQueries * kQueryFloats];
   alignas(64) float scores_[kTileQueries * kScoreFloats];
@@ -218,7 +232,8 @@ void ItemWork::FindRuns(int64_t split) {
       value_runs[i] = values + offset + j * value_bytes;
     }
   }
-  // After the last values come the first keys of the next split.
+  // After the last values come the first keys of the next split, for the kernels to fetch early. If
+  // there is no next run, the last pointer is repeated: it only has to be valid.
   const char** const extra = value_runs + runs_.n;
   const int64_t n_next = split + 1 < item_.split_end
                              ? CeilDiv(PositionsOf(n_queries_ - 1, split + 1), run_positions)
@@ -333,6 +348,7 @@ void ItemWork::MergePartials() {
   Finish();
 }
 
+// The modelled time of an item with all splits up to its last token, in nanoseconds.
 double ItemNs(const AttentionCall& call, const Item& item) {
   const KvCacheShape& shape = call.cache.shape;
   const double n_elements = static_cast<double>(2 * item.n_kv_heads * shape.head_dim);
@@ -344,19 +360,21 @@ double ItemNs(const AttentionCall& call, const Item& item) {
                        std::max(bytes / kBytesPerNs, n_queries / rate);
 }
 
-// How rows are cut into tiles.
+// How rows are cut into tiles: items with all of their splits.
 struct Tiling {
-  int64_t head_parts = 1;  // that a group is cut into
-  int64_t tokens = 1;      // of a tile at most
-  int64_t kv_parts = 1;    // that the KV heads of a decoding token are cut into
+  int64_t head_parts = 1;  // parts that a group of heads is cut into
+  int64_t tokens = 1;      // most tokens of a tile
+  int64_t kv_parts = 1;    // parts that the KV heads of a decoding token are cut into
 };
 
-// Rows of one token whose KV heads go together.
+// Whether a row's tiles take several KV heads together: it has one token and few queries per KV
+// head.
 bool IsStreamed(const AttentionCall& call, int64_t row) {
   return call.group <= kStreamedQueries &&
          call.tokens.row_begin[row + 1] - call.tokens.row_begin[row] == 1;
 }
 
+// The item for a row's first token with all KV heads and all splits.
 Item DecodingItem(const AttentionCall& call, int64_t row) {
   const int64_t t = call.tokens.row_begin[row];
   return {.row = static_cast<int32_t>(row),
@@ -368,15 +386,18 @@ Item DecodingItem(const AttentionCall& call, int64_t row) {
               static_cast<int32_t>(CeilDiv(call.tokens.positions[t] + 1, kAttentionSplitTokens))};
 }
 
+// Chooses the largest tiles that give the threads enough items to share.
 Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
   const int64_t n_kv_heads = call.cache.shape.local_n_kv_heads;
   Tiling tiling;
   tiling.head_parts = CeilDiv(call.group, kTileQueries);
   tiling.tokens = std::max<int64_t>(1, kTileQueries / CeilDiv(call.group, tiling.head_parts));
-  // As many KV heads as fit a tile, at least one: groups beyond kStreamedQueries are not streamed.
+  // As many KV heads together as fit a tile, at least one; larger groups than kStreamedQueries are
+  // not streamed.
   tiling.kv_parts = CeilDiv(n_kv_heads, std::max<int64_t>(1, kTileQueries / call.group));
   if (n_threads == 1) return tiling;
-  // Smaller tiles where the threads would run out of them: four items a thread, but not below 2 us.
+  // Smaller tiles if there are too few for the threads: the aim is four items per thread, each of
+  // at least 2 us.
   const int64_t n_wanted = 4 * n_threads;
   tiling.tokens = std::clamp<int64_t>(
       call.tokens.n_tokens * n_kv_heads * tiling.head_parts / n_wanted, 1, tiling.tokens);
@@ -394,8 +415,8 @@ Tiling ChooseTiling(const AttentionCall& call, int n_threads) {
   return tiling;
 }
 
-// Calls add(item) for every tile, with all of its splits: row by row, in a row head by head, so
-// that neighbouring tiles find their keys and values in the cache.
+// Calls add(item) for every tile, with all of its splits. The order is row by row and within a row
+// head by head, so that neighbouring tiles find their keys and values in the cache.
 template <typename Add>
 void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
   const StepTokensView& tokens = call.tokens;
@@ -432,14 +453,16 @@ void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
   }
 }
 
-// Into how many items a tile is cut. Long ones are where there are few, which would leave threads
-// idle: this part of a thread's share is the longest.
+// The number of items that a tile is cut into, by splits. Long tiles are cut so that no thread is
+// idle when there are few: the modelled time of an item is about 1 / kItemsPerThread of a thread's
+// share of the call, or kWakeNs if that is longer.
 constexpr int64_t kItemsPerThread = 4;
 int64_t ItemsOf(const AttentionCall& call, const Item& tile, double share_ns) {
   const double n_items = ItemNs(call, tile) / std::max(kWakeNs, share_ns / kItemsPerThread);
   return std::clamp<int64_t>(static_cast<int64_t>(n_items + 0.5), 1, tile.split_end);
 }
 
+// Divides the call into items, runs them, then merges the partial results of tiles that were cut.
 void Run(CpuDevice& device, const AttentionCall& call) {
   const Tiling tiling = ChooseTiling(call, device.n_threads());
   double total_ns = 0;
@@ -456,6 +479,7 @@ void Run(CpuDevice& device, const AttentionCall& call) {
     n_items += items_of(tile);
     n_floats += partial_floats(tile);
   });
+  // The scratch has the partial results first, then the items.
   float* partials = device.Scratch(n_floats + CeilDiv(n_items * sizeof(Item), sizeof(float)));
   Item* const items = reinterpret_cast<Item*>(partials + n_floats);
   int64_t next = 0;
@@ -475,7 +499,7 @@ void Run(CpuDevice& device, const AttentionCall& call) {
     for (int64_t i = begin; i < end; ++i) ItemWork(call, items[i]).Attend();
   });
   if (n_floats == 0) return;
-  // A tile's merge is short; it is its first item's.
+  // A tile's merge is short and runs as one unit, on behalf of the tile's first item.
   device.ParallelFor(n_items, 4 * grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (items[i].partials != nullptr && items[i].split_begin == 0) {
@@ -492,8 +516,9 @@ int64_t PagedAttentionScratchFloats(const CpuDevice& device, const KvCacheShape&
                                     int64_t max_positions) {
   const int64_t group = DivExact(local_n_heads, cache.local_n_kv_heads);
   const int64_t n_tiles = max_tokens * cache.local_n_kv_heads * CeilDiv(group, kTileQueries);
-  // ItemsOf rounds to the nearest, so a tile that is cut has 1.5 items or more, and all tiles
-  // together have kItemsPerThread items a thread and at most one each by rounding.
+  // ItemsOf rounds to the nearest integer, so a tile that is cut has 1.5 items or more before
+  // rounding. All tiles together have at most kItemsPerThread items per thread, plus one item per
+  // tile by rounding.
   const int64_t n_cut = device.n_threads() == 1 ? 0 : kItemsPerThread * device.n_threads() * 2 / 3;
   const int64_t n_items = n_tiles + kItemsPerThread * device.n_threads();
   const int64_t split_floats = kTileQueries * SumStride(cache) + 2 * kTileLanes;

@@ -13,8 +13,9 @@
 namespace bora {
 namespace {
 
-// Writes one token's rotated keys and its values, n_kv_heads heads of each. Several tokens of a
-// block may be written at once: nothing but the token's own elements is touched.
+// Writes one token's rotated keys and its values, n_kv_heads heads of each, to a slot of a block.
+// Several tokens of a block may be written at once by different threads: only the token's own
+// elements are written.
 void StoreToken(const CpuDevice& device, const KvLayerView& cache, int64_t block_id, int64_t slot,
                 const float* keys, const float* values) {
   const int64_t head_dim = cache.shape.head_dim;

@@ -13,11 +13,12 @@
 namespace bora {
 namespace {
 
-// First piece of the vocabulary that is sorted; each further piece is four times as long. Most
-// sums of top_p end within it.
+// Tokens of the vocabulary that are sorted first; each further piece makes the sorted part four
+// times as long. Most sums of top_p end within the first piece.
 constexpr int64_t kFirstSorted = 256;
 
-// Sums run over 8 lanes (index modulo 8), each ascending, added up in a fixed tree.
+// Sums of doubles run over 8 lanes (index modulo 8), each in ascending order, and are then added in
+// a fixed tree.
 constexpr int64_t kSumLanes = 8;
 
 double SumLanes(const double (&lanes)[kSumLanes]) {
@@ -37,7 +38,7 @@ void AddToLanes(const double* values, int64_t n, double (&lanes)[kSumLanes]) {
   std::copy_n(sums, kSumLanes, lanes);
 }
 
-// log(sum exp(logits)), max being the greatest of them.
+// log(sum exp(logits)). max: the greatest logit.
 double LogSumExp(const SimdKernels& simd, absl::Span<const float> logits, double max) {
   constexpr int64_t kPiece = 512;  // a multiple of kSumLanes
   double exps[kPiece];
@@ -51,13 +52,14 @@ double LogSumExp(const SimdKernels& simd, absl::Span<const float> logits, double
   return max + Log(SumLanes(lanes));
 }
 
-// The n smallest keys of the row, ascending, in one pass: the best n <= 20 so far stay sorted.
+// Appends the n tokens with the greatest logits to `top`, best first, with their log-probabilities;
+// n is cut to kMaxLogprobs. One pass: the best n <= 20 keys so far stay sorted.
 void TopTokens(absl::Span<const float> logits, int64_t n, double log_sum_exp,
                std::vector<TokenLogprob>* top) {
   uint64_t best[kMaxLogprobs];
   n = std::min<int64_t>({n, kMaxLogprobs, static_cast<int64_t>(logits.size())});
   int64_t n_best = 0;
-  float worst = -std::numeric_limits<float>::infinity();  // of the best, once they are n
+  float worst = -std::numeric_limits<float>::infinity();  // the n-th best, once there is one
   for (int64_t id = 0; n > 0 && id < static_cast<int64_t>(logits.size()); ++id) {
     if (logits[id] < worst) continue;
     const uint64_t key = OrderKey(logits[id], id);
@@ -73,7 +75,8 @@ void TopTokens(absl::Span<const float> logits, int64_t n, double log_sum_exp,
   }
 }
 
-// Fills in the token's log-probability and rank, and the n_top best tokens.
+// Fills in the log-probability and rank of token->token_id, and the n_top best tokens. max: the
+// greatest logit.
 void FillLogprobs(const SimdKernels& simd, absl::Span<const float> logits, float max, int64_t n_top,
                   SampledToken* token) {
   const double log_sum_exp = LogSumExp(simd, logits, max);
@@ -83,7 +86,8 @@ void FillLogprobs(const SimdKernels& simd, absl::Span<const float> logits, float
   TopTokens(logits, n_top, log_sum_exp, &token->top);
 }
 
-// The candidates of one row in the order of their keys, sorted only as far as anyone looks.
+// The candidate tokens of one row in the order of their keys. Only as much of the order is sorted
+// as is read.
 class LazyOrder {
  public:
   // `keys` must outlive this object and is reordered.
@@ -91,12 +95,13 @@ class LazyOrder {
 
   int64_t n_tokens() const { return static_cast<int64_t>(keys_.size()); }
 
+  // The key at place i of the order.
   uint64_t At(int64_t i) {
     while (i >= n_sorted_) SortMore();
     return keys_[i];
   }
 
-  // Drops all but the first n.
+  // Keeps only the first n tokens of the order. REQUIRES: At has not been called.
   void Truncate(int64_t n) {
     if (n >= n_tokens()) return;
     std::nth_element(keys_.begin(), keys_.begin() + n, keys_.end());
@@ -117,14 +122,15 @@ class LazyOrder {
   int64_t n_sorted_ = 0;
 };
 
-// Working memory of a thread; grows to the largest vocabulary and is reused.
+// Working memory of one thread; grows to the largest vocabulary and is then reused.
 struct DrawScratch {
   std::vector<uint64_t> keys;
   std::vector<uint64_t> weights;
   std::vector<DrawCandidate> candidates;
 };
 
-// The ids that must not be drawn now: ascending. None, if that left nothing to draw.
+// The token ids that must not be drawn now, in ascending order: the stop tokens while min_tokens is
+// not reached. Empty if they are the whole vocabulary.
 absl::Span<const int32_t> Banned(const SampleRow& row, int64_t vocab_size) {
   const std::vector<int32_t>& ids = row.sampling->stop_token_ids;
   if (row.n_generated_tokens >= row.sampling->min_tokens) return {};
@@ -132,7 +138,7 @@ absl::Span<const int32_t> Banned(const SampleRow& row, int64_t vocab_size) {
   return n_banned == vocab_size ? absl::Span<const int32_t>() : absl::MakeConstSpan(ids);
 }
 
-// The best token that is not banned.
+// The best token that is not banned. argmax: the best of all tokens.
 int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned, int32_t argmax) {
   if (!std::binary_search(banned.begin(), banned.end(), argmax)) return argmax;
   uint64_t best = std::numeric_limits<uint64_t>::max();
@@ -147,16 +153,17 @@ int32_t Greedy(absl::Span<const float> logits, absl::Span<const int32_t> banned,
   return TokenOf(best);
 }
 
-// What a row's draw needs to know.
+// The inputs of a row's draw.
 struct DrawRow {
   absl::Span<const float> logits;
   absl::Span<const int32_t> banned;
   const SamplingParams& sampling;
   int32_t position;
-  int32_t best;  // the greatest logit's token that is not banned
+  int32_t best;  // the token with the greatest logit that is not banned
 };
 
-// Integer weights of the tokens in `keys`, by id. Returns their sum.
+// Fills weights[id] for the tokens in `keys` with their integer weights; the other elements are
+// undefined. Returns the sum of those weights.
 uint64_t FillWeights(const SimdKernels& simd, const DrawRow& row, const std::vector<uint64_t>& keys,
                      std::vector<uint64_t>* weights) {
   const double best = WithoutSubnormal(row.logits[row.best]);
@@ -177,8 +184,8 @@ uint64_t FillWeights(const SimdKernels& simd, const DrawRow& row, const std::vec
   return total;
 }
 
-// The key of the last token that bans, top_k and top_p leave, in the order of keys. Banned tokens
-// may be before it.
+// The key of the last token that remains after bans, top_k and top_p, in the order of keys; all
+// ones if nothing is restricted. Banned tokens may lie before it.
 uint64_t LastKept(const SimdKernels& simd, const DrawRow& row, DrawScratch* scratch) {
   const SamplingParams& sampling = row.sampling;
   const auto n_tokens = static_cast<int64_t>(row.logits.size());
@@ -204,13 +211,15 @@ uint64_t LastKept(const SimdKernels& simd, const DrawRow& row, DrawScratch* scra
   return order.At(n_kept - 1);
 }
 
-// The token of the best score among those that may be drawn.
+// The token with the best score among the tokens up to last_key that are neither banned nor below
+// min_p.
 int32_t BestScore(const SimdKernels& simd, const DrawRow& row, uint64_t last_key,
                   std::vector<DrawCandidate>* candidates) {
-  constexpr int64_t kPiece = 16 * kDrawTokensAtOnce;  // the best score is looked at anew after each
+  constexpr int64_t kPiece = 16 * kDrawTokensAtOnce;  // the threshold is renewed after each piece
   const SamplingParams& sampling = row.sampling;
   const auto n_tokens = static_cast<int64_t>(row.logits.size());
   const double best_logit = WithoutSubnormal(row.logits[row.best]);
+  // A cheap filter in front of last_key: no token beyond it has a greater logit.
   DrawTask task = {.logits = row.logits.data(),
                    .seed = sampling.seed,
                    .position = row.position,
@@ -241,6 +250,7 @@ int32_t BestScore(const SimdKernels& simd, const DrawRow& row, uint64_t last_key
   return winner;
 }
 
+// Draws a token from the logits after penalties. argmax: the token of the greatest logit.
 int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const float> logits,
              int32_t argmax) {
   static thread_local DrawScratch scratch;
@@ -252,7 +262,7 @@ int32_t Draw(const SimdKernels& simd, const SampleRow& row, absl::Span<const flo
   return BestScore(simd, draw, LastKept(simd, draw, &scratch), &scratch.candidates);
 }
 
-// The row's logits after its penalties; valid until the thread's next call.
+// The row's logits after its penalties. The memory is the thread's and valid until its next call.
 absl::Span<const float> Penalized(const SampleRow& row, absl::Span<const float> logits) {
   static thread_local std::vector<float> penalized;
   CHECK(row.token_counts != nullptr) << "a row with penalties has no counts";
@@ -263,6 +273,8 @@ absl::Span<const float> Penalized(const SampleRow& row, absl::Span<const float> 
   return penalized;
 }
 
+// Samples one row, by the rules of kernels/sample.h. Log-probabilities come from the logits without
+// penalties.
 void SampleOne(const SimdKernels& simd, int64_t n_tokens, const SampleRow& row,
                SampledToken* token) {
   const absl::Span<const float> logits(row.logits, n_tokens);
@@ -304,7 +316,8 @@ void Sample(CpuDevice& device, int64_t n_tokens, absl::Span<const SampleRow> row
   CHECK_GT(n_tokens, 0);
   CHECK_LE(n_tokens, kMaxDrawTokens);
   out->resize(rows.size());
-  // A greedy row of 32768 tokens takes as long as waking a helper (5 us); drawing takes longer.
+  // A greedy row of 32768 tokens takes as long as waking a helper (5 us); drawing takes longer than
+  // that.
   const int64_t grain = 1 + 16384 / n_tokens;
   device.ParallelFor(rows.size(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) SampleOne(device.simd(), n_tokens, rows[i], &(*out)[i]);

@@ -11,9 +11,11 @@
 namespace bora {
 namespace {
 
+// Most threads of a block.
 constexpr int kMaxThreads = 512;
 
-// The same bits in every lane: each step adds the same two numbers in both partners.
+// The sum over a warp, with the same bits in every lane: each step adds the same two numbers in
+// both partners.
 __device__ float WarpSum(float value) {
 #pragma unroll
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
@@ -22,12 +24,12 @@ __device__ float WarpSum(float value) {
   return value;
 }
 
-// Groups of a thread that stay in registers between the passes: all of them up to 4,096 elements in
-// groups of four.
+// Groups of elements that a thread keeps in registers between the two passes. With groups of four
+// these are all of its groups up to 4,096 elements per token.
 constexpr int kKept = 2;
 
-// One block a token; a thread owns every blockDim.x-th group of kWidth elements in both passes. Of
-// those beyond kKept the second pass reads what the thread itself wrote.
+// AddRmsNorm for one token per block. A thread owns every blockDim.x-th group of kWidth elements in
+// both passes. For groups beyond kKept the second pass reads memory that the thread itself wrote.
 template <int kWidth>
 __global__ void __launch_bounds__(kMaxThreads)
     AddRmsNormKernel(int n_groups, float eps, float* residual, const float* delta,
@@ -43,7 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   const auto* gains = reinterpret_cast<const Floats<kWidth>*>(gain);
   auto* outs = reinterpret_cast<Bf16s<kWidth>*>(out) + row;
 
-  // x + d, which is also stored where there is a delta.
+  // Adds d to x and stores the sum, if there is a delta; then adds x's squares to the thread's sum.
   float sum = 0;
   const auto add = [&](int i, const Floats<kWidth>& d, Floats<kWidth>& x) {
     if (delta != nullptr) {
@@ -54,7 +56,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sum = fmaf(x.at[k], x.at[k], sum);
   };
-  // All loads before the first store, which the compiler must take for one to the same memory.
+  // All loads come before the first store: the compiler must assume that a store changes the memory
+  // of later loads, so it would not move them.
   Floats<kWidth> kept[kKept], other[kKept];
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
@@ -73,7 +76,8 @@ __global__ void __launch_bounds__(kMaxThreads)
     Floats<kWidth> x = residuals[i];
     add(i, delta != nullptr ? deltas[i] : x, x);
   }
-  // The gains do not depend on the sum: nobody waits for them behind the barrier.
+  // The gains do not depend on the sum, so they are loaded before the barrier and not waited for
+  // after it.
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
     const int i = threadIdx.x + j * blockDim.x;
@@ -101,6 +105,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 constexpr int kAddThreads = 256;
 
+// One group of kWidth elements per thread.
 template <int kWidth>
 __global__ void __launch_bounds__(kAddThreads)
     AddKernel(int64_t n_groups, const float* delta, float* residual) {

@@ -1,8 +1,9 @@
-// The arithmetic of PagedAttention on a GPU: a warp's 16 queries against 32 positions, and the
-// merge of splits. All kernels take it from here, so that all of them give the same bits.
+// The arithmetic of PagedAttention on a GPU: how a warp computes its 16 queries against 32
+// positions, and how splits are merged. All of its kernels use these functions, so that all of them
+// give the same bits. ComputeScores, AddValues and AttendPiece must be called by the whole warp.
 //
-// A warp's queries are the rows of tensor-core tiles (kernels/cuda/runtime/ptx.h): a lane has a
-// part of the rows `lane / 4` and `lane / 4 + 8`, called its rows 0 and 1.
+// A warp's queries are the rows of tensor-core tiles (kernels/cuda/runtime/ptx.h). A lane holds a
+// part of tile rows `lane / 4` and `lane / 4 + 8`; these are called the lane's rows 0 and 1.
 #pragma once
 
 #include <cstdint>
@@ -13,47 +14,50 @@
 
 namespace bora {
 
+// Queries of a warp.
 inline constexpr int kTileRows = 16;
+// Positions that are computed together.
 inline constexpr int kPiecePositions = 32;
-// Elements of a row of keys or values that are copied or loaded together: 16 bytes.
+// Elements that are copied or loaded together from a row of keys or values: 16 bytes.
 inline constexpr int kChunk = 8;
 
-// In shared memory keys and values are [positions, kHeadDim], but the chunks of a position change
-// places so that those of any 8 neighbouring positions lie in different banks: chunk c is at
-// c ^ Swizzle(position).
+// In shared memory keys and values are [positions, kHeadDim] with the chunks of each position
+// permuted: chunk c lies at place c ^ Swizzle(position). So the same chunk of any 8 neighbouring
+// positions lies in different banks.
 template <int kHeadDim>
 __device__ constexpr int Swizzle(int position) {
   constexpr int kChunks = kHeadDim / kChunk;
-  // Positions in the 128 bytes of all banks.
+  // Positions that fit in the 128 bytes of all banks.
   constexpr int kPositions = kChunks < 8 ? 8 / kChunks : 1;
   return position / kPositions % (kChunks < 8 ? kChunks : 8);
 }
 
-// First element of a chunk. With p a multiple of a power of two above q,
-// ChunkOffset(p + q, a ^ b) = p * kHeadDim + (ChunkOffset(q, a) ^ (Swizzle(p) ^ b) * kChunk).
+// Index of the first element of a chunk. If p is a multiple of a power of two that is above q, then
+//   ChunkOffset(p + q, a ^ b) = p * kHeadDim + (ChunkOffset(q, a) ^ (Swizzle(p) ^ b) * kChunk).
 template <int kHeadDim>
 __device__ constexpr int ChunkOffset(int position, int chunk) {
   return position * kHeadDim + (chunk ^ Swizzle<kHeadDim>(position)) * kChunk;
 }
 
-// The offset of 2 k chunks behind lane_offset, which is at chunk 0 or 1 of a position; the last
-// term, of chunks that do not change places, is a constant next to a register.
+// The offset of the chunk 2 k chunks after the one at lane_offset, which is chunk 0 or 1 of a
+// position. The second term covers the multiples of 8 chunks, which the permutation does not
+// change: a constant added to a register.
 __device__ constexpr int ChunkPair(int lane_offset, int k) {
   return (lane_offset ^ 2 * k % 8 * kChunk) + 2 * k / 8 * 8 * kChunk;
 }
 
-// The queries of a warp as A operands, 16 dimensions each, rounded to bf16.
+// The queries of a warp, rounded to bf16, as A operands of 16 dimensions each.
 template <int kHeadDim>
 struct QueryTile {
   uint32_t a[kHeadDim / 16][4];
 };
 
-// Sums of a lane's two rows over some positions, relative to a maximum.
+// The sums of a lane's two rows over some positions, relative to the maximum of those positions.
 template <int kHeadDim>
 struct AttentionSums {
-  float max[2];      // of scores * log2(e); -inf: there was nothing to see
-  float weights[4];  // [0], [1]: of row 0, [2], [3]: of row 1, twice the same
-  // Of weighted values: [n][2 row + i] is dimension 8 n + lane % 4 * 2 + i.
+  float max[2];      // by row: of scores * log2(e); -inf: no position was visible
+  float weights[4];  // [0] and [1]: of row 0; [2] and [3]: of row 1; both of a row are equal
+  // Of weighted values: [n][2 row + i] belongs to dimension 8 n + lane % 4 * 2 + i.
   float values[kHeadDim / 8][4];
 
   __device__ __forceinline__ void Reset() {
@@ -68,8 +72,9 @@ struct AttentionSums {
   }
 };
 
-// scores[n][2 row + i]: of position 8 n + lane % 4 * 2 + i. keys: of the 32 positions, as
-// ChunkOffset says.
+// Computes the scores of a warp's queries with 32 positions: scores[n][2 row + i] belongs to
+// position 8 n + lane % 4 * 2 + i. keys: the 32 positions in shared memory, laid out by
+// ChunkOffset.
 template <int kHeadDim>
 __device__ __forceinline__ void ComputeScores(const QueryTile<kHeadDim>& query, const Bf16* keys,
                                               float (&scores)[4][4]) {
@@ -79,7 +84,7 @@ __device__ __forceinline__ void ComputeScores(const QueryTile<kHeadDim>& query, 
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[n][i] = 0;
   }
-  // A load has two chunks of twice 8 positions.
+  // One load takes two chunks (16 dimensions) of 16 positions.
   const int lane_offset = ChunkOffset<kHeadDim>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int k = 0; k < kHeadDim / 16; ++k) {
@@ -94,15 +99,16 @@ __device__ __forceinline__ void ComputeScores(const QueryTile<kHeadDim>& query, 
   }
 }
 
-// Adds the weighted values of the 32 positions and the weights. weights: as scores. values: as
-// ChunkOffset says, finite (a weight of 0 does not save from NaN).
+// Adds the weighted values of 32 positions, and their weights, to the sums. weights: in the order
+// of scores. values: laid out by ChunkOffset; they must be finite, because a weight of 0 times NaN
+// is NaN.
 template <int kHeadDim>
 __device__ __forceinline__ void AddValues(const float (&weights)[4][4], const Bf16* values,
                                           AttentionSums<kHeadDim>& sums) {
   const int lane = threadIdx.x % kWarpSize;
   constexpr uint32_t kTwoOnes = 0x3f803f80u;
   const uint32_t ones[2] = {kTwoOnes, kTwoOnes};
-  // A load has two chunks of 16 positions.
+  // One load takes two chunks (16 dimensions) of 16 positions.
   const int lane_offset = ChunkOffset<kHeadDim>(lane % 16, lane / 16);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -123,9 +129,9 @@ __device__ __forceinline__ void AddValues(const float (&weights)[4][4], const Bf
 }
 
 // Adds the 32 positions from position_begin on to a split's sums. scale: log2(e) / sqrt(head_dim).
-// A row sees positions up to row_positions[row]; masked: some row does not see all of them. To
-// leave a piece out changes nothing where no row sees any of it: its weights are 0, and it raises
-// no maximum.
+// A row sees the positions up to row_positions[row]. masked: whether some row does not see all 32
+// positions. Leaving out a piece that no row sees changes nothing: its weights would be 0, and it
+// would raise no maximum.
 template <int kHeadDim>
 __device__ __forceinline__ void AttendPiece(const QueryTile<kHeadDim>& query, const Bf16* keys,
                                             const Bf16* values, int position_begin,
@@ -152,16 +158,17 @@ __device__ __forceinline__ void AttendPiece(const QueryTile<kHeadDim>& query, co
     for (int n = 1; n < 4; ++n) {
       max = fmaxf(max, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
     }
-    // Four lanes have a row.
+    // Four neighbouring lanes hold parts of the same row.
     max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 1));
     max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 2));
     const float new_max = fmaxf(sums.max[row], max * scale);
-    // A row that has seen nothing keeps weights of 2^-inf.
+    // A row that has seen no position subtracts 0 instead of -inf, so its weights are 2^-inf = 0,
+    // not NaN.
     bases[row] = new_max == -INFINITY ? 0.0f : new_max;
     factors[row] = Exp2(sums.max[row] - bases[row]);
     sums.max[row] = new_max;
   }
-  // Seldom after the first pieces; a factor of 1 would change nothing.
+  // The maximum seldom rises after the first pieces; a factor of 1 would change nothing.
   if (__ballot_sync(kFullMask, factors[0] != 1.0f || factors[1] != 1.0f) != 0) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums.weights[i] *= factors[i / 2];
@@ -179,7 +186,8 @@ __device__ __forceinline__ void AttendPiece(const QueryTile<kHeadDim>& query, co
   AddValues<kHeadDim>(scores, values, sums);
 }
 
-// How the sums of a split join those of the splits before it.
+// How the sums of one split are added to those of the splits before it: the common maximum, and the
+// factors of both sides.
 struct MergeFactors {
   float max, total, split;
 };
@@ -189,11 +197,13 @@ __device__ __forceinline__ MergeFactors MergeFactorsOf(float total_max, float sp
   return {max, Exp2(total_max - max), Exp2(split_max - max)};
 }
 
+// The merged sum of one quantity.
 __device__ __forceinline__ float Merged(const MergeFactors& factors, float total, float split) {
   return fmaf(total, factors.total, split * factors.split);
 }
 
-// A row that saw nothing of the split stays as it is.
+// Adds a split's sums to the total of the splits before it. A row that saw no position of the split
+// stays unchanged.
 template <int kHeadDim>
 __device__ __forceinline__ void MergeSplit(const AttentionSums<kHeadDim>& split,
                                            AttentionSums<kHeadDim>& total) {
@@ -213,7 +223,8 @@ __device__ __forceinline__ void MergeSplit(const AttentionSums<kHeadDim>& split,
   }
 }
 
-// The result. Zeros lose their sign, in which weights of 0 may have left a trace.
+// The final result of one dimension. Adding 0 removes the sign of zeros, which may depend on
+// positions with weight 0.
 __device__ __forceinline__ Bf16 Normalized(float values, float inverse_weights) {
   return ToBf16(fmaf(values, inverse_weights, 0.0f));
 }

@@ -1,5 +1,6 @@
-// Sums over what the threads of a block hold, and the search for where a running sum exceeds a
-// number. Whole blocks call these; results are the same in every thread.
+// Sums over the values that the threads of a block hold, and a search for the place where a running
+// sum exceeds a number. All threads of a warp (WarpReduce, FindInWarp) or of the block (the others)
+// must call these; every thread gets the same result.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,8 @@
 
 namespace bora {
 
-// Where a thread is in its block, and what the block's warps exchange sums through.
+// A thread's place in its block, and the shared memory through which the block's warps exchange
+// sums.
 struct BlockThreads {
   int thread_idx = 0;
   int lane = 0;
@@ -21,6 +23,7 @@ struct BlockThreads {
   uint64_t* slots = nullptr;  // [kWarpSize], in shared memory
 };
 
+// The calling thread's place in a one-dimensional block.
 __device__ inline BlockThreads ThisBlock(uint64_t* slots) {
   const int thread_idx = threadIdx.x;
   const int n_threads = blockDim.x;
@@ -28,8 +31,8 @@ __device__ inline BlockThreads ThisBlock(uint64_t* slots) {
           n_threads,  n_threads / kWarpSize,  slots};
 }
 
-// For a commutative `combine` the same bits in every lane: each step combines the same two values
-// in both partners.
+// Combines the values of a warp. With a commutative `combine` every lane gets the same bits: each
+// step combines the same two values in both partners.
 template <typename T, typename Combine>
 __device__ T WarpReduce(T value, Combine combine) {
 #pragma unroll
@@ -39,7 +42,8 @@ __device__ T WarpReduce(T value, Combine combine) {
   return value;
 }
 
-// All threads' values (of 64 bits) combined in a fixed tree; `neutral` changes nothing.
+// Combines all threads' values in a fixed tree. T has 64 bits. neutral: the value that changes
+// nothing.
 template <typename T, typename Combine>
 __device__ T BlockReduce(const BlockThreads& block, T value, T neutral, Combine combine) {
   value = WarpReduce(value, combine);
@@ -47,7 +51,7 @@ __device__ T BlockReduce(const BlockThreads& block, T value, T neutral, Combine 
   __syncthreads();
   value = block.lane < block.n_warps ? std::bit_cast<T>(block.slots[block.lane]) : neutral;
   value = WarpReduce(value, combine);
-  __syncthreads();  // the slots may be written again
+  __syncthreads();  // before the slots are written again
   return value;
 }
 
@@ -56,14 +60,15 @@ __device__ T BlockSum(const BlockThreads& block, T value) {
   return BlockReduce(block, value, T{0}, [](T a, T b) { return a + b; });
 }
 
-// One of a row of values, with the sum of those before it.
+// The result of a search in an array of values.
 struct Found {
-  int idx = 0;
-  uint64_t before = 0;
-  uint64_t value = 0;
+  int idx = 0;          // of the value that was found
+  uint64_t before = 0;  // sum of the values before it
+  uint64_t value = 0;   // the value itself
 };
 
-// The first lane at which the warp's running sum exceeds target; there must be one.
+// Finds the first lane at which the running sum of the warp's values exceeds target.
+// REQUIRES: there is one.
 __device__ inline Found FindInWarp(uint64_t value, uint64_t target) {
   const int lane = threadIdx.x % kWarpSize;
   uint64_t sum = value;
@@ -76,15 +81,16 @@ __device__ inline Found FindInWarp(uint64_t value, uint64_t target) {
   return {first, __shfl_sync(kFullMask, sum - value, first), __shfl_sync(kFullMask, value, first)};
 }
 
-// The first idx in [0, n) at which the running sum of value_of(idx) exceeds target; there must be
-// one. Each round narrows the range to one warp's part of it.
+// Finds the first idx in [0, n) at which the running sum of value_of(idx) exceeds target. Each
+// round narrows the range to one warp's part of it.
+// REQUIRES: there is one; value_of gives every thread the same values.
 template <typename ValueOf>
 __device__ Found FindInBlock(const BlockThreads& block, int n, uint64_t target, ValueOf value_of) {
   int begin = 0;
   int end = n;
-  uint64_t before = 0;  // begin
+  uint64_t before = 0;  // sum of the values before begin
   while (end - begin > kWarpSize) {
-    // At least 2 warps: a part is shorter than the range.
+    // There are at least 2 warps, so a part is shorter than the range and the loop ends.
     const int part = static_cast<int>(RoundUp(CeilDiv(end - begin, block.n_warps), kWarpSize));
     const int part_begin = begin + block.warp_idx * part;
     const int part_end = std::min(part_begin + part, end);

@@ -1,4 +1,5 @@
-// Between SamplingParams, SampledToken and their forms in device memory; no CUDA here.
+// Converts between SamplingParams, SampledToken and their forms in device memory. Host code without
+// CUDA.
 #include <algorithm>
 
 #include "base/check.h"

@@ -9,19 +9,20 @@
 namespace bora {
 namespace {
 
+// So that EmbedKernel can call ToFloat for any element type.
 __device__ inline float ToFloat(float x) { return x; }
 using bora::ToFloat;
 
 constexpr int kThreads = 128;
 
-// A group of kWidth elements a thread; blockIdx.x is the token.
+// One group of kWidth elements per thread; blockIdx.x is the token.
 template <typename Group, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     EmbedKernel(int n_groups, const Group* table, const int32_t* tokens, float* out) {
   const int i = blockIdx.y * kThreads + threadIdx.x;
   if (i >= n_groups) return;
   const Group from = table[int64_t{tokens[blockIdx.x]} * n_groups + i];
-  // 8 floats are two stores of 16 bytes.
+  // A store has at most 4 floats, 16 bytes; 8 floats are two stores.
   constexpr int kStore = kWidth < 4 ? kWidth : 4;
   auto* to = reinterpret_cast<Floats<kStore>*>(out) +
              (int64_t{blockIdx.x} * n_groups + i) * (kWidth / kStore);

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// blockIdx.x is the row. Single floats: a part need not begin on a vector's boundary.
+// One float per thread; blockIdx.x is the row. Not in groups of four, because a part need not begin
+// at a multiple of 16 bytes.
 __global__ void __launch_bounds__(kThreads)
     JoinColumnsKernel(int n_rows, int n_cols, int n_part_cols, const float* parts, float* out) {
   const int col = blockIdx.y * kThreads + threadIdx.x;

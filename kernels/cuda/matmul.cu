@@ -17,30 +17,33 @@
 namespace bora {
 namespace {
 
-// Columns of an instruction, and the parts of a stage that it and a copy take.
+// Columns of an instruction, instructions along a stage, and chunks of a stage's row.
 constexpr int kStepCols = static_cast<int>(kCudaLeafAlignment);
 constexpr int kSteps = kStageCols / kStepCols;
 constexpr int kChunks = kStageCols / kChunkCols;
 
-// Tiles of tokens that the blocks of a wave share a tile of rows with: 8 of 128 tokens make a wave
-// of 132 blocks nearly square, 8 x 16, and its share of both matrices small.
+// Tiles of tokens that share each tile of rows among the blocks of a wave. With 8 tiles of 128
+// tokens a wave of 132 blocks is nearly square, about 8 x 16 tiles, so that its share of both
+// matrices is small.
 constexpr int64_t kMaxTokenTilesAside = 8;
 
+// The arguments of the kernel.
 struct MatMulTask {
   const Bf16* x;  // [m, n_cols]
   const Bf16* w;  // [n_rows, n_cols]
-  float* y;       // [n_splits, m, n_rows]: the tree's sums of each split's leaves
-  Bf16* hidden;   // [m, n_rows / 2]: not null: the gated activation of y, in place of y
+  float* y;       // [n_splits, m, n_rows]: for each split, the tree's sums of its leaves
+  Bf16* hidden;   // [m, n_rows / 2]: if not null, the gated activation of y is written here instead
+                  // of y
   int m;
   int n_rows;
   int n_cols;
   int leaf_cols;
   int n_splits;
-  int n_block_leaves;     // of a split
-  int token_tiles_aside;  // blockIdx.x counts these, then splits, then tiles of rows
+  int n_block_leaves;     // leaves of a split
+  int token_tiles_aside;  // the fastest index of blockIdx.x, before splits and tiles of rows
 };
 
-// What a thread works on.
+// The part of the product that a thread works on.
 template <int kTileIdx>
 struct Position {
   static constexpr MatMulTile kTile = kMatMulTiles[kTileIdx];
@@ -59,14 +62,14 @@ struct Position {
   }
 
   int lane;
-  int group;                          // of threads that share stages
-  int thread;                         // in the group
+  int group;                          // of the threads that share stages
+  int thread;                         // index in the group
   int token_begin, row_begin, split;  // of the block
-  int warp_row, warp_token;           // of the warp, in the block's tile
+  int warp_row, warp_token;           // of the warp, within the block's tile
 };
 
-// A warp's part of a tile, as the instruction leaves it: rows on its m16 side, tokens on its n8
-// side.
+// The sums of a warp's part of a tile, as the instruction leaves them in registers: weight rows on
+// its m16 side, tokens on its n8 side.
 template <int kTileIdx>
 struct Sums {
   static constexpr int kRowTiles = kMatMulTiles[kTileIdx].warp_rows / 16;
@@ -81,8 +84,9 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) At(i) += other.At(i);
   }
-  // To and from shared memory; a thread finds what it kept itself, or what the thread of another
-  // group with the same place kept. kept: [kCount, n_threads].
+  // Keep stores the sums to shared memory, AddKept adds them from there. A thread reads the sums
+  // that it stored itself, or those of the thread with the same index in another group. kept:
+  // [kCount, n_threads].
   __device__ void Keep(float* kept, int n_threads, int thread) const {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) kept[i * n_threads + thread] = At(i);
@@ -92,14 +96,15 @@ struct Sums {
     for (int i = 0; i < kCount; ++i) At(i) += kept[i * n_threads + thread];
   }
 
+  // The sums as one array of kCount.
   __device__ float& At(int i) { return at[i / 4 / kTokenTiles][i / 4 % kTokenTiles][i % 4]; }
   __device__ float At(int i) const { return at[i / 4 / kTokenTiles][i / 4 % kTokenTiles][i % 4]; }
 
   float at[kRowTiles][kTokenTiles][4];
 };
 
-// Begins to copy kRows rows of a stage, each kThreads threads 8 chunks a row. from: the first row's
-// first column. What lies beyond n_rows or n_cols becomes zero.
+// Begins to copy kRows rows of a stage with kThreads threads, 8 chunks per row. from: the first
+// row's first column of the stage. Rows from n_rows on and columns from n_cols on become zero.
 template <int kRows, int kThreads>
 __device__ void FetchRows(const Bf16* from, int row_stride, int n_rows, int n_cols, int thread,
                           Bf16* stage) {
@@ -115,15 +120,16 @@ __device__ void FetchRows(const Bf16* from, int row_stride, int n_rows, int n_co
   }
 }
 
-// What a step multiplies, in registers.
+// The operands of one step of 16 columns, in registers.
 template <int kTileIdx>
 struct Fragments {
   static constexpr int kRowTiles = Sums<kTileIdx>::kRowTiles;
   static constexpr int kTokenTiles = Sums<kTileIdx>::kTokenTiles;
   static_assert(kTokenTiles == 1 || kTokenTiles % 2 == 0);
 
-  // w, x: the warp's rows of a stage. The four matrices of a load are the four registers of the
-  // weight's 16 x 16, and the two registers of two neighbouring tiles of tokens.
+  // Loads step `step` of a stage. w, x: the warp's first row and first token of the stage. The four
+  // matrices of a load are the four registers of the weight's 16 x 16 tile, or the two registers of
+  // each of two neighbouring tiles of tokens.
   __device__ void Load(const Bf16* w, const Bf16* x, int step, int lane) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
@@ -131,7 +137,7 @@ struct Fragments {
     }
 #pragma unroll
     for (int i = 0; i < kTokenTiles; i += 2) {
-      // A single tile of tokens is loaded twice.
+      // If there is a single tile of tokens it is loaded twice.
       const int token = i * 8 + lane % 8 + (kTokenTiles > 1 ? lane / 16 * 8 : 0);
       uint32_t two[4];
       LoadMatrices(two, x + StagedAt(token, step * 2 + lane / 8 % 2));
@@ -140,6 +146,7 @@ struct Fragments {
     }
   }
 
+  // sums += weight rows x tokens.
   __device__ void MultiplyAdd(Sums<kTileIdx>& sums) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
@@ -152,13 +159,14 @@ struct Fragments {
   uint32_t tokens[kTokenTiles][2];
 };
 
-// Streams the columns of the thread's leaves through the stages.
+// Streams the columns of the leaves that the thread's group multiplies through the stages.
 template <int kTileIdx>
 class LeafStream {
  public:
   static constexpr MatMulTile kTile = kMatMulTiles[kTileIdx];
   static constexpr int kStages = kTile.n_stages;
 
+  // Takes the stages from shared memory and begins to copy all but one of them.
   __device__ LeafStream(Shared& shared, const MatMulTask& task, const Position<kTileIdx>& at)
       : task_(task),
         at_(at),
@@ -179,12 +187,12 @@ class LeafStream {
     for (int i = 0; i < kStages - 1; ++i) Fetch(w_stages_[i], x_stages_[i]);
   }
 
-  // The sums of the next leaf, in one chain of instructions each.
+  // Computes the sums of the next leaf, each in one chain of instructions.
   __device__ void SumLeaf(Sums<kTileIdx>& sums) {
     sums.Clear();
     for (int col = 0; col < task_.leaf_cols; col += kStageCols) {
-      // Makes a stage that has come visible to all who share it. They also have all multiplied the
-      // stage before, which is refilled.
+      // The barrier makes the arrived stage visible to all threads that share it. It also means
+      // that all of them have multiplied the stage before, which is refilled now.
       AwaitCopies<kStages - 2>();
       if (kTile.group_threads() == kWarpSize) {
         __syncwarp();
@@ -198,8 +206,8 @@ class LeafStream {
   }
 
  private:
-  // Begins to copy the next stage, which ends where its leaf does. A group of copies even where
-  // nothing is left, because AwaitCopies counts them.
+  // Begins to copy the next stage, which ends where its leaf ends. Commits a group of copies even
+  // if no column is left, because AwaitCopies counts groups.
   __device__ void Fetch(Bf16* w_stage, Bf16* x_stage) {
     if (col_ < end_) {
       FetchRows<kTile.rows(), kTile.group_threads()>(w_ + col_, task_.n_cols,
@@ -217,8 +225,9 @@ class LeafStream {
     CommitCopies();
   }
 
-  // Multiplies the oldest stage. A full one has each step's loads under way during the step before;
-  // of the last one of a leaf only n_cols count: zeros might change a sum's bits, as -0 + 0.
+  // Multiplies the oldest stage. In a full stage the loads of each step are under way during the
+  // step before. In the last stage of a leaf only n_cols columns are multiplied: zeros could change
+  // a sum's bits, as in -0 + 0.
   __device__ void Multiply(int n_cols, Sums<kTileIdx>& sums) {
     const Bf16* w = w_stages_[0] + at_.warp_row * kStageCols;
     const Bf16* x = x_stages_[0] + at_.warp_token * kStageCols;
@@ -238,7 +247,8 @@ class LeafStream {
     }
   }
 
-  // Addresses change places rather than an index, so that they stay in registers.
+  // Makes the second-oldest stage the oldest. The addresses are moved instead of an index, so that
+  // they stay in registers.
   __device__ void Rotate() {
     Bf16* const w_oldest = w_stages_[0];
     Bf16* const x_oldest = x_stages_[0];
@@ -255,14 +265,14 @@ class LeafStream {
   const Position<kTileIdx>& at_;
   const Bf16* w_;  // the tile's first rows
   const Bf16* x_;
-  int col_;  // that is fetched next, of the leaf that ends at leaf_end_
+  int col_;  // the next column to fetch, in the leaf that ends at leaf_end_
   int leaf_end_;
-  int end_;
-  Bf16* w_stages_[kStages];  // oldest first; the last is the one to refill
+  int end_;                  // end of the group's leaves
+  Bf16* w_stages_[kStages];  // oldest first; the last one is refilled next
   Bf16* x_stages_[kStages];
 };
 
-// Adds up the groups' leaves in the first group: (l0 + l1) + (l2 + l3).
+// Adds the sums of the four groups' leaves, in the first group: (l0 + l1) + (l2 + l3).
 template <int kTileIdx>
 __device__ void AddGroups(Shared& shared, const Position<kTileIdx>& at, Sums<kTileIdx>& sums) {
   constexpr int kThreads = kMatMulTiles[kTileIdx].group_threads();
@@ -274,13 +284,14 @@ __device__ void AddGroups(Shared& shared, const Position<kTileIdx>& at, Sums<kTi
   if (at.group % 2 == 1) sums.Keep(mine, kThreads, at.thread);
   __syncthreads();
   if (at.group % 2 == 0) sums.AddKept(mine, kThreads, at.thread);
-  // A thread of group 2 overwrites what only it has read.
+  // A thread of group 2 overwrites sums that only it has read.
   if (at.group == 2) sums.Keep(mine, kThreads, at.thread);
   __syncthreads();
   if (at.group == 0) sums.AddKept(kept[1], kThreads, at.thread);
 }
 
-// A warp writes 8 neighbouring rows of 4 tokens at once: whole sectors of 32 bytes.
+// Writes a warp's sums to y, or their gated activation to hidden. A warp writes 8 neighbouring rows
+// of 4 tokens at once, which are whole sectors of 32 bytes.
 template <int kTileIdx>
 __device__ void Store(const MatMulTask& task, const Position<kTileIdx>& at,
                       const Sums<kTileIdx>& sums) {
@@ -309,8 +320,9 @@ __device__ void Store(const MatMulTask& task, const Position<kTileIdx>& at,
   }
 }
 
-// Finished sums that the tree needs later: the first of a pair of leaves stays in registers, the
-// first pair of two goes to shared memory.
+// One tile of the product. While a block without leaf warps goes through its leaves, the tree needs
+// some finished sums later: the first leaf of a pair stays in registers, and the sum of the first
+// of two pairs goes to shared memory.
 template <int kTileIdx>
 __global__ void __launch_bounds__(kMatMulTiles[kTileIdx].threads(),
                                   kMatMulTiles[kTileIdx].n_resident) MatMulKernel(MatMulTask task) {
@@ -348,7 +360,8 @@ constexpr Kernel kKernels[kNMatMulTiles] = {MatMulKernel<0>, MatMulKernel<1>, Ma
 
 constexpr int kTreeThreads = 256;
 
-// y = p0 + p1, or (p0 + p1) + (p2 + p3). parts: [n_parts, n_groups, kWidth].
+// Sums the parts of 2 or 4 splits: y = p0 + p1, or (p0 + p1) + (p2 + p3). parts: [n_parts,
+// n_groups, kWidth].
 template <int kWidth>
 __global__ void __launch_bounds__(kTreeThreads)
     TreeSumKernel(int64_t n_groups, int n_parts, const float* parts, float* y) {
@@ -368,6 +381,7 @@ __global__ void __launch_bounds__(kTreeThreads)
   reinterpret_cast<Floats<kWidth>*>(y)[i] = sum;
 }
 
+// Queues the sum of n_parts parts of n floats each.
 void TreeSum(CudaDevice& device, int64_t n, int n_parts, const float* parts, float* y) {
   const bool vectors = n % 4 == 0;
   const int64_t n_groups = vectors ? n / 4 : n;
@@ -375,6 +389,7 @@ void TreeSum(CudaDevice& device, int64_t n, int n_parts, const float* parts, flo
                vectors ? TreeSumKernel<4> : TreeSumKernel<1>, n_groups, n_parts, parts, y);
 }
 
+// Ends the process if the weight is not as kernels/matmul.h requires.
 void CheckWeight(const PackedWeight& w, WeightLayout layout) {
   CHECK(w.format == WeightFormat::kBf16 && w.layout == layout);
   CHECK(w.n_leaves == 1 || w.n_leaves == 2 || w.n_leaves == kMaxCudaLeaves)
@@ -384,7 +399,8 @@ void CheckWeight(const PackedWeight& w, WeightLayout layout) {
       << w.n_rows << " rows";
 }
 
-// Queues the product into y, [n_splits, m, n_rows], or the gated activation of it into hidden.
+// Queues the kernel: the product into y, [n_splits, m, n_rows], or its gated activation into hidden
+// if that is not null.
 void Launch(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m,
             const PackedWeight& w, float* y, Bf16* hidden) {
   const MatMulTile& tile = kMatMulTiles[plan.tile];
@@ -412,6 +428,7 @@ void Launch(CudaDevice& device, const MatMulPlan& plan, const Bf16* x, int64_t m
                kKernels[plan.tile], task);
 }
 
+// The plan for this device.
 MatMulPlan PlanFor(const CudaDevice& device, int64_t m, const PackedWeight& w) {
   return PlanMatMul(m, w.n_rows, w.n_leaves, device.limits().n_multiprocessors);
 }
@@ -469,7 +486,7 @@ int64_t MatMulScratchBytes(const CudaDevice& device, int64_t max_rows, const Pac
   const auto bytes_of =
       w.layout == WeightLayout::kGatedRows ? GatedPlanScratchBytes : PlanScratchBytes;
   int64_t n_bytes = 0;
-  // Not the most for the most rows: many need no split.
+  // The most rows do not take the most scratch: with many rows nothing is split.
   for (int64_t m = 1; m <= max_rows; ++m) {
     n_bytes = std::max(n_bytes, bytes_of(PlanFor(device, m, w), m, w.n_rows));
   }

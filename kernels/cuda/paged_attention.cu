@@ -17,19 +17,20 @@
 namespace bora {
 namespace {
 
+// The arguments of the prefill and decode kernels.
 struct Params {
   const AttentionItem* items;
-  const int32_t* n_items;
-  const int32_t* block_table;  // [.., max_blocks_per_row]
+  const int32_t* n_items;      // in device memory
+  const int32_t* block_table;  // [n_slots, max_blocks_per_row]
   int64_t max_blocks_per_row;
   int n_heads;
   int n_kv_heads;
-  int group;  // heads per KV head
+  int group;  // query heads per KV head
   const float* qkv;
   const Bf16* keys;
   const Bf16* values;
-  int block_elements;  // of keys, all heads
-  int head_elements;   // of a block
+  int block_elements;  // elements of keys in a block, all KV heads
+  int head_elements;   // elements of keys in a block, one KV head
   int log2_block_size;
   float scale;  // log2(e) / sqrt(head_dim)
   float* partials;
@@ -37,22 +38,25 @@ struct Params {
   Bf16* out;  // [n_tokens, n_heads * head_dim]
 };
 
-// Warps that work on the same keys and values, 16 queries each, and their pipeline.
+// Warps that work on the same keys and values, with 16 queries each, and the ring of stages in
+// shared memory through which they read them. A stage is kStagePositions positions of keys and
+// values. A team is one warp or a whole block.
 template <int kHeadDim_, int kWarps_, int kStagePositions_, int kStages_>
 struct Team {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kStagePositions = kStagePositions_;  // divides a split
+  static constexpr int kStagePositions = kStagePositions_;  // divides kAttentionSplitTokens
   static constexpr int kStages = kStages_;
   static constexpr int kStageElements = kStagePositions * kHeadDim;  // of keys, and of values
-  // Rounds of a warp's copies that are computed together. All of a team of one warp, which has
-  // nobody else's work to hide their latency; more spill in the others.
+  // Unrolling of a warp's loop of copies. A team of one warp unrolls the whole loop, because no
+  // other warp's work hides its latency; in larger teams more than 2 would spill registers.
   static constexpr int kCopyUnroll = kWarps == 1 ? kStagePositions : 2;
 
+  // The calling thread's index in its team.
   static __device__ int Thread() { return threadIdx.x % kThreads; }
   static __device__ int Warp() { return Thread() / kWarpSize; }
-  // A team is a warp or a block.
+  // A barrier for the team.
   static __device__ void Sync() {
     if constexpr (kWarps == 1) {
       __syncwarp();
@@ -61,7 +65,8 @@ struct Team {
     }
   }
 
-  // Arrays of the stages, chosen without an array in memory.
+  // The stages' arrays. At chooses by comparisons, because an array with an index that is not a
+  // constant would be placed in memory.
   struct Ring {
     Bf16* stages[kStages];
     __device__ Bf16* At(int slot) const {
@@ -74,11 +79,12 @@ struct Team {
   Ring keys, values;
 };
 
-// One pass of a team over an item's positions for one KV head: up to kWarps * 16 queries, from
-// `row_begin` of the item's (token by token, the heads of the group) on.
+// One pass of a team over an item's positions for one KV head, with up to kWarps * 16 queries, from
+// query `row_begin` of the item on. An item's queries are ordered token by token, and within a
+// token by head of the group.
 template <typename Team>
 struct Tile {
-  // Read again where it is needed: registers are scarcer.
+  // A pointer: the item is read again at each use, because registers are scarce.
   const AttentionItem* item;
   int kv_head_idx;
   int row_begin;
@@ -86,25 +92,28 @@ struct Tile {
   __device__ int PositionBegin() const {
     return item->split_begin * static_cast<int>(kAttentionSplitTokens);
   }
-  // No token of the item sees what is there or beyond, and nothing of it is read.
+  // The end of the positions that the item's last token sees; nothing from here on is read.
   __device__ int PositionEnd() const {
     return std::min(item->split_end * static_cast<int>(kAttentionSplitTokens),
                     item->position + item->n_tokens);
   }
 };
 
-// Begins to copy a stage's keys and values to shared memory, zeros from `end` on; begin < end. A
-// warp has kPerWarp neighbouring positions: each lane looks up the block of one of them, so that
-// the table is waited for once a stage.
+// Begins to copy a stage's keys and values to shared memory, positions [begin, begin +
+// kStagePositions), with zeros from `end` on. Each warp copies kPerWarp neighbouring positions.
+// Each lane looks up the block of one of them, so that the block table is waited for once per
+// stage.
+// REQUIRES: begin < end.
 template <typename Team>
 __device__ __forceinline__ void CopyStage(const Params& params, const int32_t* table,
                                           int kv_head_idx, int begin, int end, Bf16* keys,
                                           Bf16* values) {
   constexpr int kHeadDim = Team::kHeadDim;
   constexpr int kChunks = kHeadDim / kChunk;
-  constexpr int kTogether = kWarpSize / kChunks;  // positions
+  constexpr int kTogether = kWarpSize / kChunks;  // positions that a warp copies at once
   constexpr int kPerWarp = Team::kStagePositions / Team::kWarps;
-  // The latter for ChunkOffset: where a warp begins no chunk changes places.
+  // The second condition is for ChunkOffset: no chunk is permuted at a position where a warp
+  // begins.
   static_assert(kPerWarp <= kWarpSize && kPerWarp % 8 == 0);
   const int lane = Team::Thread() % kWarpSize;
   const int warp_begin = Team::Warp() * kPerWarp;
@@ -112,14 +121,14 @@ __device__ __forceinline__ void CopyStage(const Params& params, const int32_t* t
   const int32_t lane_block_id = table[looked_up >> params.log2_block_size];
   const int first = lane / kChunks;
   const int chunk = lane % kChunks;
-  // KvLayerView::RowMajorOffset, but for the block and the slot.
+  // KvLayerView::RowMajorOffset without the terms of the block and the slot.
   const int head_chunk = kv_head_idx * params.head_elements + chunk * kChunk;
   const int first_to = ChunkOffset<kHeadDim>(first, chunk);
   keys += warp_begin * kHeadDim;
   values += warp_begin * kHeadDim;
 #pragma unroll(Team::kCopyUnroll)
   for (int i = 0; i < kPerWarp; i += kTogether) {
-    // From `end` on it is the last position's, and nothing is read there.
+    // From `end` on this is the last position's block, of which nothing is read.
     const int64_t block_id = __shfl_sync(kFullMask, lane_block_id, i + first);
     if (kTogether > kPerWarp && first >= kPerWarp) continue;
     const int position = begin + warp_begin + i + first;
@@ -132,16 +141,17 @@ __device__ __forceinline__ void CopyStage(const Params& params, const int32_t* t
   }
 }
 
-// What a lane's two rows are. Rows beyond the item's see nothing.
+// The queries that a lane's two rows are. Rows beyond the item's last query see no position.
 struct LaneRows {
-  int token[2];  // of the item's
+  int token[2];  // index within the item
   int head_idx[2];
-  int position[2];  // -1: no such row
-  // Of the warp: the lowest and the highest of its rows.
+  int position[2];  // of the row's token; -1: there is no such row
+  // The lowest and the highest position of the warp's rows; last_position is -1 if it has none.
   int first_position;
   int last_position;
 };
 
+// The calling lane's rows of a tile.
 template <typename Team>
 __device__ __forceinline__ LaneRows RowsOf(const Params& params, const Tile<Team>& tile) {
   const int warp_row = tile.row_begin + Team::Warp() * kTileRows;
@@ -162,6 +172,7 @@ __device__ __forceinline__ LaneRows RowsOf(const Params& params, const Tile<Team
   return rows;
 }
 
+// Loads the warp's queries and rounds them to bf16; rows that do not exist are 0.
 template <typename Team>
 __device__ __forceinline__ QueryTile<Team::kHeadDim> LoadQuery(const Params& params,
                                                                const Tile<Team>& tile,
@@ -187,7 +198,8 @@ __device__ __forceinline__ QueryTile<Team::kHeadDim> LoadQuery(const Params& par
   return query;
 }
 
-// Writes what a lane has of a split's sums.
+// Writes a lane's part of a split's sums to a partial result, in the layout of
+// AttentionPartialFloats.
 template <typename Team>
 __device__ __forceinline__ void StorePartial(const Params& params, int partial_idx,
                                              const Tile<Team>& tile,
@@ -211,6 +223,7 @@ __device__ __forceinline__ void StorePartial(const Params& params, int partial_i
   }
 }
 
+// Writes a lane's part of the final result.
 template <typename Team>
 __device__ __forceinline__ void StoreResult(const Params& params, const Tile<Team>& tile,
                                             const AttentionSums<Team::kHeadDim>& total) {
@@ -231,7 +244,7 @@ __device__ __forceinline__ void StoreResult(const Params& params, const Tile<Tea
   }
 }
 
-// Adds a stage to the warp's sums.
+// Adds the positions of a stage to the warp's sums, as far as the warp's rows see them.
 template <typename Team>
 __device__ __forceinline__ void AttendStage(const QueryTile<Team::kHeadDim>& query,
                                             const Bf16* keys, const Bf16* values, int begin,
@@ -247,6 +260,8 @@ __device__ __forceinline__ void AttendStage(const QueryTile<Team::kHeadDim>& que
   }
 }
 
+// Computes a tile: copies stage after stage, several ahead of the one in use, adds them up split by
+// split, and writes either a partial result per split or the final result.
 template <typename Team>
 __device__ __forceinline__ void AttendTile(const Params& params, const Team& team,
                                            const Tile<Team>& tile) {
@@ -261,7 +276,7 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
     }
     CommitCopies();
   };
-  // Others may still read what the tile before left in the last stages.
+  // Other warps may still read the last stages of the tile before.
   Team::Sync();
 #pragma unroll
   for (int slot = 0; slot + 1 < Team::kStages; ++slot) {
@@ -277,8 +292,10 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
   int slot = 0;
 #pragma unroll 1
   for (int begin = tile.PositionBegin(); begin < end; begin += Team::kStagePositions) {
+    // The oldest group of copies is this stage's.
     AwaitCopies<Team::kStages - 2>();
-    // All have the stage, and nobody reads the one before any more.
+    // Now all warps see the stage, and no warp reads the previous one any more, so that it can be
+    // refilled.
     Team::Sync();
     copy(begin + (Team::kStages - 1) * Team::kStagePositions,
          slot == 0 ? Team::kStages - 1 : slot - 1);
@@ -286,6 +303,7 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
                       sums);
     slot = slot + 1 == Team::kStages ? 0 : slot + 1;
     const int next = begin + Team::kStagePositions;
+    // Inside a split the sums go on; at its end they are stored or merged.
     if (next % kSplit != 0 && next < end) continue;
     if (partial_idx >= 0) {
       StorePartial<Team>(params, partial_idx++, tile, sums);
@@ -297,18 +315,18 @@ __device__ __forceinline__ void AttendTile(const Params& params, const Team& tea
   if (partial_idx < 0) StoreResult(params, tile, total);
 }
 
-// The teams of both kernels. A team's stages, and those of all teams of a block, take at most 96
-// KiB.
+// The teams of both kernels. The stages of all teams of a block take at most 96 KiB.
 template <int kHeadDim>
 using PrefillTeam = Team<kHeadDim, kAttentionTileQueries / kTileRows, 2 * kPiecePositions, 3>;
 
 template <int kHeadDim>
 using DecodeTeam = Team<kHeadDim, 1, kPiecePositions, 3>;
 
-// Warps of a decoding block.
+// Teams, of one warp each, in a block of the decode kernel.
 template <int kHeadDim>
 constexpr int kDecodeTeams = std::min(8, 256 / kHeadDim);
 
+// Bytes of shared memory that the stages of n_teams teams take.
 template <typename Team>
 constexpr int64_t StagesBytes(int n_teams) {
   SharedBytes bytes;
@@ -318,8 +336,9 @@ constexpr int64_t StagesBytes(int n_teams) {
   return bytes.bytes();
 }
 
-// Blocks take (item, KV head) pairs in turn, in both directions alternately: the items are sorted,
-// so that who had the longest of a round gets the shortest of the next.
+// Attention for items of several tokens. Blocks take (item, KV head) pairs in rounds, alternately
+// in ascending and descending order. The items are sorted by length, so the block that had the
+// longest pair of a round gets the shortest of the next.
 template <int kHeadDim>
 __global__ void __launch_bounds__(PrefillTeam<kHeadDim>::kThreads)
     PrefillAttentionKernel(Params params) {
@@ -345,9 +364,10 @@ __global__ void __launch_bounds__(PrefillTeam<kHeadDim>::kThreads)
   }
 }
 
-// As above, each warp for itself. The first (item, KV head) pairs go to different blocks. Two
-// blocks share a multiprocessor's registers; said (0: unsaid) only where a thread does not need all
-// it can have.
+// Attention for items of one token; each warp takes (item, KV head) pairs by itself. The first
+// pairs, which are the longest, go to different blocks. Two blocks share a multiprocessor's
+// registers. The launch bound says so (2) except for head_dim 128 (0: unspecified), where a thread
+// needs all registers that it can have.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize, kHeadDim == 128 ? 0 : 2)
     DecodeAttentionKernel(Params params) {
@@ -359,6 +379,7 @@ __global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize, kHeadDim ==
   for (int warp = 0; warp < kDecodeTeams<kHeadDim>; ++warp) {
 #pragma unroll
     for (int i = 0; i < Team::kStages; ++i) {
+      // Every thread takes all arrays, and keeps its own warp's.
       Bf16* keys = shared.Take<Bf16>(Team::kStageElements);
       Bf16* values = shared.Take<Bf16>(Team::kStageElements);
       if (warp == 0 || warp == warp_idx) {
@@ -377,6 +398,7 @@ __global__ void __launch_bounds__(kDecodeTeams<kHeadDim>* kWarpSize, kHeadDim ==
   }
 }
 
+// The arguments of the merge kernel.
 struct MergeParams {
   const AttentionMerge* merges;
   const int32_t* n_merges;
@@ -388,7 +410,8 @@ struct MergeParams {
 
 constexpr int kMergeWarps = 4;
 
-// A warp has a head of a token, a lane some neighbouring dimensions.
+// The second pass: merges the partial results of tokens whose splits were divided. A warp has one
+// head of a token, a lane kWidth neighbouring dimensions of it.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kMergeWarps* kWarpSize) MergeAttentionKernel(MergeParams params) {
   constexpr int kWidth = kHeadDim < kWarpSize ? 1 : kHeadDim / kWarpSize;
@@ -409,7 +432,8 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize) MergeAttentionKernel(M
       const auto top =
           *reinterpret_cast<const Floats<2>*>(partial + params.n_heads * kHeadDim + 2 * head_idx);
       const auto sums = *reinterpret_cast<const Floats<kWidth>*>(partial + head_idx * kHeadDim + d);
-      // MergeSplit, but without a branch before which the next splits' loads would wait.
+      // The same as MergeSplit, with selections instead of a branch: the loads of the next splits
+      // would have to wait for a branch.
       const bool has_any = top.at[1] != 0.0f;
       const MergeFactors factors = MergeFactorsOf(max, top.at[0]);
       max = has_any ? factors.max : max;
@@ -429,6 +453,7 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize) MergeAttentionKernel(M
   }
 }
 
+// Queues the three kernels for one head_dim. Each finds the number of its items in work.counts.
 template <int kHeadDim>
 void Launch(CudaDevice& device, const AttentionWorkView& work, Params params) {
   using Prefill = PrefillTeam<kHeadDim>;
@@ -440,7 +465,8 @@ void Launch(CudaDevice& device, const AttentionWorkView& work, Params params) {
 
   params.items = work.prefill_items;
   params.n_items = work.counts + 1;
-  // As many as a multiprocessor holds at once: its registers are enough for one of head_dim 128.
+  // As many blocks as the multiprocessors hold at once: with head_dim 128 the registers of a
+  // multiprocessor are enough for one block.
   const int64_t prefill_blocks = (kHeadDim == 128 ? 1 : 2) * n_multiprocessors;
   LaunchKernel(device,
                {.n_blocks_x = std::min(work.max_prefill_items * params.n_kv_heads, prefill_blocks),

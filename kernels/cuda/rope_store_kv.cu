@@ -12,18 +12,19 @@ namespace {
 
 constexpr int kThreads = 128;
 
+// The kernel's arguments, as in RopeAndStoreKv.
 struct Params {
   RopeTableView rope;
   KvLayerView cache;
   const int32_t* positions;        // [n_tokens]
   const int32_t* token_table_row;  // [n_tokens]
-  const int32_t* block_table;      // [n_rows, max_blocks_per_row]
+  const int32_t* block_table;      // [n_slots, max_blocks_per_row]
   int64_t max_blocks_per_row;
   int local_n_heads;
   float* qkv;  // [n_tokens, (local_n_heads + 2 * local_n_kv_heads) * head_dim]
 };
 
-// kWidth floats, 16 bytes at a time.
+// Loads kWidth floats, up to 16 bytes at a time.
 template <int kWidth>
 __device__ Floats<kWidth> Load(const float* from) {
   constexpr int kPart = kWidth < 4 ? kWidth : 4;
@@ -37,6 +38,7 @@ __device__ Floats<kWidth> Load(const float* from) {
   return x;
 }
 
+// Stores kWidth floats, up to 16 bytes at a time.
 template <int kWidth>
 __device__ void Store(const Floats<kWidth>& x, float* to) {
   constexpr int kPart = kWidth < 4 ? kWidth : 4;
@@ -49,6 +51,7 @@ __device__ void Store(const Floats<kWidth>& x, float* to) {
   }
 }
 
+// Stores kWidth floats rounded to bf16.
 template <int kWidth>
 __device__ void StoreRounded(const Floats<kWidth>& x, Bf16* to) {
   Bf16s<kWidth> rounded;
@@ -57,8 +60,9 @@ __device__ void StoreRounded(const Floats<kWidth>& x, Bf16* to) {
   *reinterpret_cast<Bf16s<kWidth>*>(to) = rounded;
 }
 
-// A thread has kWidth pairs of a query or key head, or kWidth elements of a value head: blockIdx.x
-// is the token; of the items of a token the rotated heads' come first.
+// A thread has one item: kWidth pairs of a query or key head, to be rotated, or kWidth elements of
+// a value head, to be stored. blockIdx.x is the token. Among a token's items the rotated heads come
+// first.
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(Params params) {
   const KvCacheShape& shape = params.cache.shape;
@@ -73,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) RopeAndStoreKvKernel(Params params) 
   const int64_t token = blockIdx.x;
   const int64_t position = params.positions[token];
   float* row = params.qkv + token * (params.local_n_heads + 2 * n_kv_heads) * head_dim;
-  // In 32 bits: a division in 64 is a call.
+  // In 32 bits, because a 64-bit division is a function call on a GPU.
   const auto block_size = static_cast<uint32_t>(shape.block_size);
   const uint32_t block_idx = static_cast<uint32_t>(position) / block_size;
   const int64_t slot = static_cast<uint32_t>(position) % block_size;

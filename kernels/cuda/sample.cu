@@ -1,11 +1,12 @@
-// One block a row. What decides on a token is sums of integers and comparisons of numbers that each
-// belong to one token (kernels/draw.h), so it does not depend on the number of threads or their
-// order. This file is compiled without fused multiply-add (kernels/CMakeLists.txt): scores and
-// weights have the bits that the same source has on a CPU.
+// Sample on a GPU, with one block per row. Which token is drawn depends only on sums of integers
+// and on comparisons of numbers that each belong to one token (kernels/draw.h), so it does not
+// depend on the number of threads or their order. This file is compiled without fused multiply-add
+// (kernels/CMakeLists.txt): scores and weights have the same bits as from the same source on a CPU.
 //
-// The vocabulary is not sorted. A restriction keeps a beginning of the order, all up to a last
-// token, which a radix select finds: four passes over the row, each of which narrows 8 bits of the
-// last token's logit by a histogram of 256 bins, and one over the tokens with that logit.
+// The vocabulary is not sorted. A restriction keeps a prefix of the order of tokens, up to a last
+// token. A radix select finds that token: four passes over the row, each of which fixes 8 bits of
+// the last token's logit by a histogram of 256 bins, and one pass over the tokens with exactly that
+// logit.
 #include <algorithm>
 #include <limits>
 
@@ -23,27 +24,31 @@ namespace bora {
 namespace {
 
 constexpr int kMaxThreads = 512;
-constexpr int kMinThreads = 2 * kWarpSize;  // FindInBlock
+constexpr int kMinThreads = 2 * kWarpSize;  // at least 2 warps, for FindInBlock
 
-// Above the keys of all finite logits, and below them.
+// Keys above and below those of all finite logits.
 constexpr uint64_t kBannedKey = ~uint64_t{0};
 constexpr uint64_t kNonFiniteKey = 0;
 
-// A digit of the radix select.
+// A digit of the radix select, and its values.
 constexpr int kDigitBits = 8;
 constexpr int kBins = 1 << kDigitBits;
-// Logits are concentrated on few bins, so lanes would queue for them: a bin has 16 counters, each
-// for two lanes. 33 KB; a counter of each lane would need more than a launch gets without asking.
+// Counters per bin, each for two lanes. Logits are concentrated on few bins, so lanes would queue
+// for a single counter. All counters take 33 KB; a counter for each lane would need more shared
+// memory than a launch gets without a permission.
 constexpr int kColumns = 16;
-// One more than the bins, so that a bin's counters are in different banks.
+// Counters from one column to the next: one more than the bins, so that a bin's counters are in
+// different banks.
 constexpr int kColumnStride = kBins + 1;
 
-// Sums of 64 bits in two halves: a GPU has no 64-bit addition in shared memory.
+// A histogram of 64-bit sums, kept in two halves because a GPU has no 64-bit addition in shared
+// memory.
 struct Histogram {
   uint32_t* low = nullptr;   // [kColumns, kColumnStride], in shared memory
   uint32_t* high = nullptr;  // the same
   uint64_t* bins = nullptr;  // [kBins], in shared memory
 
+  // Adds to a bin, through the column of the calling lane; a carry goes to the high half.
   __device__ void Add(int column, int bin, uint64_t value) const {
     const int at = column * kColumnStride + bin;
     const auto value_low = static_cast<uint32_t>(value);
@@ -54,13 +59,15 @@ struct Histogram {
   }
 };
 
+// The shared memory of a block.
 struct Workspace {
   BlockThreads block;
   Histogram histogram;
   uint64_t* top_keys = nullptr;  // [kMaxLogprobs], in shared memory
-  uint32_t* n_top = nullptr;     // [1], in shared memory
+  uint32_t* n_top = nullptr;     // [1], in shared memory: keys in top_keys
 };
 
+// Takes the arrays; WorkspaceBytes must list the same ones in the same order.
 __device__ Workspace TakeWorkspace() {
   Shared shared;
   Workspace work;
@@ -85,13 +92,14 @@ constexpr int64_t WorkspaceBytes() {
 }
 static_assert(WorkspaceBytes() <= kPlainSharedBytes);
 
-// The tokens to choose from.
+// The tokens to choose from, with their logits.
 struct Candidates {
   const float* logits = nullptr;  // [n_tokens]
   int n_tokens = 0;
   const int32_t* banned = nullptr;  // [n_banned], ascending
   int n_banned = 0;
 
+  // Whether the token is in `banned`; by binary search.
   __device__ bool IsBanned(int token_id) const {
     int begin = 0;
     int end = n_banned;
@@ -106,15 +114,17 @@ struct Candidates {
     return begin < n_banned && banned[begin] == token_id;
   }
 
+  // The token's place in the order; banned tokens come after all others.
   __device__ uint64_t KeyOf(int token_id, float logit) const {
     return IsBanned(token_id) ? kBannedKey : OrderKey(logit, token_id);
   }
 };
 
-// Calls visit(token_id, logit) for each of the thread's tokens, ascending.
+// Calls visit(token_id, logit) for each token of the calling thread, in ascending order. A thread
+// has every n_threads-th token.
 template <typename Visit>
 __device__ void ForEachToken(const BlockThreads& block, const Candidates& tokens, Visit visit) {
-  constexpr int kLoads = 4;  // under way at a time
+  constexpr int kLoads = 4;  // loads that are under way at the same time
   for (int first = block.thread_idx; first < tokens.n_tokens; first += kLoads * block.n_threads) {
     float logits[kLoads];
 #pragma unroll
@@ -130,7 +140,7 @@ __device__ void ForEachToken(const BlockThreads& block, const Candidates& tokens
   }
 }
 
-// The smallest key; kNonFiniteKey if there is a logit that is not finite.
+// The smallest key of all tokens, or kNonFiniteKey if any logit is not finite.
 __device__ uint64_t BestKey(const BlockThreads& block, const Candidates& tokens) {
   uint64_t best = kBannedKey;
   ForEachToken(block, tokens, [&](int token_id, float logit) {
@@ -141,14 +151,14 @@ __device__ uint64_t BestKey(const BlockThreads& block, const Candidates& tokens)
                      [](uint64_t a, uint64_t b) { return std::min(a, b); });
 }
 
-// A beginning of the order.
+// A prefix of the order of tokens.
 struct Prefix {
-  uint64_t last_key = 0;  // of its last token
-  uint64_t sum = 0;       // of its tokens' values
+  uint64_t last_key = 0;  // key of the prefix's last token
+  uint64_t sum = 0;       // sum of its tokens' values
 };
 
-// Fills the histogram's bins with the sums of value_of(token_id) by the 8 bits from `shift` on of
-// the keys' upper halves, over tokens whose bits above these are `digits`.
+// Fills the histogram's bins with sums of value_of(token_id). A token's bin is the 8 bits from
+// `shift` on of its key's upper half. Only tokens count whose bits above those equal `digits`.
 template <typename ValueOf>
 __device__ void FillBins(const Workspace& work, const Candidates& tokens, int shift,
                          uint32_t digits, ValueOf value_of) {
@@ -179,13 +189,13 @@ __device__ void FillBins(const Workspace& work, const Candidates& tokens, int sh
   __syncthreads();
 }
 
-// The shortest beginning of the order whose sum of value_of(token_id) reaches `enough`, which is
-// above 0 and at most the sum over all tokens that are not banned.
+// The shortest prefix of the order whose sum of value_of(token_id) reaches `enough`.
+// REQUIRES: enough > 0, and enough is at most the sum over all tokens that are not banned.
 template <typename ValueOf>
 __device__ Prefix SelectPrefix(const Workspace& work, const Candidates& tokens, uint64_t enough,
                                ValueOf value_of) {
   uint32_t digits = 0;
-  uint64_t before = 0;  // the sum over tokens with smaller digits
+  uint64_t before = 0;  // sum over the tokens with smaller digits
   for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
     FillBins(work, tokens, shift, digits, value_of);
     const Found bin = FindInBlock(work.block, kBins, enough - before - 1,
@@ -193,11 +203,11 @@ __device__ Prefix SelectPrefix(const Workspace& work, const Candidates& tokens, 
     before += bin.before;
     digits = digits << kDigitBits | static_cast<uint32_t>(bin.idx);
     if (before + bin.value == enough) {
-      // All tokens with these digits are in.
+      // The prefix ends with these digits: all tokens that have them are in it.
       return {((uint64_t{digits} + 1) << (32 + shift)) - 1, enough};
     }
   }
-  // Of equal logits, the lowest ids.
+  // Among tokens with the same logit, those with the lowest ids are in the prefix.
   const Found last =
       FindInBlock(work.block, tokens.n_tokens, enough - before - 1, [&](int token_id) {
         const uint64_t key = tokens.KeyOf(token_id, tokens.logits[token_id]);
@@ -207,7 +217,8 @@ __device__ Prefix SelectPrefix(const Workspace& work, const Candidates& tokens, 
           before + last.before + last.value};
 }
 
-// The key of the last token that top_k and top_p leave. weights: [n_tokens], working memory.
+// The key of the last token that remains after top_k and top_p. best_key: of the best token.
+// weights: [n_tokens], working memory.
 __device__ uint64_t LastKept(const Workspace& work, const Candidates& tokens, uint64_t best_key,
                              const CudaSampling& sampling, uint64_t* weights) {
   uint64_t last_key = kBannedKey - 1;
@@ -226,13 +237,14 @@ __device__ uint64_t LastKept(const Workspace& work, const Candidates& tokens, ui
     total += weights[token_id];
   });
   total = BlockSum(work.block, total);
-  // It may end behind tokens that have no weight: they are never drawn.
+  // The prefix may end after tokens without weight, which are never drawn.
   return SelectPrefix(work, tokens, EnoughOf(sampling.top_p, total),
                       [=](int token_id) { return weights[token_id]; })
       .last_key;
 }
 
-// The token with the best score among those up to last_key, of which that of best_key is one.
+// The token with the best score among the tokens up to last_key that have at least min_p;
+// best_key's token is one of them.
 __device__ int BestScore(const Workspace& work, const Candidates& tokens, uint64_t best_key,
                          uint64_t last_key, const CudaSampling& sampling, int32_t position) {
   const float temperature = sampling.temperature;
@@ -253,7 +265,7 @@ __device__ int BestScore(const Workspace& work, const Candidates& tokens, uint64
       const float bound = tokens.logits[first + k] + temperature * GumbelBound(words[k]);
       candidates |= bound >= least ? 1u << k : 0u;
     }
-    // Seldom any: once in the code, not four times.
+    // Candidates are rare, so this loop is not unrolled.
 #pragma unroll 1
     for (; candidates != 0; candidates &= candidates - 1) {
       const int k = __ffs(static_cast<int>(candidates)) - 1;
@@ -269,6 +281,7 @@ __device__ int BestScore(const Workspace& work, const Candidates& tokens, uint64
       least = LeastToBeat(best, temperature);
     }
   }
+  // The block's best score, and among tokens with that score the lowest id.
   const double best_of_all = BlockReduce(work.block, best, -std::numeric_limits<double>::infinity(),
                                          [](double a, double b) { return std::max(a, b); });
   const uint64_t none = ~uint64_t{0};
@@ -277,7 +290,7 @@ __device__ int BestScore(const Workspace& work, const Candidates& tokens, uint64
                                       none, [](uint64_t a, uint64_t b) { return std::min(a, b); }));
 }
 
-// Draws one of the tokens, of which `best_key` is the best. weights: [n_tokens], working memory.
+// Draws one of the tokens. best_key: of the best one. weights: [n_tokens], working memory.
 __device__ int Draw(const Workspace& work, const Candidates& tokens, uint64_t best_key,
                     const CudaSampling& sampling, int32_t position, uint64_t* weights) {
   if (IsGreedy(sampling.temperature, sampling.top_k)) return TokenOf(best_key);
@@ -285,7 +298,8 @@ __device__ int Draw(const Workspace& work, const Candidates& tokens, uint64_t be
   return BestScore(work, tokens, best_key, last_key, sampling, position);
 }
 
-// What may be drawn: without the stop tokens while they are banned, unless nothing else is left.
+// The tokens that may be drawn: without the stop tokens while min_tokens is not reached, unless
+// that would leave no token.
 __device__ Candidates WithoutBanned(Candidates tokens, const CudaSampling& sampling,
                                     int32_t n_generated_tokens) {
   if (n_generated_tokens >= sampling.min_tokens) return tokens;
@@ -297,7 +311,8 @@ __device__ Candidates WithoutBanned(Candidates tokens, const CudaSampling& sampl
   return tokens;
 }
 
-// Fills in penalized, [n_tokens], for the slot that the counts are of.
+// Fills penalized, [n_tokens], with the logits after the slot's penalties. token_counts: the
+// slot's.
 __device__ void Penalize(const BlockThreads& block, const Candidates& tokens,
                          const CudaSampling& sampling, const uint32_t* token_counts,
                          float* penalized) {
@@ -307,7 +322,7 @@ __device__ void Penalize(const BlockThreads& block, const Candidates& tokens,
   __syncthreads();
 }
 
-// Fills in the n_top best tokens, in order.
+// Fills in the n_top best tokens, best first.
 __device__ void FillTop(const Workspace& work, const Candidates& tokens, int n_top,
                         double log_sum_exp, CudaSampledToken* out) {
   const BlockThreads& block = work.block;
@@ -320,7 +335,7 @@ __device__ void FillTop(const Workspace& work, const Candidates& tokens, int n_t
     if (key <= prefix.last_key) work.top_keys[atomicAdd(work.n_top, 1u)] = key;
   });
   __syncthreads();
-  // They came in any order.
+  // The keys were written in any order; a token's place is the number of smaller keys.
   if (block.thread_idx < n_top) {
     const uint64_t mine = work.top_keys[block.thread_idx];
     int rank = 0;
@@ -330,7 +345,8 @@ __device__ void FillTop(const Workspace& work, const Candidates& tokens, int n_t
   }
 }
 
-// Fills in what is reported of token_id, and n_top alternatives.
+// Fills in the log-probability and rank of token_id, and n_top alternatives. max: the greatest
+// logit.
 __device__ void FillLogprobs(const Workspace& work, const Candidates& tokens, float max,
                              int token_id, int n_top, CudaSampledToken* out) {
   const uint64_t mine = OrderKey(tokens.logits[token_id], token_id);
@@ -356,12 +372,13 @@ __device__ bool HasPenalties(const CudaSampling& sampling) {
          sampling.presence_penalty != 0.0f;
 }
 
-// Working memory, [n_rows, n_tokens] each.
+// Working memory of all rows, [n_rows, n_tokens] each.
 struct RowScratch {
   uint64_t* weights = nullptr;
-  float* penalized = nullptr;  // logits
+  float* penalized = nullptr;  // logits after penalties
 };
 
+// One row per block; blockIdx.x is the row.
 __global__ void __launch_bounds__(kMaxThreads, 1)
     SampleKernel(CudaSampleCall call, RowScratch scratch) {
   const CudaSampleRow row = call.rows[blockIdx.x];
@@ -374,7 +391,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const CudaSampling& sampling = call.sampling[row.slot];
   CudaSampledToken* const out = &call.sampled[blockIdx.x];
   const bool is_target = row.target_token_id >= 0;
-  const bool writes = work.block.thread_idx == 0;
+  const bool writes = work.block.thread_idx == 0;  // the thread that writes the block's result
 
   const uint64_t best_key = BestKey(work.block, all);
   const bool is_finite = best_key != kNonFiniteKey;
@@ -426,7 +443,8 @@ void Sample(CudaDevice& device, const CudaSampleCall& call) {
       reinterpret_cast<uint64_t*>(device.Scratch(SampleScratchBytes(call.n_rows, call.n_tokens)));
   const RowScratch scratch = {weights,
                               reinterpret_cast<float*>(weights + call.n_rows * call.n_tokens)};
-  // A function of n_tokens alone: the order of logsumexp depends on it.
+  // The number of threads depends on n_tokens alone, because the order of the sum in logsumexp
+  // depends on it.
   const int64_t n_threads =
       std::clamp<int64_t>(RoundUp(call.n_tokens, kWarpSize), kMinThreads, kMaxThreads);
   LaunchKernel(

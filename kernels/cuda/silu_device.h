@@ -1,5 +1,5 @@
-// The gated activation of one element, for every kernel that ends with it, so that all of them give
-// the same bits. Include kernels/cuda/runtime/cuda_prelude.h first.
+// silu(gate) * up for one element. Every kernel that ends with the activation uses it, so that all
+// of them give the same bits. Include kernels/cuda/runtime/cuda_prelude.h first.
 #pragma once
 
 namespace bora {

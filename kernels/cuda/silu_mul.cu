@@ -14,10 +14,11 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// Elements of a thread. A group of rows is a multiple of them, so a thread's gates are contiguous.
 constexpr int kWidth = 4;
 static_assert(kGatedGroupRows % kWidth == 0);
 
-// kWidth elements a thread; blockIdx.x is the token.
+// One group of kWidth elements per thread; blockIdx.x is the token.
 __global__ void __launch_bounds__(kThreads)
     SiluMulKernel(int n_groups, const float* gate_up, Bf16* out) {
   const int i = blockIdx.y * kThreads + threadIdx.x;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The tree over parts [kBegin, kEnd) of x.
+// The sum of one element over parts [kBegin, kEnd) of x, by the tree of worker/comm/tree_sum.h.
 template <int kBegin, int kEnd, typename Group>
 __device__ __forceinline__ float TreeOf(const Group* x, int element) {
   if constexpr (kEnd - kBegin == 1) {
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   reinterpret_cast<Floats<kWidth>*>(out)[i] = sum;
 }
 
-// kParts: n_parts or fewer.
+// Launches the kernel for n_parts >= kParts parts; calls itself until kParts is n_parts.
 template <int kParts>
 void LaunchSum(CudaDevice& device, int n_parts, int64_t n, const float* parts, float* out) {
   if constexpr (kParts < kMaxSumParts) {
@@ -52,6 +52,7 @@ void LaunchSum(CudaDevice& device, int n_parts, int64_t n, const float* parts, f
                out);
 }
 
+// Loads the kernels for kIdx + 1 parts, of both widths.
 template <int... kIdx>
 void LoadAll(std::integer_sequence<int, kIdx...>) {
   LoadKernels(SumPartsKernel<kIdx + 1, 1>..., SumPartsKernel<kIdx + 1, 4>...);

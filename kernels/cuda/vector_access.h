@@ -1,11 +1,13 @@
-// Neighbouring elements that one instruction loads or stores: 16 bytes where the width allows.
+// Groups of neighbouring elements that one instruction loads or stores: 16 bytes if the group has
+// as many.
 #pragma once
 
 #include "base/bf16.h"
 
 namespace bora {
 
-// Assigned as a whole through a reinterpreted pointer, which must be aligned to its size.
+// kWidth floats. Loaded and stored as a whole through a reinterpreted pointer, which must be
+// aligned to the group's size.
 template <int kWidth>
 struct alignas(sizeof(float) * kWidth) Floats {
   float at[kWidth];

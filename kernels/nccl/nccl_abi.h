@@ -1,12 +1,13 @@
-// What is used of NCCL's interface, declared here: nccl.h comes only with the CUDA Toolkit, and
-// programs that were built without it open the library too. tests/gpu/nccl_abi_test.cc compares
-// these declarations with the header.
+// The part of NCCL's interface that is used, declared here because nccl.h comes only with the CUDA
+// Toolkit, while programs that were built without the toolkit open the library too.
+// tests/gpu/nccl_abi_test.cc compares these declarations with the header.
 #pragma once
 
 #include <climits>
 #include <cstddef>
 
-// CUDA's and NCCL's own names, so that the pointers to them are of the same type.
+// These have CUDA's and NCCL's own names, so that the pointers to them are of the same type as
+// theirs.
 struct CUstream_st;
 struct ncclComm;
 
@@ -35,11 +36,11 @@ struct UniqueId {
   char internal[128];
 };
 
-// The values of attributes that leave the choice to NCCL.
+// The value of an attribute that leaves the choice to NCCL.
 inline constexpr int kUndefined = INT_MIN;
 
-// The front of ncclConfig_t, as of version 2.27. A library takes of it the attributes that it
-// knows, by `size`, and for newer ones its own defaults.
+// The front of ncclConfig_t, as of version 2.27. `size` tells a library which attributes the caller
+// knows; it takes those that it knows itself and uses its own defaults for newer ones.
 struct Config {
   size_t size = sizeof(Config);
   unsigned int magic = 0xcafebeef;
@@ -58,7 +59,7 @@ struct Config {
   int nvls_ctas = kUndefined;
 };
 
-// The functions in use, by the names that follow "nccl".
+// The NCCL functions in use. A member has the function's name without "nccl".
 struct Api {
   Result (*GetVersion)(int* version) = nullptr;
   Result (*GetUniqueId)(UniqueId* id) = nullptr;

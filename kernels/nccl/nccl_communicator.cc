@@ -14,8 +14,9 @@
 namespace bora {
 namespace {
 
-// NCCL's threads queue most work within tens of microseconds; a new connection takes milliseconds
-// and a peer any time. Only the first is worth a CPU.
+// How a wait for NCCL's threads is divided. They queue most work within tens of microseconds, for
+// which polling is worth a CPU; a new connection takes milliseconds and a peer may take any time,
+// so after kYieldTime the wait sleeps, for longer each time.
 constexpr absl::Duration kYieldTime = absl::Microseconds(100);
 constexpr absl::Duration kShortestPause = absl::Microseconds(20);
 constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
@@ -39,6 +40,7 @@ absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Connect(
 
 absl::Status NcclCommunicator::Init() {
   nccl::Config config;
+  // Calls return at once, so that Finish can watch the deadline and is_cancelled.
   config.blocking = 0;
   if (options_.max_ctas > 0) config.max_ctas = options_.max_ctas;
   config.comm_name = nccl_name_->empty() ? nullptr : nccl_name_->c_str();
@@ -49,7 +51,7 @@ absl::Status NcclCommunicator::Init() {
   const char* const function = "ncclCommInitRankConfig";
   const nccl::Result result =
       library_->api().CommInitRankConfig(&comm_, options_.n_ranks, id, options_.rank, &config);
-  // Without a communicator there is no state to ask for.
+  // Without a communicator there is no state to poll.
   if (comm_ == nullptr) {
     failed_ = library_->Error(Describe(function), result, nullptr);
   } else {
@@ -105,11 +107,12 @@ absl::Status NcclCommunicator::GatherTo(CUstream_st* stream, int root, const flo
   });
 }
 
-// Calls between ncclGroupStart and ncclGroupEnd; the first result that is no success or progress.
+// The result is the first one that is neither success nor progress, if any.
 nccl::Result NcclCommunicator::Grouped(absl::FunctionRef<void(Keep)> calls) {
   const nccl::Api& api = library_->api();
   nccl::Result result = api.GroupStart();
   if (result != nccl::Result::kSuccess) return result;
+  // Keeps the first result that is neither success nor progress.
   const auto keep = [&result](nccl::Result next) {
     if (result == nccl::Result::kSuccess || result == nccl::Result::kInProgress) result = next;
   };
@@ -118,7 +121,8 @@ nccl::Result NcclCommunicator::Grouped(absl::FunctionRef<void(Keep)> calls) {
   return result;
 }
 
-// ncclGather exists only from 2.28 on. The root sends its own part to itself unless it is in place.
+// GatherTo by sends and receives, because ncclGather exists only from 2.28 on. The root sends its
+// own part to itself unless that part is already in place.
 nccl::Result NcclCommunicator::SendAndRecvParts(CUstream_st* stream, int root, const float* local,
                                                 float* all, int64_t n_local) {
   const nccl::Api& api = library_->api();
@@ -145,6 +149,7 @@ absl::Status NcclCommunicator::AllToAll(CUstream_st* stream, const float* data, 
   });
 }
 
+// AllToAll by one send and one receive per peer, the rank itself included.
 nccl::Result NcclCommunicator::ExchangeParts(CUstream_st* stream, const float* data, float* parts,
                                              int64_t n_each) {
   const nccl::Api& api = library_->api();
@@ -214,7 +219,8 @@ void NcclCommunicator::Abort() {
     if (failed_.ok()) failed_ = absl::AbortedError(Describe("aborted"));
     std::swap(comm, comm_);
   }
-  // Without the lock, and from here on without this object: NCCL may keep the thread.
+  // Without the lock and without use of this object, which may be destroyed meanwhile: NCCL may
+  // keep the thread for ever.
   if (comm != nullptr) api.CommAbort(comm);
 }
 
@@ -231,7 +237,7 @@ absl::Status NcclCommunicator::Finish(const char* function, nccl::Result result,
                                       SteadyTime deadline) {
   const SteadyTime begin = SteadyNow();
   absl::Duration pause = kShortestPause;
-  // A call of NCCL before the last one's work is queued would be refused.
+  // NCCL refuses a call before the previous call's work is queued, so this waits for that.
   while (result == nccl::Result::kInProgress) {
     nccl::Result state = nccl::Result::kSuccess;
     result = library_->api().CommGetAsyncError(comm_, &state);

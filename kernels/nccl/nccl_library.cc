@@ -11,9 +11,11 @@
 namespace bora {
 namespace {
 
+// Version 2.18.0.
 constexpr int kMinVersion = 21800;
 
-// The loader's message names the library and the reason.
+// Opens the first of the files that can be opened. In the error, the loader's messages name each
+// file and the reason.
 absl::StatusOr<void*> OpenFirst(const std::vector<std::string>& files) {
   std::string errors;
   for (const std::string& file : files) {
@@ -25,6 +27,7 @@ absl::StatusOr<void*> OpenFirst(const std::vector<std::string>& files) {
   return absl::UnavailableError(absl::StrCat("NCCL: ", errors));
 }
 
+// Finds one function by its name; UNAVAILABLE if the library lacks it.
 template <typename Function>
 absl::Status Find(void* library, const char* name, Function* function) {
   *function = reinterpret_cast<Function>(dlsym(library, name));
@@ -32,6 +35,7 @@ absl::Status Find(void* library, const char* name, Function* function) {
   return absl::UnavailableError(absl::StrCat("NCCL: ", dlerror()));
 }
 
+// All functions in use, or the first one that is missing.
 absl::StatusOr<nccl::Api> FindAll(void* library) {
   nccl::Api api;
   RETURN_IF_ERROR(Find(library, "ncclGetVersion", &api.GetVersion));
@@ -52,7 +56,7 @@ absl::StatusOr<nccl::Api> FindAll(void* library) {
   return api;
 }
 
-// Up to 2.8 the versions were major * 1000 + minor * 100 + patch.
+// A version number as text. Up to 2.8 the numbers were major * 1000 + minor * 100 + patch.
 std::string VersionText(int version) {
   const int major = version < 10000 ? version / 1000 : version / 10000;
   return absl::StrCat(major, ".", version / 100 % (version < 10000 ? 10 : 100), ".", version % 100);

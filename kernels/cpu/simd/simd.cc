@@ -15,17 +15,17 @@
 #include <immintrin.h>
 #endif
 
-// The target attribute stands on every function, because compilers split generic vectors into
-// pieces of the function's own instruction set before they inline. Whole-file flags (-mavx512f)
-// would leak such instructions into inline functions that other files share.
+// Every function of a level carries the target attribute, because compilers split generic vectors
+// into pieces of the function's own instruction set before they inline. Flags for the whole file
+// (-mavx512f) would let such instructions into inline functions that other files share.
 
 #define BORA_SIMD_NAMESPACE portable
 #define BORA_SIMD_TARGET
 #define BORA_SIMD_NATIVE_LANES 4
 #define BORA_SIMD_FMA(a, b, c) FmaByDoubles(a, b, c)
-// The product of two bf16 has 16 significant bits: in double it is exact and so is its sum with any
-// float that reaches its last 37 bits, which makes the one rounding to float that of a fused
-// multiply-add.
+// The product of two bf16 has 16 significant bits and is exact in double. So is its sum with any
+// float that reaches the product's last 37 bits. The one rounding to float is therefore that of a
+// fused multiply-add.
 #define BORA_SIMD_FMA_BF16(a, b, c)                                               \
   __builtin_convertvector(                                                        \
       __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles) + \
@@ -50,8 +50,8 @@
 #define BORA_SIMD_FMA_BF16(a, b, c) BORA_SIMD_FMA(a, b, c)
 #include "kernels/cpu/simd/simd_kernels.inc"
 
-// Of _mm512_mul_epu32 the compiler says that it uses an operand without a value; the form with a
-// mask has the same instruction.
+// The compiler warns that _mm512_mul_epu32 uses an operand without a value; the form with a mask is
+// the same instruction without the warning.
 #define BORA_SIMD_NAMESPACE avx512
 #define BORA_SIMD_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #define BORA_SIMD_NATIVE_LANES 16

@@ -11,7 +11,7 @@
 namespace bora {
 namespace {
 
-// How much quicker than the newest level another way must be: times of few samples on a busy
+// How much faster than the newest level another way must be: the times of few samples on a busy
 // machine agree within some 3 %.
 constexpr double kClearlyLess = 1 / 1.05;
 constexpr int kFewestRounds = 3;
@@ -19,18 +19,20 @@ constexpr int kFewestRounds = 3;
 using Operation = SimdProbe::Operation;
 constexpr int kLastClass = kNumRowClasses - 1;
 
-// Where the bf16 dot product is, bf16 panels have no floats to be turned into.
+// Whether the level has widening loops. A level with the bf16 dot product takes bf16 panels as they
+// are.
 bool WidensBf16(SimdLevel level) { return level == SimdLevel::kAvx512; }
 bool WidensF16(SimdLevel level) { return level >= SimdLevel::kAvx512; }
 
-// One operation: the newest level's way first, then the others.
+// One operation and the ways to do it: the newest level's way first, then the others.
 struct Contest {
   SimdProbe operation;
   std::vector<ProductLoops> ways;
   std::vector<double> least;   // [ways], seconds
-  std::vector<int> n_quicker;  // [ways]: in how many rounds it was quicker than the first
+  std::vector<int> n_quicker;  // [ways] rounds in which the way was faster than the first
 };
 
+// The operations for which there is more than one way.
 std::vector<Contest> Contests(SimdLevel newest, SimdLevel below) {
   std::vector<Contest> contests;
   for (int i = 0; i < kNumRowClasses; ++i) {
@@ -58,8 +60,8 @@ std::vector<Contest> Contests(SimdLevel newest, SimdLevel below) {
   return contests;
 }
 
-// False when a time is unknown. Every second round goes backwards: who comes later finds in the
-// cache what the others have read.
+// Times each way once; false if a time is unknown. Every second round goes backwards, because a
+// later way finds in the cache what the earlier ones have read.
 bool RunRound(int round, absl::FunctionRef<double(const SimdProbe&)> seconds, Contest* contest) {
   const size_t n_ways = contest->ways.size();
   std::vector<double> times(n_ways);
@@ -77,7 +79,8 @@ bool RunRound(int round, absl::FunctionRef<double(const SimdProbe&)> seconds, Co
   return true;
 }
 
-// The way that won: the first unless another is clearly quicker, and was in most rounds.
+// The winning way: the first, unless another is clearly faster in its least time and was faster in
+// most rounds.
 ProductLoops Winner(const Contest& contest, int n_rounds) {
   size_t best = 0;
   for (size_t way = 1; way < contest.ways.size(); ++way) {
@@ -89,6 +92,7 @@ ProductLoops Winner(const Contest& contest, int n_rounds) {
   return contest.ways[best];
 }
 
+// A class of rows as text: "of 8-15 rows".
 std::string RowsOfClass(int i) {
   if (i + 1 == kNumRowClasses) return absl::StrCat("of ", kRowClasses[i], " rows and more");
   return absl::StrCat("of ", kRowClasses[i], "-", kRowClasses[i + 1] - 1, " rows");

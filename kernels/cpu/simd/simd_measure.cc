@@ -1,4 +1,4 @@
-// Times the bf16 products and attention of two levels on this machine.
+// Measures the ways to do bf16 and float16 products and attention on this machine, for ChooseSimd.
 #include <algorithm>
 #include <cstdlib>
 #include <ctime>
@@ -15,17 +15,19 @@
 namespace bora {
 namespace {
 
-// 1024 x 2048 weights are 4 MiB, more than a second-level cache, as weights in service are.
+// The matrix: 1024 x 2048 weights of 2 bytes are 4 MiB, more than a second-level cache, as weights
+// in service are.
 constexpr int64_t kCols = 2048;
 constexpr int64_t kPanels = 32;
 constexpr int64_t kLeaves = 8;
-// Of each class of rows: those that are timed and the panels that they meet, so that a sample
-// takes 0.1 to 0.6 ms.
+// For each class of rows: the rows that are timed and the panels that they are multiplied with, so
+// that a sample takes 0.1 to 0.6 ms.
 constexpr int64_t kTimedRows[] = {1, 4, 8, 24, 96};
 constexpr int64_t kTimedPanels[] = {32, 16, 8, 8, 4};
 constexpr int64_t kMaxTimedRows = 96;
 
-// Attention over 512 positions of heads of 64: a token's 8 heads with 4 queries each, or a tile.
+// Attention over 512 positions of heads of 64: [0] a decoding token's 8 KV heads with 4 queries
+// each, [1] a tile of one KV head.
 constexpr int64_t kPositions = 512;
 constexpr int64_t kHeadDim = 64;
 constexpr int64_t kRuns = kPositions / kSimdLanes;
@@ -34,10 +36,12 @@ constexpr int64_t kHeads[] = {8, 1};
 constexpr int64_t kQueries[] = {4, kAttentionQueries};
 constexpr int kRepeats[] = {1, 6};
 
+// Rounds of ChooseSimd at most, and the processor time after which no further round begins.
 constexpr int kRounds = 5;
 constexpr double kProcessorSeconds = 0.020;
 
-// Of this thread: what others take from it meanwhile does not count.
+// The processor time of the calling thread. Time during which other threads run on its core does
+// not count.
 double ProcessorSeconds() {
   timespec now;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -48,6 +52,7 @@ struct FreeMemory {
   void operator()(char* memory) const { std::free(memory); }
 };
 
+// Memory for the probes and the functions that time them.
 class Probes {
  public:
   Probes()
@@ -62,11 +67,12 @@ class Probes {
         queries_(kQueries[0] * kHeads[0] * kQueryFloats),
         scores_(kQueries[0] * kHeads[0] * kScoreFloats) {
     CHECK(memory_ != nullptr) << "no memory for " << weight_.bytes() << " bytes";
-    // 0.0078 in bf16, 1 in float16, whose panels have the same size.
+    // The same bits are 0.0078 in bf16 and 1 in float16, whose panels have the same size.
     std::fill_n(reinterpret_cast<uint32_t*>(memory_.get()), weight_.bytes() / 4, 0x3c003c00u);
     std::fill_n(reinterpret_cast<uint32_t*>(queries_.data()), queries_.size(), 0x3c003c00u);
   }
 
+  // Does the probe's operation once; returns the processor time that it took.
   double Seconds(const SimdProbe& probe) {
     return probe.operation == SimdProbe::Operation::kBf16Attention ? AttentionSeconds(probe)
                                                                    : ProductSeconds(probe);
@@ -111,7 +117,7 @@ class Probes {
         GetSimdKernels(probe.loops.level).attention[static_cast<int>(DType::kBf16)];
     const HeadsOfRun heads = {.n = kHeads[probe.index], .bytes = kRunBytes};
     const int64_t n_queries = kQueries[probe.index];
-    // Keys in the first half of the memory, values in the second.
+    // The weights' memory also serves as the cache: keys in the first half, values in the second.
     const char* runs[2 * kRuns + kExtraRuns];
     for (int64_t i = 0; i < 2 * kRuns + kExtraRuns; ++i) {
       const int64_t run = std::min(i, 2 * kRuns - 1);
@@ -157,7 +163,7 @@ class Probes {
 }  // namespace
 
 SimdChoice MeasureSimdChoice(SimdLevel newest, SimdLevel below) {
-  // Alone, older levels have nothing to choose.
+  // With one level there is only widening to choose, which older levels do not have.
   if (newest == below && newest < SimdLevel::kAvx512) return SimdChoice(newest);
   const FlushSubnormals flush;
   const double begin = ProcessorSeconds();

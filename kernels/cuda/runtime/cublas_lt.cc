@@ -15,13 +15,15 @@
 namespace bora {
 namespace {
 
-// What NVIDIA advises for Hopper, from where on more does not change what the heuristics propose.
+// Working memory of the library: what NVIDIA advises for Hopper. More than this does not change the
+// algorithms that the heuristics propose.
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
-// Of activations and products, as CudaDevice says; of weights, as PackedWeight says.
+// Alignments in bytes: of activations and products by the contract of CudaDevice, of weights by
+// that of PackedWeight.
 constexpr uint32_t kActivationAlignment = 16;
 constexpr uint32_t kWeightAlignment = 256;
 
-// The functions in use, found by name in the opened library.
+// The library's functions in use, found by name after it is opened.
 struct Api {
   decltype(&cublasLtCreate) create = nullptr;
   decltype(&cublasLtDestroy) destroy = nullptr;
@@ -40,12 +42,13 @@ struct Api {
   decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
   decltype(&cublasLtMatrixLayoutSetAttribute) layout_set = nullptr;
 
+  // Ends the process if a call of the library failed. what: the call, for the message.
   void Check(cublasStatus_t status, const char* what) const {
     CHECK(status == CUBLAS_STATUS_SUCCESS) << what << ": " << status_name(status);
   }
 };
 
-// The loader's message names the library and the reason.
+// Opens the library. In the error, the loader's message names the library and the reason.
 absl::StatusOr<void*> Open(const std::string& file) {
   std::vector<std::string> files = {file};
   if (file.empty()) {
@@ -61,6 +64,7 @@ absl::StatusOr<void*> Open(const std::string& file) {
   return absl::UnavailableError(absl::StrCat("cuBLASLt: ", errors));
 }
 
+// Finds one function by its name; UNAVAILABLE if the library lacks it.
 template <typename Function>
 absl::Status Find(void* library, const char* name, Function* function) {
   *function = reinterpret_cast<Function>(dlsym(library, name));
@@ -69,7 +73,7 @@ absl::Status Find(void* library, const char* name, Function* function) {
 }
 
 absl::StatusOr<Api> Load(const std::string& file) {
-  // Never closed: the library keeps state of the driver's that outlives its handles.
+  // The library is never closed, because it keeps state of the driver that outlives its handles.
   ASSIGN_OR_RETURN(void* const library, Open(file));
   Api api;
   RETURN_IF_ERROR(Find(library, "cublasLtCreate", &api.create));
@@ -91,26 +95,27 @@ absl::StatusOr<Api> Load(const std::string& file) {
   return api;
 }
 
-// The library's versions are major * 10000 + minor * 100 + patch.
+// "13.1.0". The library's version numbers are major * 10000 + minor * 100 + patch.
 std::string VersionName(size_t version) {
   return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
-// The algorithm for products of up to so many rows of x.
+// The algorithm for products of up to max_rows rows of x.
 struct Bucket {
   int64_t max_rows = 0;
   cublasLtMatmulAlgo_t algorithm = {};
 };
 
-// Everything about products with matrices of one shape. The library's matrices are column-major: to
-// it x is [n_cols, m], w is [n_cols, n_rows] to be transposed, and the product is y's [n_rows, m].
+// The state for products with matrices of one shape. The library's matrices are column-major. In
+// its terms x is [n_cols, m], w is [n_cols, n_rows] and is to be transposed, and the product y is
+// [n_rows, m].
 struct Shape {
   int64_t n_rows = 0;
   int64_t n_cols = 0;
   cublasLtMatrixLayout_t w = nullptr;
   cublasLtMatrixLayout_t x = nullptr;
   cublasLtMatrixLayout_t y = nullptr;
-  std::vector<Bucket> buckets;  // ascending
+  std::vector<Bucket> buckets;  // ascending powers of two
 
   int64_t max_rows() const { return buckets.empty() ? 0 : buckets.back().max_rows; }
 };
@@ -126,11 +131,16 @@ struct CublasLt::State {
   std::vector<Shape> shapes;
 
   ~State();
+  // Creates `operation` and `preference`, the same for all shapes.
   void DescribeOperation();
+  // The shape's state, or null if it was never prepared.
   Shape* FindShape(const PackedWeight& w);
   Shape NewShape(const PackedWeight& w) const;
+  // Sets the number of rows of x that the shape's layouts describe.
   void SetRows(const Shape& shape, int64_t m) const;
+  // The first algorithm that the heuristics propose for m rows of x.
   cublasLtMatmulAlgo_t Choose(const Shape& shape, int64_t m) const;
+  // The algorithm for a product of m rows. REQUIRES: SetRows(shape, m) was called last.
   const cublasLtMatmulAlgo_t& AlgorithmFor(const Shape& shape, int64_t m) const;
 };
 
@@ -203,8 +213,8 @@ cublasLtMatmulAlgo_t CublasLt::State::Choose(const Shape& shape, int64_t m) cons
   return best.algo;
 }
 
-// The bucket's own algorithm. An algorithm is chosen for the most rows of its bucket and takes
-// fewer as well; should one not, the next ones are asked.
+// Prefers the algorithm of the bucket that m falls into. It was chosen for the most rows of its
+// bucket and normally takes fewer as well; if it refuses, those of the next buckets are tried.
 const cublasLtMatmulAlgo_t& CublasLt::State::AlgorithmFor(const Shape& shape, int64_t m) const {
   const auto own = std::find_if(shape.buckets.begin(), shape.buckets.end(),
                                 [m](const Bucket& bucket) { return m <= bucket.max_rows; });

@@ -1,8 +1,9 @@
-// What every kernel includes instead of CUDA's headers: the language, the instructions that need
-// PTX, the carver of shared memory and the launch. Compiled by another compiler than nvcc, the same
-// words run a kernel on the CPU (tests/cuda_host/). Nothing else asks which compiler it is.
+// Kernels include this file instead of CUDA's headers. It provides the language, the instructions
+// that need PTX, the allocator of shared memory and the launch. A compiler other than nvcc gets the
+// same names from tests/cuda_host/, which run a kernel on the CPU. No other file asks which
+// compiler it is.
 //
-// What kernels keep to, so that both work:
+// Rules for kernels, so that both work:
 //   - no __shared__ and no PTX of their own; no static shared memory;
 //   - blocks are multiples of 32 threads, all of them live until the last barrier; masks are full;
 //   - __syncwarp() wherever lanes exchange data through memory: lockstep is not a barrier;

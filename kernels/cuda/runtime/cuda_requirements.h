@@ -1,5 +1,5 @@
-// What a GPU must have to run this build's kernels. A header, so that whoever has the device layer
-// needs no operations.
+// The requirements of this build's kernels on a GPU. In a header of its own so that the device
+// layer can check them without linking the operations.
 #pragma once
 
 #include "absl/status/status.h"
@@ -9,11 +9,12 @@
 
 namespace bora {
 
-// FAILED_PRECONDITION when this build has no code for the GPU's architecture, or a block would not
-// find its shared memory: compute capability 8.6 and 8.9 run code for 8.0, but have 99 KiB. A pure
-// function.
+// FAILED_PRECONDITION if this build has no code for the GPU's architecture, or if the GPU does not
+// give a block enough shared memory: compute capability 8.6 and 8.9 run code for 8.0 but have only
+// 99 KiB. A pure function.
 inline absl::Status CheckCudaRequirements(const CudaDeviceInfo& info) {
-  // As kernels/CMakeLists.txt has them. Code for 9.0a or 8.0 runs on no other major version.
+  // The architectures of kernels/CMakeLists.txt. Code for 9.0a or 8.0 runs on no other major
+  // version.
   if (info.major != 8 && info.major != 9) {
     return absl::FailedPreconditionError(
         absl::StrCat("cuda:", info.ordinal, ": ", info.name, " has compute capability ", info.major,

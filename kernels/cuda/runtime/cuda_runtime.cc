@@ -13,10 +13,12 @@
 namespace bora {
 namespace {
 
+// Ends the process if a call failed. what: the beginning of the message.
 void Check(cudaError_t error, const char* what) {
   CHECK(error == cudaSuccess) << what << ": " << cudaGetErrorString(error);
 }
 
+// The status if CUDA cannot start: the driver is missing or older than this build's runtime.
 absl::Status DriverError(cudaError_t error) {
   int driver = 0;
   int runtime = 0;
@@ -34,6 +36,7 @@ absl::Status DriverError(cudaError_t error) {
                                              cudaGetErrorString(error), ")"));
 }
 
+// The properties of one GPU.
 absl::StatusOr<CudaDeviceInfo> InfoOf(int ordinal) {
   cudaDeviceProp properties = {};
   if (const cudaError_t error = cudaGetDeviceProperties(&properties, ordinal);
@@ -96,7 +99,7 @@ absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t n_bytes, absl::string_vi
   void* data = nullptr;
   if (const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(n_bytes));
       error != cudaSuccess) {
-    cudaGetLastError();  // it would be reported by the next launch
+    cudaGetLastError();  // clears the error, which the next launch would report otherwise
     const absl::StatusOr<int64_t> free = FreeCudaBytes();
     return absl::ResourceExhaustedError(absl::StrCat(what, ": ", n_bytes, " bytes of GPU memory, ",
                                                      free.ok() ? *free : 0, " are free (",
@@ -107,7 +110,7 @@ absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t n_bytes, absl::string_vi
   return buffer;
 }
 
-// At the end of the process the driver may be gone before the last buffer: nothing to report.
+// Errors are ignored: at the end of the process the driver may be gone before the last buffer.
 void CudaBuffer::Free::operator()(uint8_t* data) const { cudaFree(data); }
 
 absl::StatusOr<PinnedBuffer> PinnedBuffer::Allocate(int64_t n_bytes, absl::string_view what) {
@@ -131,6 +134,7 @@ void PinnedBuffer::Free::operator()(uint8_t* data) const { cudaFreeHost(data); }
 
 namespace {
 
+// A stream that does not wait for CUDA's default stream.
 absl::StatusOr<cudaStream_t> NewStream(int priority) {
   cudaStream_t stream = nullptr;
   if (const cudaError_t error =
@@ -160,7 +164,8 @@ absl::StatusOr<CudaStream> CudaStream::Create() {
 
 absl::StatusOr<CudaStream> CudaStream::CreateUrgent() {
   int least = 0;
-  int greatest = 0;  // the greater the priority, the smaller the number; both 0 without priorities
+  // A greater priority is a smaller number; both are 0 on a GPU without priorities.
+  int greatest = 0;
   Check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
   CudaStream result;
   ASSIGN_OR_RETURN(cudaStream_t stream, NewStream(greatest));
@@ -199,7 +204,7 @@ void CudaEvent::Record(const CudaStream& stream) {
 bool CudaEvent::IsDone() const {
   const cudaError_t error = cudaEventQuery(event_.get());
   if (error == cudaErrorNotReady) {
-    cudaGetLastError();  // it stays this thread's last error otherwise, and is taken for a launch's
+    cudaGetLastError();  // clears the error, which would be taken for a launch's otherwise
     return false;
   }
   Check(error, "GPU");
@@ -216,7 +221,8 @@ double CudaEvent::MillisecondsSince(const CudaEvent& begin) const {
 
 absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
                                              absl::FunctionRef<void()> queue_work) {
-  // Relaxed: a kernel that is queued for the first time has its code loaded meanwhile.
+  // Relaxed mode permits the loading of code during the capture, for a kernel that is queued for
+  // the first time.
   Check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed), "capture");
   queue_work();
   cudaGraph_t graph = nullptr;
@@ -230,7 +236,7 @@ absl::StatusOr<CudaGraph> CudaGraph::Capture(const CudaStream& stream,
   }
   CudaGraph result;
   result.graph_.reset(executable);
-  // Otherwise the first launch would, while a request waits.
+  // Uploads the graph now; otherwise the first launch would do so while a request waits.
   if (const cudaError_t uploaded = cudaGraphUpload(executable, stream.get());
       uploaded != cudaSuccess) {
     cudaGetLastError();

@@ -1,9 +1,9 @@
-// The device layer under operations: memory, streams, events, copies and graphs of one GPU. This
-// header has two implementations: cuda_runtime.cc over CUDA's runtime, and for programs that run
-// kernels on the CPU tests/cuda_host/runtime.cc.
+// The device layer under the operations: memory, streams, events, copies and graphs of one GPU.
+// There are two implementations of this header: cuda_runtime.cc over CUDA's runtime, and
+// tests/cuda_host/runtime.cc for programs that run kernels on the CPU.
 //
-// Errors at load (no driver, memory) are statuses. An error of the device while it works (an
-// illegal address, a lost GPU) leaves the process nothing to go on with: it ends with a message.
+// Errors at load (no driver, no memory) are returned as statuses. After an error of the device
+// while it works (an illegal address, a lost GPU) the process cannot go on: it ends with a message.
 #pragma once
 
 #include <cstdint>
@@ -22,32 +22,34 @@ struct CUgraphExec_st;
 
 namespace bora {
 
+// What is known of a GPU before it is used.
 struct CudaDeviceInfo {
-  int ordinal = 0;
-  std::string name;  // "NVIDIA H200"
-  int major = 0;     // compute capability
+  int ordinal = 0;   // CUDA's number of the GPU on this host
+  std::string name;  // such as "NVIDIA H200"
+  int major = 0;     // compute capability major.minor
   int minor = 0;
-  int64_t memory_bytes = 0;
+  int64_t memory_bytes = 0;  // in total
   CudaLimits limits;
 };
 
-// The GPUs of this host, empty without any. UNAVAILABLE says why none can be used: no driver, or
-// one that is older than the CUDA runtime of this build (with both versions).
+// The GPUs of this host; empty if there are none. UNAVAILABLE if none can be used: there is no
+// driver, or it is older than the CUDA runtime of this build (the message has both versions).
 absl::StatusOr<std::vector<CudaDeviceInfo>> ListCudaDevices();
 
-// Makes a GPU the calling thread's. Besides the errors of ListCudaDevices NOT_FOUND when there are
-// not so many, and those of CheckCudaRequirements.
+// Makes a GPU the calling thread's current one and returns what is known of it. Errors: those of
+// ListCudaDevices; NOT_FOUND if there is no GPU of that number; those of CheckCudaRequirements.
 absl::StatusOr<CudaDeviceInfo> OpenCudaDevice(int ordinal);
 
-// Bytes of the calling thread's GPU that nobody has.
+// Free memory of the calling thread's GPU, in bytes.
 absl::StatusOr<int64_t> FreeCudaBytes();
 
-// Device memory. Owns it; movable. Its contents are undefined, it is 256-byte aligned. It must not
-// end before what is queued on it is done.
+// A piece of device memory, which it owns. Movable. The memory is 256-byte aligned and its contents
+// are undefined. It must not be destroyed before the work queued on it is done.
 class CudaBuffer {
  public:
   CudaBuffer() = default;
-  // RESOURCE_EXHAUSTED names `what`, the bytes and what is free. n_bytes >= 0.
+  // Allocates n_bytes >= 0 on the calling thread's GPU. RESOURCE_EXHAUSTED if they are not
+  // available; the message names `what`, the bytes asked for and the bytes free.
   static absl::StatusOr<CudaBuffer> Allocate(int64_t n_bytes, absl::string_view what);
 
   uint8_t* data() const { return data_.get(); }
@@ -61,7 +63,8 @@ class CudaBuffer {
   int64_t n_bytes_ = 0;
 };
 
-// Host memory that the GPU copies from and to by itself. As CudaBuffer, with zeros at first.
+// A piece of pinned host memory, which the GPU reads and writes without the CPU. Zero at first;
+// otherwise like CudaBuffer.
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
@@ -80,19 +83,21 @@ class PinnedBuffer {
 
 class CudaEvent;
 
-// A queue of work: what is queued runs in order. Owned by one thread.
+// A queue of work for the GPU: work runs in the order in which it was queued. Owned by one thread.
 class CudaStream {
  public:
   CudaStream() = default;
+  // A stream on the calling thread's GPU. UNAVAILABLE if the driver makes none.
   static absl::StatusOr<CudaStream> Create();
-  // One whose blocks get a place on the GPU before those of other streams that wait for one: for
-  // what a peer waits for.
+  // A stream of high priority: its waiting thread blocks are placed on the GPU before those of
+  // other streams. For work that a peer waits for.
   static absl::StatusOr<CudaStream> CreateUrgent();
 
   CUstream_st* get() const { return stream_.get(); }
-  // Waits until all that was queued is done.
+  // Blocks until all work queued so far is done.
   void Synchronize() const;
-  // What is queued from now on runs after what the event marks now; at once without a mark.
+  // Work queued from now on runs after the work that `event` marks at this moment. An event without
+  // a mark does not delay it.
   void WaitFor(const CudaEvent& event) const;
 
  private:
@@ -102,21 +107,24 @@ class CudaStream {
   std::unique_ptr<CUstream_st, Destroy> stream_;
 };
 
-// A mark in a stream. Owned by one thread.
+// A mark in a stream, by which one can tell that the work before it is done. Owned by one thread.
 class CudaEvent {
  public:
   CudaEvent() = default;
-  // For order only, which costs the device less than a time.
+  // An event for order only, which costs the device less than one with a time. UNAVAILABLE if the
+  // driver makes none.
   static absl::StatusOr<CudaEvent> Create();
-  // One that MillisecondsSince may be asked of.
+  // An event with a time, for MillisecondsSince.
   static absl::StatusOr<CudaEvent> CreateTimed();
 
-  // Marks what has been queued so far; the mark before is forgotten.
+  // Marks the work queued on the stream so far; replaces the previous mark.
   void Record(const CudaStream& stream);
-  // Whether all before the mark is done; true without a mark.
+  // Whether all work before the mark is done; true if there is no mark.
   bool IsDone() const;
+  // Blocks until IsDone.
   void Wait() const;
-  // Milliseconds on the device between two marks that are done, both of timed events.
+  // Milliseconds on the device from begin's mark to this one.
+  // REQUIRES: both events are timed, and the work before both marks is done.
   double MillisecondsSince(const CudaEvent& begin) const;
 
  private:
@@ -127,18 +135,19 @@ class CudaEvent {
   std::unique_ptr<CUevent_st, Destroy> event_;
 };
 
-// Work that was recorded once and is queued again as a whole: the same kernels with the same
-// arguments, and copies from and to the same addresses. Owned by one thread.
+// Recorded work that is queued again as a whole: the same kernels with the same arguments, and
+// copies between the same addresses. Owned by one thread.
 class CudaGraph {
  public:
   CudaGraph() = default;
-  // Records what `queue_work` queues on the stream, without running it, and queues the graph's copy
-  // to the device. queue_work must not wait for anything. RESOURCE_EXHAUSTED when the device has no
-  // memory for the graph.
+  // Records the work that `queue_work` queues on the stream, without running it, and uploads the
+  // graph to the device. RESOURCE_EXHAUSTED if the device has no memory for the graph.
+  // REQUIRES: queue_work does not wait for the device.
   static absl::StatusOr<CudaGraph> Capture(const CudaStream& stream,
                                            absl::FunctionRef<void()> queue_work);
 
   bool empty() const { return graph_ == nullptr; }
+  // Queues the recorded work. REQUIRES: !empty().
   void Launch(const CudaStream& stream) const;
 
  private:
@@ -148,11 +157,11 @@ class CudaGraph {
   std::unique_ptr<CUgraphExec_st, Destroy> graph_;
 };
 
-// Queued copies; host memory must be pinned and keep its contents until they are done. On a null
-// stream (CUDA's default) they are done on return.
+// Copies and fills, queued on a stream. Host memory must be pinned and keep its contents until the
+// copy is done. On a null stream (CUDA's default) they are done on return.
 void CopyToDevice(CUstream_st* stream, void* device, const void* host, int64_t n_bytes);
-// n_rows pieces of row_bytes that lie one behind another on the host, to every pitch_bytes of the
-// device.
+// Copies n_rows rows of row_bytes, contiguous on the host, to addresses that lie pitch_bytes apart
+// on the device.
 void CopyRowsToDevice(CUstream_st* stream, void* device, int64_t pitch_bytes, const void* host,
                       int64_t row_bytes, int64_t n_rows);
 void CopyToHost(CUstream_st* stream, void* host, const void* device, int64_t n_bytes);

@@ -1,11 +1,11 @@
-// Loads the code of every kernel onto the calling thread's GPU. CUDA does so at a kernel's first
-// launch otherwise, which may wait for all that runs on the GPU: in a group for NCCL's kernels,
-// which wait for peers.
+// Loads the code of every kernel onto the calling thread's GPU. Otherwise CUDA loads it at a
+// kernel's first launch, which may wait for all work on the GPU. With several GPUs that work
+// includes NCCL's kernels, which wait for peers.
 #pragma once
 
 namespace bora {
 
-// Each file of kernels loads its own.
+// One function for each file of kernels.
 void LoadAddRmsNormKernels();
 void LoadEmbedKernels();
 void LoadJoinColumnsKernels();
@@ -17,6 +17,7 @@ void LoadSiluMulKernels();
 void LoadStepDeltasKernels();
 void LoadSumPartsKernels();
 
+// To be called at load, before the GPU's first step, by a thread whose current GPU it is.
 inline void LoadAllKernels() {
   LoadAddRmsNormKernels();
   LoadEmbedKernels();

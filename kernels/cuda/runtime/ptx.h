@@ -1,9 +1,9 @@
-// The instructions that C++ has no word for, one function each, for a GPU. tests/cuda_host/ptx.h
-// has their forms for the CPU. Addresses are generic; matrices are of 16-bit elements. From the PTX
-// ISA, sections on ldmatrix, mma.m16n8k16 and cp.async.
+// Instructions that C++ cannot express, one function each, for a GPU. tests/cuda_host/ptx.h has
+// their counterparts for the CPU. Addresses are generic; matrices have 16-bit elements. Source: the
+// PTX ISA, sections on ldmatrix, mma.m16n8k16 and cp.async.
 //
-// A lane's part of a matrix, with group = lane / 4 and pair = lane % 4 * 2; a register of two
-// elements has the one with the lower index in its low half:
+// Which elements of a matrix a lane holds, with group = lane / 4 and pair = lane % 4 * 2. A
+// register of two elements has the one with the lower index in its low half:
 //   8x8 of ldmatrix        [group][pair, pair + 1]; transposed: [pair, pair + 1][group]
 //   A, 16x16: a[0] [group][pair..]      a[1] [group + 8][pair..]
 //             a[2] [group][pair + 8..]  a[3] [group + 8][pair + 8..]
@@ -15,13 +15,14 @@
 
 namespace bora {
 
+// The address within shared memory of a generic address.
 __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Four 8x8 matrices from shared memory. Lane 8 m + i gives the address of row i of matrix m: 8
-// elements, 16-byte aligned. The whole warp calls it. Orders nothing: what other lanes have written
-// needs a __syncwarp before.
+// Loads four 8x8 matrices from shared memory. Lane 8 m + i passes the address of row i of matrix m:
+// 8 elements, 16-byte aligned. The whole warp calls it. It orders nothing: elements that other
+// lanes have written need a __syncwarp before.
 __device__ inline void LoadMatrices(uint32_t (&out)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -29,7 +30,7 @@ __device__ inline void LoadMatrices(uint32_t (&out)[4], const void* row) {
                : "memory");
 }
 
-// The same, each matrix transposed.
+// LoadMatrices with each matrix transposed.
 __device__ inline void LoadMatricesTransposed(uint32_t (&out)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -37,7 +38,8 @@ __device__ inline void LoadMatricesTransposed(uint32_t (&out)[4], const void* ro
                : "memory");
 }
 
-// c += A B in bf16 with float sums, in an order that is not documented. The whole warp calls it.
+// c += A B for bf16 A and B, with float sums added in an order that NVIDIA does not document. The
+// whole warp calls it.
 __device__ inline void MultiplyAddBf16(float (&c)[4], const uint32_t (&a)[4],
                                        const uint32_t (&b)[2]) {
   asm volatile(
@@ -47,25 +49,25 @@ __device__ inline void MultiplyAddBf16(float (&c)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Begins to copy 16 bytes from global to shared memory, both 16-byte aligned: the first n_bytes (0
-// to 16) from `global`, which is not read where they are 0, the others zero.
+// Begins to copy 16 bytes from global to shared memory, both 16-byte aligned. The first n_bytes (0
+// to 16) come from `global`, the others are zero; with n_bytes = 0 `global` is not read.
 __device__ inline void CopyAsync16(void* shared, const void* global, int n_bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
                "l"(__cvta_generic_to_global(global)), "r"(n_bytes)
                : "memory");
 }
 
-// Ends a group: the thread's copies since the last one.
+// Ends a group of copies: those that the thread has begun since the group before.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits for all of the thread's groups but the newest kNewest. What they wrote is then visible to
-// the thread itself; to others after a barrier.
+// Waits for all of the thread's groups of copies except the newest kNewest. The copied bytes are
+// then visible to the thread itself, and to other threads after a barrier.
 template <int kNewest>
 __device__ inline void AwaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kNewest) : "memory");
 }
 
-// Both rounded to bf16, `low` in the low half.
+// Both numbers rounded to bf16 in one register, `low` in the low half.
 __device__ inline uint32_t PackBf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));

@@ -1,4 +1,4 @@
-// Where arrays lie in a block's shared memory: one after the other, each from a multiple of its
+// The layout of a block's shared memory: arrays one after another, each from a multiple of its
 // alignment on.
 #pragma once
 
@@ -8,10 +8,11 @@
 
 namespace bora {
 
-// One row of the 32 banks.
+// Default alignment of an array in bytes: one row of the 32 banks of 4 bytes.
 inline constexpr int64_t kSharedAlignment = 128;
 
-// Adds up what a kernel's Shared takes, in the same order; for LaunchShape::shared_bytes.
+// Computes the size of a kernel's shared memory on the host, for LaunchShape::shared_bytes.
+// REQUIRES: the same arrays in the same order as the kernel's calls of Shared::Take.
 class SharedBytes {
  public:
   template <typename T>

@@ -1,14 +1,15 @@
-// The only way to shared memory. tests/cuda_host/shared_memory.h has the form for the CPU, where
-// every array is a heap block of exactly its size.
+// The only way for a kernel to get shared memory. tests/cuda_host/shared_memory.h is the
+// counterpart for the CPU, where every array is a heap block of exactly its size.
 #pragma once
 
 #include "kernels/cuda/runtime/shared_layout.h"
 
 namespace bora {
 
-// Carves a block's shared memory into arrays. Every thread of the block takes the same arrays in
-// the same order; the launch asks for as much as SharedBytes says. Contents are undefined. No array
-// holds several things: what lies behind one another in one array is not checked for overflow.
+// Divides a block's shared memory into arrays. Every thread of the block takes the same arrays in
+// the same order, and the launch asks for as many bytes as SharedBytes computes. Contents are
+// undefined. An array must not hold several things one after another: an overflow from one into the
+// next would not be detected.
 class Shared {
  public:
   template <typename T>

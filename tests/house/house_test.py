@@ -54,12 +54,14 @@ ROOMS = {
     "coordinator/scheduler": {"base", "model/step"},
     "coordinator/api": {"base", "base/host", "proto", "coordinator/scheduler", "model", "model/step", "model/text"},
     "coordinator/call": {"base", "proto", "coordinator/api", "model/step", "model/text"},
-    "coordinator/cluster": {"base", "coordinator/api", "model/protocol", "model/step"},
+    "coordinator/cluster": {"base", "coordinator/api", "model/checkpoint", "model/protocol", "model/step"},
     "coordinator/engine": {
         "base", "coordinator/api", "coordinator/cluster", "coordinator/scheduler", "model/protocol", "model/step", "model/text"
     },
     "coordinator/grpc": {"base", "base/host", "proto", "coordinator/api", "coordinator/call", "model/protocol", "model/text"},
-    "coordinator/worker_port": {"base", "base/host", "proto", "coordinator/cluster", "coordinator/grpc", "model/protocol"},
+    "coordinator/worker_port": {
+        "base", "base/host", "proto", "coordinator/cluster", "coordinator/grpc", "model/protocol", "model/step"
+    },
     "coordinator": {
         "base", "base/auth", "base/flags", "base/host", "base/rpc", "coordinator/api", "coordinator/engine", "coordinator/grpc",
         "coordinator/worker_port", "model", "model/checkpoint", "model/planning", "model/text"
@@ -68,8 +70,8 @@ ROOMS = {
 }
 FOLDERS = {room.split("/")[0] for room in ROOMS}
 # Most files that lie side by side in a folder of the product, and most lines of a file of it.
-MAX_FOLDER_FILES = 24
-MAX_FILE_LINES = 670
+MAX_FOLDER_FILES = 25
+MAX_FILE_LINES = 560
 # Generated headers are proto's.
 PROTO_PREFIXES = ("bora/", "google/rpc/", "grpc/health/")
 # Where the engine would need gRPC or protobuf if one of these included them.

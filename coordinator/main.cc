@@ -99,7 +99,7 @@ void WarnOfLittleMemory(const ServerConfig& config) {
   const int64_t n_sequences = int64_t{facts.max_num_seqs} + facts.max_num_queued_reqs;
   const int64_t needed_bytes = kIdleBytes + n_sequences * config.model_facts.context_length *
                                                 static_cast<int64_t>(sizeof(int32_t));
-  const absl::optional<CgroupMemory> memory = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
+  const std::optional<CgroupMemory> memory = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
   if (!memory.has_value() || memory->left_bytes >= needed_bytes) return;
   LogWarning("little memory", {{"control_group", memory->dir},
                                {"left_bytes", memory->left_bytes},

@@ -147,7 +147,7 @@ bool WorkerAgent::HasHung(absl::Duration limit) const {
 
 void WorkerAgent::Run() {
   while (!stopping_) {
-    if (absl::optional<Item> item = NextItem(); item.has_value()) {
+    if (std::optional<Item> item = NextItem(); item.has_value()) {
       Handle(*std::move(item));
     } else {
       break;
@@ -156,18 +156,18 @@ void WorkerAgent::Run() {
   Leave();
 }
 
-absl::optional<WorkerAgent::Item> WorkerAgent::NextItem() {
+std::optional<WorkerAgent::Item> WorkerAgent::NextItem() {
   while (!begun_.empty()) {
     if (rank_->IsDone()) {
       FinishPlan();
     } else if (auto item = mailbox_.PopUntil(SteadyNow() + kPollInterval); item.has_value()) {
       return *std::move(item);
     } else if (mailbox_.closed()) {
-      return absl::nullopt;
+      return std::nullopt;
     }
   }
   auto item = mailbox_.PopUntil(SteadyTime::InfiniteFuture());
-  if (!item.has_value()) return absl::nullopt;
+  if (!item.has_value()) return std::nullopt;
   return *std::move(item);
 }
 

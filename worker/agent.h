@@ -7,13 +7,13 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "base/mailbox.h"
 #include "model/protocol/worker_protocol.h"
 #include "worker/comm/listener.h"
@@ -87,7 +87,7 @@ class WorkerAgent {
   void OnStepFailed(int64_t connection_id, const absl::Status& status);
   // Waits for the next message; finishes plans that are done meanwhile. Nothing if the mailbox is
   // closed.
-  absl::optional<Item> NextItem();
+  std::optional<Item> NextItem();
   // Leaves the group, if this rank is in one: ends the epoch and destroys the mesh.
   void Leave();
   // Any thread: ends all waiting for peers in epochs up to `epoch`, now and in the future. Also
@@ -109,7 +109,7 @@ class WorkerAgent {
   std::atomic<int64_t> leaving_since_us_{0};
 
   mutable absl::Mutex mutex_;
-  absl::optional<LoadedModel> loaded_ ABSL_GUARDED_BY(mutex_);  // of rank_
+  std::optional<LoadedModel> loaded_ ABSL_GUARDED_BY(mutex_);  // of rank_
 
   // Owned by the rank thread, from here to begun_.
   std::unique_ptr<StepExecutor> rank_;  // null: no weights are loaded

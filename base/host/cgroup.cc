@@ -18,12 +18,12 @@ constexpr int64_t kNoLimit = int64_t{1} << 62;
 
 // The first word of a file as a number; nullopt if the file is missing, or says "max" or a value >=
 // kNoLimit.
-absl::optional<int64_t> ReadNumber(const std::string& path) {
+std::optional<int64_t> ReadNumber(const std::string& path) {
   std::ifstream file(path);
   std::string word;
   int64_t value = 0;
   if (!(file >> word) || !absl::SimpleAtoi(word, &value) || value >= kNoLimit) {
-    return absl::nullopt;
+    return std::nullopt;
   }
   return value;
 }
@@ -43,15 +43,15 @@ int64_t SumOfFields(const std::string& path, absl::string_view a, absl::string_v
 
 // The limit of one group alone; nullopt if it has none. The lower of memory.max and memory.high
 // counts: above memory.high the kernel slows the process down severely.
-absl::optional<CgroupMemory> MemoryOfGroup(const std::string& dir) {
+std::optional<CgroupMemory> MemoryOfGroup(const std::string& dir) {
   const auto file = [&dir](const char* name) { return absl::StrCat(dir, "/", name); };
-  absl::optional<int64_t> limit;
+  std::optional<int64_t> limit;
   for (const char* name : {"memory.max", "memory.high", "memory.limit_in_bytes"}) {
-    const absl::optional<int64_t> value = ReadNumber(file(name));
+    const std::optional<int64_t> value = ReadNumber(file(name));
     if (value.has_value()) limit = std::min(*value, limit.value_or(*value));
   }
-  if (!limit.has_value()) return absl::nullopt;
-  const absl::optional<int64_t> current = ReadNumber(file("memory.current"));
+  if (!limit.has_value()) return std::nullopt;
+  const std::optional<int64_t> current = ReadNumber(file("memory.current"));
   const bool is_v2 = current.has_value();
   const int64_t used = is_v2 ? *current : ReadNumber(file("memory.usage_in_bytes")).value_or(0);
   const int64_t droppable =
@@ -104,11 +104,11 @@ std::vector<std::string> CgroupDirs(const std::string& root, absl::string_view m
   return dirs;
 }
 
-absl::optional<CgroupMemory> LeastCgroupMemory(const std::string& root,
-                                               absl::string_view membership) {
-  absl::optional<CgroupMemory> least;
+std::optional<CgroupMemory> LeastCgroupMemory(const std::string& root,
+                                              absl::string_view membership) {
+  std::optional<CgroupMemory> least;
   for (const std::string& dir : CgroupDirs(root, membership, "memory")) {
-    absl::optional<CgroupMemory> memory = MemoryOfGroup(dir);
+    std::optional<CgroupMemory> memory = MemoryOfGroup(dir);
     if (!memory.has_value()) continue;
     if (!least.has_value() || memory->left_bytes < least->left_bytes) least = std::move(memory);
   }

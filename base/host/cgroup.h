@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 
 namespace bora {
 
@@ -39,7 +39,7 @@ struct CgroupMemory {
 // none has a limit. Reads memory.max, memory.high, memory.current and memory.stat in version 2, and
 // memory.limit_in_bytes, memory.usage_in_bytes and memory.stat in version 1. Parameters as for
 // CgroupDirs.
-absl::optional<CgroupMemory> LeastCgroupMemory(const std::string& root,
-                                               absl::string_view membership);
+std::optional<CgroupMemory> LeastCgroupMemory(const std::string& root,
+                                              absl::string_view membership);
 
 }  // namespace bora

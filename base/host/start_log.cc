@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <optional>
 
-#include "absl/types/optional.h"
 #include "base/build_info.h"
 #include "base/host/cgroup.h"
 #include "base/host/host_cpus.h"
@@ -29,7 +29,7 @@ void LogConfiguration(const std::vector<std::pair<std::string, std::string>>& se
                                   {"pid", static_cast<int64_t>(getpid())},
                                   {"cpus", UsableCpuCount()},
                                   {"descriptor_limit", static_cast<int64_t>(descriptors.rlim_cur)}};
-  const absl::optional<CgroupMemory> memory = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
+  const std::optional<CgroupMemory> memory = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
   if (memory.has_value()) {
     fields.emplace_back("memory_limit_bytes", memory->limit_bytes);
     fields.emplace_back("memory_left_bytes", memory->left_bytes);

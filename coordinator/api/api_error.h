@@ -4,12 +4,12 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 
 namespace bora {
 
@@ -44,7 +44,7 @@ struct ApiError {
   std::map<std::string, std::string> metadata;
   std::vector<FieldViolation> violations;
   // Present exactly when a retry is worthwhile (UNAVAILABLE).
-  absl::optional<absl::Duration> retry_delay;
+  std::optional<absl::Duration> retry_delay;
 };
 
 }  // namespace bora

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "base/clock.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/scheduler/priority.h"
@@ -68,7 +68,7 @@ struct OutputDelta {
   std::string text;                  // valid UTF-8; nothing that may yet be part of a stop sequence
   std::vector<SampledToken> tokens;  // generated, in order
   std::vector<SampledToken> prompt_logprobs;  // for positions 1, 2, ... of the prompt, in order
-  absl::optional<FinishInfo> finish;          // in the candidate's last one
+  std::optional<FinishInfo> finish;           // in the candidate's last one
   bool last = false;                          // of the request
 };
 

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/types/optional.h"
 #include "bora/inference/v1/inference_service.pb.h"
 #include "coordinator/api/request_spec.h"
 #include "coordinator/call/message_queue.h"
@@ -46,10 +46,10 @@ class AnswerParts {
 
   const bool timing_;
   std::vector<MessageQueue> candidates_;
-  std::vector<bool> sent_last_;       // the candidate's last message was taken [n_candidates]
-  int32_t n_sent_last_ = 0;           // true elements of sent_last_
-  size_t next_ = 0;                   // the candidate whose turn it is
-  absl::optional<FinishInfo> final_;  // of the request's last delta
+  std::vector<bool> sent_last_;      // the candidate's last message was taken [n_candidates]
+  int32_t n_sent_last_ = 0;          // true elements of sent_last_
+  size_t next_ = 0;                  // the candidate whose turn it is
+  std::optional<FinishInfo> final_;  // of the request's last delta
 };
 
 }  // namespace bora

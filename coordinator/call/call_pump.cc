@@ -38,12 +38,12 @@ void CallPump::Kick(std::shared_ptr<Pumped> pumped) {
   has_work_.Signal();
 }
 
-absl::optional<std::vector<std::shared_ptr<Pumped>>> CallPump::TakeKicked(SteadyTime next_check) {
+std::optional<std::vector<std::shared_ptr<Pumped>>> CallPump::TakeKicked(SteadyTime next_check) {
   absl::MutexLock lock(&mutex_);
   while (!stopping_ && kicked_.empty() && SteadyNow() < next_check) {
     has_work_.WaitUntil(&mutex_, next_check);
   }
-  if (stopping_) return absl::nullopt;
+  if (stopping_) return std::nullopt;
   return std::exchange(kicked_, {});
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -12,7 +13,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "base/clock.h"
 #include "base/steady_cond_var.h"
 
@@ -45,7 +45,7 @@ class CallPump {
  private:
   void Run();
   // Waits for kicked calls until `next_check`, and takes them; nullopt once the pump stops.
-  absl::optional<std::vector<std::shared_ptr<Pumped>>> TakeKicked(SteadyTime next_check);
+  std::optional<std::vector<std::shared_ptr<Pumped>>> TakeKicked(SteadyTime next_check);
   // Calls CutIfStalled of every live call.
   void CutStalled();
 

@@ -94,11 +94,11 @@ class MessageQueue {
   size_t text_begin_ = 0;  // bytes of text_ that have been taken
   ReuseQueue<SampledToken> tokens_;
   ReuseQueue<SampledToken> prompt_logprobs_;
-  absl::optional<FinishInfo> finish_;
+  std::optional<FinishInfo> finish_;
   // The entries of the next token and of the next token of the prompt if they were made for a
   // message that had no room for them.
-  absl::optional<inference::v1::TokenLogprob> next_logprob_;
-  absl::optional<inference::v1::TokenLogprob> next_prompt_logprob_;
+  std::optional<inference::v1::TokenLogprob> next_logprob_;
+  std::optional<inference::v1::TokenLogprob> next_prompt_logprob_;
   int64_t n_tokens_ = 0;  // generated tokens that were added, sent ones included
   int64_t n_pending_bytes_ = 0;
   bool sent_first_ = false;

@@ -124,7 +124,7 @@ std::vector<Admission> ReplicaGroup::PlanSteps(SteadyTime now) {
     }
     if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now;
     scheduler_->AdvanceTo(absl::ToInt64Microseconds(now.since_beginning()));
-    absl::optional<StepPlan> plan = scheduler_->PlanStep();
+    std::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) break;
     plan_times_.push_back(now);
     if (!calibration_.has_value()) {

@@ -26,16 +26,16 @@ BlockPool::Match FindCachedPrefix(const Sequence& sequence, const BlockPool& blo
                            sequence.tokens().subspan(0, sequence.n_known() - 1));
 }
 
-absl::optional<AdmissionControl::Needs> AdmissionControl::Fit(const Sequence& sequence,
-                                                              const RunningSequences& running,
-                                                              const BlockPool& blocks) {
+std::optional<AdmissionControl::Needs> AdmissionControl::Fit(const Sequence& sequence,
+                                                             const RunningSequences& running,
+                                                             const BlockPool& blocks) {
   const int32_t n_free = FreeBlocks(running, blocks);
-  if (Remembers(sequence) && n_blocks_ > n_free && n_refusals_left_-- > 0) return absl::nullopt;
+  if (Remembers(sequence) && n_blocks_ > n_free && n_refusals_left_-- > 0) return std::nullopt;
   handle_.reset();
   Needs needs = FindNeeds(sequence, blocks);
   if (needs.n_available_blocks > n_free) {
     Remember(sequence, needs.n_available_blocks);
-    return absl::nullopt;
+    return std::nullopt;
   }
   return needs;
 }

@@ -13,8 +13,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
-#include "absl/types/optional.h"
 #include "coordinator/scheduler/block_pool.h"
 #include "coordinator/scheduler/running_sequences.h"
 #include "coordinator/scheduler/sequence.h"
@@ -36,8 +36,8 @@ class AdmissionControl {
 
   // The sequence's needs if enough blocks are free for it; otherwise nothing, and the refusal is
   // remembered.
-  absl::optional<Needs> Fit(const Sequence& sequence, const RunningSequences& running,
-                            const BlockPool& blocks);
+  std::optional<Needs> Fit(const Sequence& sequence, const RunningSequences& running,
+                           const BlockPool& blocks);
 
   // Available blocks beyond what the running sequences are expected to take still: the rest of
   // their prefills and a part of their completions, at least one block each. May be negative.
@@ -68,7 +68,7 @@ class AdmissionControl {
   // Of the blocks that completions may still take, the part that they are expected to take, [0, 1].
   double growth_ratio_ = 0;
   // The sequence whose need is remembered, its need, and how many more refusals are based on it.
-  absl::optional<uint64_t> handle_;
+  std::optional<uint64_t> handle_;
   int32_t n_blocks_ = 0;
   int32_t n_refusals_left_ = 0;
 };

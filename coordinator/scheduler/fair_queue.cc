@@ -1,9 +1,9 @@
 #include "coordinator/scheduler/fair_queue.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
-#include "absl/types/optional.h"
 #include "base/check.h"
 
 namespace bora {
@@ -57,7 +57,7 @@ bool FairQueue::HasRoomForName(int64_t now_us) {
 }
 
 double FairQueue::LowestCounter() const {
-  absl::optional<double> lowest;
+  std::optional<double> lowest;
   for (const auto& [name, tenant] : tenants_) {
     if (tenant->n_open == 0) continue;
     lowest = std::min(lowest.value_or(tenant->virtual_tokens), tenant->virtual_tokens);

@@ -123,9 +123,9 @@ const Sequence* Scheduler::NextToAdmit() const {
   return admission_.IsRefused(*next, running_, blocks_) ? nullptr : next;
 }
 
-absl::optional<StepPlan> Scheduler::PlanStep() {
+std::optional<StepPlan> Scheduler::PlanStep() {
   newly_admitted_.clear();
-  if (n_in_flight() >= options_.n_stages + (options_.run_ahead ? 1 : 0)) return absl::nullopt;
+  if (n_in_flight() >= options_.n_stages + (options_.run_ahead ? 1 : 0)) return std::nullopt;
   StepPlanBuilder plan(options_.epoch, next_step_id_, std::exchange(to_close_, {}));
   MakeRoomForNext(&plan);
 
@@ -143,7 +143,7 @@ absl::optional<StepPlan> Scheduler::PlanStep() {
   }
   if (!plan.has_rows()) {
     to_close_ = plan.TakeClosedSlots();
-    return absl::nullopt;
+    return std::nullopt;
   }
 
   PublishBlocks(plan);
@@ -247,7 +247,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlanBuilder* plan) {
   // A row that a preempted sequence still has in flight may sample a token that it must pass again.
   if (running_.n_free_slots() == 0 || sequence->n_rows_in_flight > 0) return false;
   if (!plan->HasRoomToOpen(*sequence)) return false;
-  absl::optional<AdmissionControl::Needs> needs = admission_.Fit(*sequence, running_, blocks_);
+  std::optional<AdmissionControl::Needs> needs = admission_.Fit(*sequence, running_, blocks_);
   if (!needs.has_value()) return false;
   LeaveQueue(sequence);
   displacement_.EndPause(sequence, now_us_);

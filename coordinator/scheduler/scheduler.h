@@ -37,13 +37,13 @@
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "coordinator/scheduler/admission_control.h"
 #include "coordinator/scheduler/block_pool.h"
@@ -83,7 +83,7 @@ struct Admission {
 struct SequenceProgress {
   uint64_t handle = 0;
   std::vector<SampledToken> prompt_logprobs;  // in ascending position, each position reported once
-  absl::optional<SampledToken> sampled;
+  std::optional<SampledToken> sampled;
 };
 
 // Pure: no clock, I/O, thread or random device. Owned by the engine thread.
@@ -108,7 +108,7 @@ class Scheduler {
   // The next plan; nothing if enough plans are in flight or there is nothing to do. The plan counts
   // as in flight until CompleteStep. The cost grows with the rows of the plan and the running
   // sequences, not with the length of their contexts.
-  absl::optional<StepPlan> PlanStep();
+  std::optional<StepPlan> PlanStep();
 
   // Takes the result of the oldest plan in flight. INTERNAL says that the result does not fit the
   // plan: the group is broken, and this scheduler must not be used any longer.

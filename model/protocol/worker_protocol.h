@@ -3,12 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/types/optional.h"
 #include "base/endpoint.h"
 #include "model/checkpoint/weight_digest.h"
 #include "model/step/step.h"
@@ -60,7 +60,7 @@ struct Hello {
   std::string collectives;  // RankLoader::CollectivesName: equal on all ranks of a group
   Endpoint endpoint;
   int64_t memory_bytes = 0;
-  absl::optional<LoadedModel> loaded;
+  std::optional<LoadedModel> loaded;
   int64_t latest_epoch = 0;  // that it was told to join, by any coordinator; 0: none
 };
 

@@ -69,7 +69,7 @@ bool Measure(const Load& load, Cost* cost) {
   std::vector<double> complete_us;
   while (static_cast<int>(plan_us.size()) < kSteps) {
     const auto plan_begin = std::chrono::steady_clock::now();
-    const absl::optional<StepPlan> plan = scheduler.PlanStep();
+    const std::optional<StepPlan> plan = scheduler.PlanStep();
     const double planned_us = MicrosecondsSince(plan_begin);
     if (!plan.has_value()) return false;
     StepResult result = Answer(*plan);

@@ -41,7 +41,7 @@ Outcome Calibrate(const GroupLimits& limits, double budget_us, double slowness) 
       ++outcome.n_sequences;
       scheduler.Add(std::move(spec));
     }
-    while (const absl::optional<StepPlan> plan = scheduler.PlanStep()) {
+    while (const std::optional<StepPlan> plan = scheduler.PlanStep()) {
       StepWork work;
       for (const StepRow& row : plan->rows) work.Add(row.position, row.n_tokens);
       auto result = group.Execute(*plan);

@@ -95,7 +95,7 @@ class RandomLife {
     std::set<int32_t> slots;
     for (int32_t i = 0; i < config_.limits.max_num_seqs; ++i) AddSequence(1, 1);
     while (static_cast<int32_t>(slots.size()) < config_.limits.max_num_seqs) {
-      const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+      const std::optional<StepPlan> plan = scheduler_.PlanStep();
       ASSERT_TRUE(plan.has_value());
       for (const SlotOpen& open : plan->opened) slots.insert(open.slot);
       // They keep their slots, and have all the tokens that they asked for.
@@ -175,7 +175,7 @@ class RandomLife {
 
   bool Plan() {
     scheduler_.AdvanceTo(now_us_ += Below(200'000));
-    const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+    const std::optional<StepPlan> plan = scheduler_.PlanStep();
     if (!plan.has_value()) return false;
     ++n_steps_;
     size_t next_admitted = 0;
@@ -307,7 +307,7 @@ double PlanMicroseconds(int32_t n_prompt) {
   std::chrono::duration<double, std::micro> elapsed{};
   for (int n_timed = 0; n_timed < kSteps;) {
     const auto begin = std::chrono::steady_clock::now();
-    const absl::optional<StepPlan> plan = scheduler.PlanStep();
+    const std::optional<StepPlan> plan = scheduler.PlanStep();
     const auto end = std::chrono::steady_clock::now();
     if (!plan.has_value()) break;
     if (plan->tokens.empty()) {

@@ -333,7 +333,7 @@ class SchedulerResultTest : public testing::Test {
     }
     ScriptedGroup group(Limits(),
                         [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 7}; });
-    const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+    const std::optional<StepPlan> plan = scheduler_.PlanStep();
     EXPECT_TRUE(plan.has_value());
     absl::StatusOr<StepResult> result = group.Execute(*plan);
     EXPECT_TRUE(result.ok()) << result.status();

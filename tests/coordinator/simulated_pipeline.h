@@ -74,7 +74,7 @@ class SimulatedPipeline {
   void Run(double end_us) {
     while (now_us_ < end_us) {
       scheduler_.AdvanceTo(static_cast<int64_t>(now_us_));
-      while (const absl::optional<StepPlan> plan = scheduler_.PlanStep()) Execute(*plan);
+      while (const std::optional<StepPlan> plan = scheduler_.PlanStep()) Execute(*plan);
       if (in_flight_.empty()) {
         if (end_us < kForever) now_us_ = end_us;
         return;

@@ -113,7 +113,7 @@ class StepBudgetTest : public testing::Test {
     for (uint64_t handle = 1; handle <= 8; ++handle) add(handle, 100, 500);
     for (int step = 0; step < 400; ++step) {
       if (step == 20) add(9, 2000, 4);
-      const absl::optional<StepPlan> plan = scheduler.PlanStep();
+      const std::optional<StepPlan> plan = scheduler.PlanStep();
       ASSERT_TRUE(plan.has_value());
       StepWork work;
       bool decodes = false;

@@ -84,7 +84,7 @@ Transcript::Transcript(const GroupLimits& limits, int32_t n_stages, bool run_ahe
       group_(limits, [](const SamplingParams&, int32_t) { return SampledToken{.token_id = 1}; }) {}
 
 void Transcript::Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens,
-                     int32_t n_prompt_logprobs, absl::optional<uint64_t> like) {
+                     int32_t n_prompt_logprobs, std::optional<uint64_t> like) {
   SequenceSpec spec;
   spec.handle = handle;
   std::vector<int32_t> prompt;
@@ -117,7 +117,7 @@ void Transcript::Hold(uint64_t handle, bool held) {
 }
 
 bool Transcript::Plan() {
-  const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+  const std::optional<StepPlan> plan = scheduler_.PlanStep();
   if (!plan.has_value()) {
     absl::StrAppend(&text_, "nothing to plan, ", scheduler_.n_in_flight(), " in flight\n");
     return false;

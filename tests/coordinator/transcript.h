@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 
-#include "absl/types/optional.h"
 #include "coordinator/scheduler/scheduler.h"
 #include "tests/coordinator/scripted_group.h"
 
@@ -32,7 +32,7 @@ class Transcript {
   // Prompt token i of sequence h is (h * 10 + i) modulo the vocabulary. With `like` it has the
   // tokens of that sequence.
   void Add(uint64_t handle, int32_t n_prompt, int32_t max_tokens, int32_t n_prompt_logprobs = -1,
-           absl::optional<uint64_t> like = absl::nullopt);
+           std::optional<uint64_t> like = std::nullopt);
   void Add(SequenceSpec spec);
   void Remove(uint64_t handle);
   void Hold(uint64_t handle, bool held);

@@ -186,7 +186,7 @@ absl::StatusOr<BenchSamples> ModelBench::Offline(int n_prompt_tokens, int n_outp
   double busy_seconds = 0;
   const auto begin = Clock::now();
   while (n_open > 0) {
-    while (absl::optional<StepPlan> plan = scheduler.PlanStep()) {
+    while (std::optional<StepPlan> plan = scheduler.PlanStep()) {
       samples.floor_seconds += FloorSeconds(WorkOf(*plan));
       group_->Submit(*plan);
     }

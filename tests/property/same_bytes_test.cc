@@ -161,7 +161,7 @@ class MixRun {
       HoldSome();
       // Not always all that is possible.
       while (random_() % 8 != 0) {
-        const absl::optional<StepPlan> plan = scheduler_.PlanStep();
+        const std::optional<StepPlan> plan = scheduler_.PlanStep();
         if (!plan.has_value()) break;
         for (const Admission& admission : scheduler_.newly_admitted()) {
           n_cached_tokens_ += admission.n_cached_tokens;

@@ -41,7 +41,7 @@ int64_t MachineBytes(absl::string_view meminfo) {
 int64_t AvailableMemoryBytes(absl::string_view meminfo, const std::string& cgroup_root,
                              absl::string_view membership) {
   const int64_t machine_bytes = MachineBytes(meminfo);
-  const absl::optional<CgroupMemory> group = LeastCgroupMemory(cgroup_root, membership);
+  const std::optional<CgroupMemory> group = LeastCgroupMemory(cgroup_root, membership);
   return group.has_value() ? std::min(machine_bytes, group->left_bytes) : machine_bytes;
 }
 
@@ -50,7 +50,7 @@ int64_t AvailableMemoryBytes() {
 }
 
 std::string MemoryBoundText() {
-  const absl::optional<CgroupMemory> group = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
+  const std::optional<CgroupMemory> group = LeastCgroupMemory(kCgroupRoot, CgroupMembership());
   if (!group.has_value() || group->left_bytes > MachineBytes(MemInfo())) return "the machine";
   return absl::StrCat("control group ", group->dir, ", limit ", group->limit_bytes, " bytes");
 }

@@ -164,18 +164,19 @@ int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals
   CoordinatorClientOptions client_options;
   client_options.address = flags.coordinator;
   client_options.credential = *credential;
-  CoordinatorClient client(client_options);
+  // Shared with the signal thread, which outlives this function.
+  const auto client = std::make_shared<CoordinatorClient>(client_options);
   AgentOptions agent_options;
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
   WorkerAgent agent(agent_options, *std::move(loader), *std::move(listener),
                     [&client](int64_t connection_id, WorkerMessage message) {
-                      return client.Send(connection_id, message);
+                      return client->Send(connection_id, message);
                     });
 
-  signals->OnStop([&client] { client.Stop(); }, kStopLimit);
+  signals->OnStop([client] { client->Stop(); }, kStopLimit);
 
-  const absl::Status status = client.Run(&agent);
+  const absl::Status status = client->Run(&agent);
   if (!status.ok()) {
     LogError("refused by the coordinator", {{"reason", status.message()}});
     return kExitRefused;

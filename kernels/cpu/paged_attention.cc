@@ -533,6 +533,7 @@ void PagedAttention(CpuDevice& device, const StepTokensView& tokens, int64_t loc
       << "head_dim " << shape.head_dim << " is not even or not in [2, " << kMaxCacheHeadDim << "]";
   CHECK(shape.block_size > 0 && kAttentionSplitTokens % shape.block_size == 0)
       << "block_size " << shape.block_size << " does not divide " << kAttentionSplitTokens;
+  CHECK(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16) << "type of a KV cache";
   CHECK(shape.dtype == DType::kF32 || shape.block_size % 2 == 0)
       << "block_size " << shape.block_size << " is odd: a bf16 cache holds pairs of positions";
   if (tokens.n_tokens == 0) return;

@@ -62,6 +62,8 @@ void RopeAndStoreKv(CpuDevice& device, const RopeTable& rope, const StepTokensVi
                     int64_t local_n_heads, float* qkv, const KvLayerView& cache) {
   const KvCacheShape& shape = cache.shape;
   const int64_t head_dim = shape.head_dim;
+  CHECK(head_dim > 0 && head_dim <= kMaxCacheHeadDim && head_dim % 2 == 0) << head_dim;
+  CHECK(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16) << "type of a KV cache";
   const int64_t n_kv_heads = shape.local_n_kv_heads;
   const int64_t stride = (local_n_heads + 2 * n_kv_heads) * head_dim;
   // 8192 elements take about as long as waking a helper (5 us).

@@ -104,7 +104,7 @@ absl::Status LocalGroup::Load(const WeightSource& weights) {
         std::unique_ptr<RankWeights> loaded,
         LoadHostWeights(weights, shape, options_.precision, *rank.device, options_.load));
     rank.weights = loaded.get();
-    rank.rank = std::make_unique<Rank>(rank.device.get(), std::move(loaded), options_.rank);
+    rank.rank = std::make_unique<CpuRank>(rank.device.get(), std::move(loaded), options_.rank);
     return absl::OkStatus();
   }));
   for (const auto& rank : ranks_) {

@@ -52,11 +52,11 @@ StepPlan FirstPlan(int64_t epoch) {
   return builder.Take();
 }
 
-std::unique_ptr<Rank> LoadRank(CpuDevice* device, const Partition& partition, int stage) {
+std::unique_ptr<CpuRank> LoadRank(CpuDevice* device, const Partition& partition, int stage) {
   const RankShape shape = ShapeOfRank(TinyConfig(), partition, stage, 0);
   auto weights = LoadHostWeights(DummyWeights(TinyConfig(), kSeed), shape, DType::kF32, *device);
   CHECK_OK(weights.status());
-  return std::make_unique<Rank>(device, *std::move(weights), RankOptions());
+  return std::make_unique<CpuRank>(device, *std::move(weights), RankOptions());
 }
 
 class RankEpochTest : public testing::Test {
@@ -68,7 +68,7 @@ class RankEpochTest : public testing::Test {
   }
 
   CpuDevice device_{1};
-  std::unique_ptr<Rank> rank_ = LoadRank(&device_, {1, 1, {{0, 4}}}, 0);
+  std::unique_ptr<CpuRank> rank_ = LoadRank(&device_, {1, 1, {{0, 4}}}, 0);
   EpochOptions options_ = {.epoch = 5, .limits = TinyLimits()};
 };
 

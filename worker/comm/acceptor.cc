@@ -17,6 +17,8 @@
 namespace bora {
 namespace {
 
+// Descriptors that come with the proof of a link over shared memory: the memory and a doorbell.
+constexpr size_t kProofDescriptors = 2;
 // At most one refusal per interval is logged, so that a flood does not fill the disk; the next log
 // line says how many refusals were left out.
 constexpr absl::Duration kLogInterval = absl::Milliseconds(100);
@@ -115,6 +117,12 @@ bool Acceptor::Advance(Pending* pending) {
   const absl::StatusOr<int64_t> n =
       RecvSome(pending->socket.get(), message.subspan(pending->n_received), fds);
   absl::Status status = n.status();
+  if (status.ok() && pending->fds.size() > kProofDescriptors) {
+    // Nothing is proved yet, and each byte of the proof could bring more.
+    status = absl::InvalidArgumentError(absl::StrCat("got ", pending->fds.size(),
+                                                     " descriptors before the proof, expected ",
+                                                     kProofDescriptors));
+  }
   if (status.ok()) {
     pending->n_received += static_cast<size_t>(*n);
     if (pending->n_received < message.size()) return true;
@@ -167,9 +175,10 @@ absl::Status Acceptor::AcceptProof(Pending* pending) {
   link.peer = hello.from_rank;
   link.kind = static_cast<LinkKind>(hello.link_kind);
   if (link.kind == LinkKind::kSharedMemory) {
-    if (pending->fds.size() != 2) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("got ", pending->fds.size(), " descriptors with the proof, expected 2"));
+    if (pending->fds.size() != kProofDescriptors) {
+      return absl::InvalidArgumentError(absl::StrCat("got ", pending->fds.size(),
+                                                     " descriptors with the proof, expected ",
+                                                     kProofDescriptors));
     }
     ASSIGN_OR_RETURN(link.mapping, SharedMapping::Map(pending->fds[0].get(), terms.ring_bytes));
     link.peer_doorbell = std::move(pending->fds[1]);

@@ -16,7 +16,7 @@ int64_t RopeBytes(const ModelConfig& config, const GroupLimits& limits) {
   return config.head_dim * limits.max_model_len * static_cast<int64_t>(sizeof(float));
 }
 
-// Bytes of Rank::token_counts_; only the sampler has counts.
+// Bytes of CpuRank::token_counts_; only the sampler has counts.
 int64_t TokenCountsBytes(const RankShape& shape, const GroupLimits& limits) {
   if (!shape.has_head || shape.tp_rank != 0) return 0;
   return int64_t{limits.max_num_seqs} * limits.vocab_size * static_cast<int64_t>(sizeof(uint32_t));
@@ -45,7 +45,7 @@ CpuRankMemory PlanCpuRankMemory(const CpuDevice& device, const ModelConfig& conf
 }
 
 // All state of the rank that ends with the epoch.
-struct Rank::Epoch {
+struct CpuRank::Epoch {
   Epoch(std::unique_ptr<EpochState> epoch_state, Mesh* mesh, const GroupLimits& limits)
       : state(std::move(epoch_state)),
         collectives(state->place(), mesh),
@@ -69,16 +69,16 @@ struct Rank::Epoch {
   std::vector<bool> counts_tokens;  // [max_num_seqs], whether the open slot has penalties
 };
 
-Rank::Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
-           const RankOptions& options)
+CpuRank::CpuRank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
+                 const RankOptions& options)
     : device_(device),
       weights_(std::move(weights)),
       options_(options),
       stage_(device, weights_.get()) {}
 
-Rank::~Rank() = default;
+CpuRank::~CpuRank() = default;
 
-absl::Status Rank::BeginEpoch(const EpochOptions& options) {
+absl::Status CpuRank::BeginEpoch(const EpochOptions& options) {
   CHECK(epoch_ == nullptr) << "an epoch has not ended";
   ASSIGN_OR_RETURN(auto state, EpochState::Begin(config(), shape(), options));
   RETURN_IF_ERROR(stage_.Prepare(options.limits, options_.poison_kv));
@@ -96,9 +96,9 @@ absl::Status Rank::BeginEpoch(const EpochOptions& options) {
   return absl::OkStatus();
 }
 
-void Rank::EndEpoch() { epoch_.reset(); }
+void CpuRank::EndEpoch() { epoch_.reset(); }
 
-absl::Status Rank::Begin(const StepPlan& plan) {
+absl::Status CpuRank::Begin(const StepPlan& plan) {
   if (epoch_ == nullptr) return absl::FailedPreconditionError("no epoch has begun");
   ASSIGN_OR_RETURN(result_, epoch_->state->Execute(plan, [&](StepResult* result) {
     if (epoch_->state->place().is_sampler()) CountTokensOf(plan.opened);
@@ -107,13 +107,13 @@ absl::Status Rank::Begin(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::Span<uint32_t> Rank::TokenCounts(int32_t slot) {
+absl::Span<uint32_t> CpuRank::TokenCounts(int32_t slot) {
   const int64_t n_token_ids = epoch_->n_token_ids;
   auto* const counts = reinterpret_cast<uint32_t*>(token_counts_.data());
   return absl::MakeSpan(counts + slot * n_token_ids, static_cast<size_t>(n_token_ids));
 }
 
-void Rank::CountTokensOf(absl::Span<const SlotOpen> opened) {
+void CpuRank::CountTokensOf(absl::Span<const SlotOpen> opened) {
   for (const SlotOpen& open : opened) {
     const bool has_penalties = open.sampling.has_penalties();
     epoch_->counts_tokens[open.slot] = has_penalties;
@@ -123,7 +123,7 @@ void Rank::CountTokensOf(absl::Span<const SlotOpen> opened) {
   }
 }
 
-absl::Status Rank::RunStage(StepResult* result) {
+absl::Status CpuRank::RunStage(StepResult* result) {
   EpochState& epoch = *epoch_->state;
   const StepInputs& inputs = epoch.inputs();
   const absl::Span<float> residual = stage_.residual(inputs.n_tokens());
@@ -136,7 +136,7 @@ absl::Status Rank::RunStage(StepResult* result) {
   return epoch.boundary().Leave(residual);
 }
 
-absl::Status Rank::RunHead(StepResult* result) {
+absl::Status CpuRank::RunHead(StepResult* result) {
   Epoch& epoch = *epoch_;
   const absl::Span<const HeadRow> head_rows = epoch.state->inputs().head_rows();
   for (size_t begin = 0; begin < head_rows.size(); begin += kHeadTileRows) {
@@ -150,8 +150,8 @@ absl::Status Rank::RunHead(StepResult* result) {
   return absl::OkStatus();
 }
 
-void Rank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
-                      StepResult* result) {
+void CpuRank::SampleTile(absl::Span<const HeadRow> tile, absl::Span<const float> logits,
+                         StepResult* result) {
   Epoch& epoch = *epoch_;
   const int64_t vocab_size = weights_->config().vocab_size;
   epoch.sample_rows.clear();

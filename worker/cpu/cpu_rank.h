@@ -42,11 +42,12 @@ struct RankOptions {
 };
 
 // Owned by the rank thread. Begin executes the whole plan; Finish only returns its result.
-class Rank final : public StepExecutor {
+class CpuRank final : public StepExecutor {
  public:
   // `device` must outlive the rank.
-  Rank(CpuDevice* device, std::unique_ptr<const RankWeights> weights, const RankOptions& options);
-  ~Rank() override;
+  CpuRank(CpuDevice* device, std::unique_ptr<const RankWeights> weights,
+          const RankOptions& options);
+  ~CpuRank() override;
 
   const RankWeights& weights() const { return *weights_; }
 

@@ -20,20 +20,25 @@
 namespace bora {
 namespace {
 
+// Bytes that are left to the process itself: stacks of threads, buffers of gRPC and of links to
+// other ranks, page tables.
+constexpr int64_t kProcessBytes = 8 << 20;
+
 // Refuses a rank that cannot hold its weights and one request, with the numbers, before it reads a
 // byte: the kernel ends a process that takes more memory than there is.
 absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
   const int64_t kv_bytes =
       CeilDiv(limits.max_model_len, limits.block_size) * plan.kv_bytes_per_block;
-  const int64_t needed_bytes = plan.weight_bytes + plan.workspace_bytes + kv_bytes;
+  const int64_t needed_bytes = plan.weight_bytes + plan.workspace_bytes + kv_bytes + kProcessBytes;
   const int64_t available_bytes = AvailableMemoryBytes();
   if (needed_bytes <= available_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       "this rank needs ", needed_bytes, " bytes of memory (weights ", plan.weight_bytes,
       ", working memory ", plan.workspace_bytes, ", keys and values of one request of ",
-      limits.max_model_len, " tokens ", kv_bytes, "), ", available_bytes, " are available (",
-      MemoryBoundText(), "): lower --max-model-len, take --quantization=",
-      ListOfNames(QuantizationNames(), "or"), ", or divide the model over more workers"));
+      limits.max_model_len, " tokens ", kv_bytes, ", threads and buffers ", kProcessBytes, "), ",
+      available_bytes, " are available (", MemoryBoundText(),
+      "): lower --max-model-len, take --quantization=", ListOfNames(QuantizationNames(), "or"),
+      ", or divide the model over more workers"));
 }
 
 }  // namespace
@@ -74,9 +79,11 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   loaded.weight_bytes = weights->bytes();
   loaded.digests = weights->digests();
   loaded.kv_block_bytes = plan.kv_bytes_per_block;
-  result.rank = std::make_unique<Rank>(device_.get(), std::move(weights), RankOptions{});
+  result.rank = std::make_unique<CpuRank>(device_.get(), std::move(weights), RankOptions{});
   // The other ranks of the group may share this host's memory, and take as much of it.
-  const int64_t kv_bytes = AvailableMemoryBytes() / 10 * 9 / n_ranks - plan.workspace_bytes;
+  const int64_t available_bytes = AvailableMemoryBytes() / n_ranks;
+  const int64_t left_bytes = std::max(available_bytes / 10, kProcessBytes);
+  const int64_t kv_bytes = available_bytes - left_bytes - plan.workspace_bytes;
   loaded.max_blocks = std::max<int64_t>(kv_bytes, 0) / std::max<int64_t>(loaded.kv_block_bytes, 1);
   LogInfo("weights loaded", {{"model", load.model_path},
                              {"dtype", load.dtype},

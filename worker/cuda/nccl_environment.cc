@@ -43,7 +43,7 @@ absl::StatusOr<std::string> InterfaceOf(absl::string_view address) {
     return absl::InvalidArgumentError(absl::StrCat("'", address, "' is no numeric address"));
   }
   ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) return absl::UnavailableError(absl::StrCat("getifaddrs: ", errno));
+  if (getifaddrs(&list) != 0) return absl::ErrnoToStatus(errno, "getifaddrs");
   const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(list, freeifaddrs);
   for (const ifaddrs* interface = list; interface != nullptr; interface = interface->ifa_next) {
     if (is_v4 ? IsAddress(interface->ifa_addr, AF_INET, &v4, sizeof(v4))

@@ -216,6 +216,26 @@ TEST_P(StrangersTest, DescriptorsOfStrangersAreNotKept) {
   EXPECT_LE(CountEntries("/proc/self/fd"), n_before);
 }
 
+// A peer that knows epoch and rank gets a challenge before it has proved anything. Its proof may
+// come byte by byte, each with descriptors: more of them than a proof has end the connection.
+TEST_P(StrangersTest, DescriptorsBeforeTheProofAreBounded) {
+  if (!use_unix()) return;
+  const absl::StatusOr<UniqueFd> sent = NewEventFd();
+  const UniqueFd fd = MustConnect(address());
+  ChallengeMessage challenge;
+  ASSERT_TRUE(Greet(fd.get(), GoodHello(), &challenge));
+  const int fds[2] = {sent->get(), sent->get()};
+  const uint8_t byte = 0;
+  int n_sent = 0;
+  // A proof has 32 bytes: without the bound all of them would be read.
+  while (n_sent < 31 && SendSmall(fd.get(), absl::MakeConstSpan(&byte, 1), fds).ok()) {
+    ++n_sent;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_LT(n_sent, 31);
+  EXPECT_EQ(BytesUntilClosed(fd.get()), 0u);
+}
+
 // 200 connections that say nothing or too little: the right peer gets in all the same, before they
 // are closed after the handshake timeout of 2 s.
 TEST_P(StrangersTest, SilentConnectionsDoNotHoldUpTheRightPeer) {

@@ -144,8 +144,8 @@ absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
   // The size of the KV cache is kv_block_bytes * max_blocks, which must not exceed kMaxBytes.
   RETURN_IF_ERROR(
       CheckRange("max_blocks", loaded.max_blocks, 0, kMaxBytes / loaded.kv_block_bytes));
-  if (proto.digests_size() == 0)
-    return loaded;  // a sender without digests: they stay 0, as for dummy weights
+  // Without digests from the sender they stay 0, as for dummy weights.
+  if (proto.digests_size() == 0) return loaded;
   RETURN_IF_ERROR(
       CheckRange("digests.size", proto.digests_size(), 2 * kNDigestParts, 2 * kNDigestParts));
   for (int i = 0; i < kNDigestParts; ++i) {

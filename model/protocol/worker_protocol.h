@@ -41,8 +41,8 @@ struct LoadModel {
 // Describes the weights that a worker holds.
 struct LoadedModel {
   LoadModel load;
-  // Of the checkpoint, in hexadecimal: of its config, of the names, types and shapes of its
-  // tensors, and of samples of their bytes. It is computed when the checkpoint is opened.
+  // WeightSource::fingerprint in hexadecimal. For a checkpoint it covers the config, the names,
+  // types and shapes of the tensors, and samples of their bytes: what opening it reads anyway.
   std::string fingerprint;
   int64_t weight_bytes = 0;    // of memory that the weights take on this rank
   int64_t kv_block_bytes = 0;  // of one KV block on this rank

@@ -16,7 +16,7 @@ struct ClientFlags {
   GlobalOptions global;
   GenerateOptions generate;
   TokenizeOptions tokenize;
-  // The argument of the command `detokenize`.
+  // Token ids, the argument of the command `detokenize`.
   std::vector<int32_t> detokenize_ids;
   StatusOptions status;
   PlanOptions plan;

@@ -10,8 +10,8 @@
 
 namespace bora {
 
-// The values of all flags, initially their defaults. Parsing changes only the global ones and those
-// of the given command. A plain value.
+// The values of all flags, initially their defaults. Parsing changes only the global
+// options and the options of the given command. A plain value.
 struct ClientFlags {
   GlobalOptions global;
   GenerateOptions generate;

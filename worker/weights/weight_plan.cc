@@ -14,7 +14,8 @@ namespace {
 // Most bytes of a chunk. Large enough that the cost of the call does not matter, small enough that
 // cancellation and progress are prompt on any usable disk.
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
-// Of a weight's beginning: device memory needs it; the host's vector registers need only 64.
+// Every weight begins at a multiple of this: device memory needs it, while the host's vector
+// registers need only 64.
 constexpr int64_t kAlignmentBytes = 256;
 
 // Least columns of a leaf of a matrix whose columns tensor parallelism does not cut. With this

@@ -111,8 +111,7 @@ struct WeightChunk {
 
 // Cuts all pieces of the plan into chunks of whole rows. A chunk has at most 4 MiB, unless a single
 // panel (kPanelRows rows) has more. A chunk ends at the end of a panel, unless its piece ends
-// earlier. REQUIRES: the
-// plan outlives the chunks.
+// earlier. REQUIRES: the plan outlives the chunks.
 std::vector<WeightChunk> CutIntoChunks(const WeightPlan& plan);
 
 // Returns the greatest n_read_bytes() of the chunks; 0 without chunks.

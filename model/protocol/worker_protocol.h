@@ -41,8 +41,8 @@ struct LoadModel {
 // Describes the weights that a worker holds.
 struct LoadedModel {
   LoadModel load;
-  // WeightSource::fingerprint in hexadecimal. For a checkpoint it covers the config, the names,
-  // types and shapes of the tensors, and samples of their bytes: what opening it reads anyway.
+  // WeightSource::fingerprint in hexadecimal. For a checkpoint it covers the layout, the config,
+  // the names, types and shapes of the tensors, samples of their bytes, and tokenizer.model.
   std::string fingerprint;
   int64_t weight_bytes = 0;    // of memory that the weights take on this rank
   int64_t kv_block_bytes = 0;  // of one KV block on this rank

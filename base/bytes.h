@@ -1,4 +1,5 @@
-// The memory of plain values as bytes, for links, digests and proofs.
+// Views of plain values as bytes, for sending over links, for digests and for authentication
+// proofs. Nothing is copied or converted. Pure functions; any thread.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +10,20 @@
 
 namespace bora {
 
-// The bytes of `values`, in the order of the machine. They are valid as long as the values are.
+// Returns the memory of `values` as bytes, in the machine's byte order. The view is valid as long
+// as `values` are. REQUIRES: T has no padding bytes if the result is compared or hashed: their
+// contents are undefined.
 template <typename T>
 absl::Span<const uint8_t> BytesOf(absl::Span<T> values) {
   static_assert(std::is_trivially_copyable_v<T>);
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
 }
+// Returns the characters of `text` as bytes, valid as long as the memory of `text` is.
 inline absl::Span<const uint8_t> BytesOf(absl::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-// The same, to be written to.
+// Returns the memory of `values` as writable bytes: writing to them changes `values`.
 template <typename T>
 absl::Span<uint8_t> MutableBytesOf(absl::Span<T> values) {
   static_assert(std::is_trivially_copyable_v<T>);

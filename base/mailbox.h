@@ -1,5 +1,5 @@
-// Bounded queue with many producers: the only way for other threads to hand work to the engine
-// thread and to the rank thread.
+// A bounded queue with many producers. Other threads hand work to the engine thread and to the rank
+// thread only through a mailbox.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,8 @@ class Mailbox {
   // TryPush accepts items while fewer than `capacity` are queued. REQUIRES: capacity > 0.
   explicit Mailbox(size_t capacity) : capacity_(capacity) { CHECK_GT(capacity, size_t{0}); }
 
-  // Appends the item and wakes a consumer. Returns false, and leaves `item` untouched, if the
-  // mailbox is full or closed. Never waits.
+  // Appends the item, wakes a waiting consumer and returns true. Returns false, and leaves `item`
+  // untouched, if the mailbox is full or closed. Never waits for room.
   bool TryPush(T&& item) {
     absl::MutexLock lock(&mutex_);
     if (closed_ || items_.size() >= capacity_) return false;
@@ -45,9 +45,9 @@ class Mailbox {
     return true;
   }
 
-  // Waits until there is an item, the mailbox is closed or `deadline` has passed; then takes all
-  // items, oldest first. An empty result means that the deadline has passed or that the mailbox is
-  // closed.
+  // Waits until there is an item, the mailbox is closed or `deadline` has passed. Then removes and
+  // returns all items, oldest first. An empty result means that the deadline has passed or that the
+  // mailbox is closed; closed() tells which.
   std::vector<T> DrainUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
     AwaitReadyLocked(deadline);
@@ -57,8 +57,8 @@ class Mailbox {
     return out;
   }
 
-  // Waits as DrainUntil does, then takes the oldest item. nullopt if there is none because the
-  // deadline has passed or the mailbox is closed.
+  // Waits like DrainUntil, then removes and returns the oldest item; nullopt if there is none,
+  // since the deadline has passed or the mailbox is closed.
   std::optional<T> PopUntil(SteadyTime deadline) {
     absl::MutexLock lock(&mutex_);
     AwaitReadyLocked(deadline);
@@ -76,24 +76,27 @@ class Mailbox {
     WakeLocked();
   }
 
+  // Whether Close() was called.
   bool closed() const {
     absl::MutexLock lock(&mutex_);
     return closed_;
   }
 
  private:
+  // Whether a consumer has nothing to wait for.
   bool ReadyLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return closed_ || !items_.empty(); }
 
-  // A loop, since SteadyCondVar may return early and another consumer may have been faster.
+  // Waits until ReadyLocked() or until `deadline` has passed. It loops, since SteadyCondVar may
+  // return early and another consumer may have taken the item.
   void AwaitReadyLocked(SteadyTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++n_waiting_;
     while (!ReadyLocked() && SteadyNow() < deadline) ready_.WaitUntil(&mutex_, deadline);
     --n_waiting_;
   }
 
-  // Signals with the lock held, because a consumer may destroy the mailbox as soon as it has the
-  // item. Without a waiting consumer there is no signal, which saves a call into the kernel per
-  // push.
+  // Wakes one consumer, or all of them if the mailbox is closed. Signals while the lock is held,
+  // because a consumer may destroy the mailbox as soon as it has the item. Does not signal if no
+  // consumer waits, which saves a call into the kernel per push.
   void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (n_waiting_ == 0) return;
     if (closed_) {

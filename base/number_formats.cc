@@ -7,7 +7,7 @@
 namespace bora {
 namespace {
 
-// InfoOf takes an enumerator for its index.
+// InfoOf uses an enumerator as an index, so the order of each table must be that of its enum.
 constexpr bool TablesFollowTheirEnums() {
   int i = 0;
   for (const DTypeInfo& info : kDTypes) {
@@ -21,7 +21,7 @@ constexpr bool TablesFollowTheirEnums() {
 }
 static_assert(TablesFollowTheirEnums());
 
-// "quantization is 'int3', supported is int8"
+// INVALID_ARGUMENT that lists the `known` names: "quantization is 'int3', supported is int8".
 absl::Status UnknownName(absl::string_view what, absl::string_view name,
                          const std::vector<std::string>& known) {
   return absl::InvalidArgumentError(absl::StrCat(what, " is '", name, "', supported ",

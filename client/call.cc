@@ -17,9 +17,9 @@ namespace {
 // The call that CancelCurrentCall() ends. Shared by the command's thread and the signal thread.
 struct CurrentCall {
   absl::Mutex mutex;
-  // Null while there is no call.
+  // The call in progress; null if there is none. The CallScope owns it.
   grpc::ClientContext* context ABSL_GUARDED_BY(mutex) = nullptr;
-  bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  bool cancelled ABSL_GUARDED_BY(mutex) = false;  // CancelCurrentCall() was called; never reset
 };
 
 // Never deleted, since the signal thread runs until the process ends.
@@ -30,6 +30,8 @@ CurrentCall& Current() {
 
 }  // namespace
 
+// gRPC takes deadlines on the system clock; UseSteadyWaits() in main makes the wait itself follow
+// the steady clock.
 CallScope::CallScope(const GlobalOptions& global) {
   if (global.timeout != absl::InfiniteDuration()) {
     context_.set_deadline(std::chrono::system_clock::now() +
@@ -37,6 +39,7 @@ CallScope::CallScope(const GlobalOptions& global) {
   }
   absl::MutexLock lock(&Current().mutex);
   Current().context = &context_;
+  // A signal between two calls of a command must also stop the second call.
   if (Current().cancelled) context_.TryCancel();
 }
 
@@ -56,7 +59,8 @@ bool WasCancelled() {
   return Current().cancelled;
 }
 
-// Only for HOST:PORT with a plain host: not for unix:PATH, gRPC's scheme:///name or [IPv6].
+// Only the host of HOST:PORT is looked up: unix:PATH and [IPv6] have no name to resolve, and gRPC
+// resolves scheme:///name itself.
 std::string WhyUnreachable(const std::string& server) {
   const size_t colon = server.rfind(':');
   if (colon != std::string::npos && !absl::StartsWith(server, "unix") &&
@@ -78,12 +82,14 @@ std::string WhyUnreachable(const std::string& server) {
 
 int Report(const GlobalOptions& global, const grpc::Status& status) {
   if (WasCancelled() && status.error_code() == grpc::StatusCode::CANCELLED) return kExitInterrupted;
+  // With --json the error goes to stdout, where a program reads the other objects.
   const CallError error = DescribeError(status);
   const bool is_unavailable = status.error_code() == grpc::StatusCode::UNAVAILABLE;
   if (global.json) {
     std::cout << ToJson(error) << std::endl;
   } else {
     std::cerr << "bora: " << ToText(error) << std::endl;
+    // A server that is up gives a reason, such as QUEUE_FULL. Without a reason gRPC made the error.
     if (is_unavailable && error.reason.empty()) {
       std::cerr << "  " << WhyUnreachable(global.server) << std::endl;
     }
@@ -93,6 +99,7 @@ int Report(const GlobalOptions& global, const grpc::Status& status) {
 
 void PrintJson(const google::protobuf::Message& message, bool print_zeros) {
   google::protobuf::util::JsonPrintOptions options;
+  // Names as in the .proto files and docs/api.md, not in lowerCamelCase.
   options.preserve_proto_field_names = true;
   options.always_print_primitive_fields = print_zeros;
   std::string text;

@@ -1,5 +1,5 @@
 // One call of the command-line client to the server: its deadline, its cancellation by a signal,
-// and the report of its failure.
+// and the report of its failure. Except where a function says otherwise, for the main thread only.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -16,6 +16,7 @@ namespace bora {
 // call is cancelled from the start.
 class CallScope {
  public:
+  // Sets the deadline to global.timeout from now; none if the timeout is infinite.
   explicit CallScope(const GlobalOptions& global);
   ~CallScope();
   CallScope(const CallScope&) = delete;
@@ -30,8 +31,9 @@ class CallScope {
 // Whether CancelCurrentCall() was called in this process. Thread-safe.
 bool WasCancelled();
 
-// A one-line explanation for a server that cannot be reached: either its name does not resolve, or
-// the question whether a server listens at that address. May block on a name server.
+// Returns one line that helps if `server` (HOST:PORT or unix:PATH) cannot be reached: either that
+// its name does not resolve, or the question whether a server listens at that address. May block
+// while the name is looked up. Thread-safe.
 std::string WhyUnreachable(const std::string& server);
 
 // Prints a failed call, to stderr or with --json as one object to stdout, and returns the exit
@@ -40,7 +42,8 @@ std::string WhyUnreachable(const std::string& server);
 int Report(const GlobalOptions& global, const grpc::Status& status);
 
 // Prints the message as one line of JSON to stdout, with the field names of the .proto files.
-// `print_zeros`: also prints scalar fields that have their default value.
+// Prints scalar fields that have their default value only if `print_zeros`. A message that cannot
+// be converted is printed as {}.
 void PrintJson(const google::protobuf::Message& message, bool print_zeros = false);
 
 }  // namespace bora

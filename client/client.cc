@@ -31,6 +31,7 @@ CallError DescribeError(const grpc::Status& status) {
   CallError error;
   error.code = absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
   error.message = status.error_message();
+  // gRPC carries the details in a trailer, as a serialised google.rpc.Status.
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return error;
   for (const auto& any : details.details()) {

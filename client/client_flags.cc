@@ -30,8 +30,10 @@ constexpr char kEpilogue[] =
 constexpr char kPlanSummary[] =
     "Compare layouts of a model on GPUs by predicted memory and speed; needs no server.";
 
+// Token ids and counts of tokens are int32 in the API.
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
+// Each Add function adds a group of flags to `table`; parsing writes their values to `options`.
 void AddGlobal(CommandFlags* table, GlobalOptions* options) {
   table->Heading("Options of all commands");
   table->Add({"server", "", "BORA_SERVER", TextFlag(&options->server, "HOST:PORT"),
@@ -44,7 +46,8 @@ void AddGlobal(CommandFlags* table, GlobalOptions* options) {
       "Deadline of each call.");
 }
 
-// Ranges that the server checks are not repeated as limits here: the texts name them.
+// The server checks the ranges of these values, so the flags accept any number; their texts name
+// the ranges. A default of "the model's" means that the flag is left out of the request.
 void AddSampling(CommandFlags* table, GenerateOptions* options) {
   table->Heading("Sampling");
   table->Flag("temperature", NumberFlag(&options->temperature).Default("the model's, or 1"),
@@ -63,8 +66,9 @@ void AddSampling(CommandFlags* table, GenerateOptions* options) {
   table->Flag("seed", IntegerFlag(&options->seed).Default("chosen by the server"), "Seed.");
 }
 
-// Token ids in one word or in several, with commas or blanks between them; "-" reads standard
-// input.
+// Returns the value of an argument that appends token ids to *ids. It may be given several times,
+// and each word may hold several ids with commas or blanks between them; "-" reads the ids from
+// standard input.
 FlagValue IdsArgument(std::vector<int32_t>* ids) {
   FlagValue value;
   value.form = "ID";
@@ -85,6 +89,7 @@ FlagValue IdsArgument(std::vector<int32_t>* ids) {
   return value;
 }
 
+// Flags and argument of `generate`.
 void AddGenerate(CommandFlags* table, GenerateOptions* options) {
   table->Argument("prompt", TextFlag(&options->prompt, "TEXT"),
                   "The prompt; - reads standard input.", /*is_required=*/false);
@@ -130,6 +135,7 @@ void AddGenerate(CommandFlags* table, GenerateOptions* options) {
               "No line with usage and timing on stderr."});
 }
 
+// Flags of `plan`. RunPlan parses amounts and checks ranges, since some depend on other flags.
 void AddPlan(CommandFlags* table, PlanOptions* options) {
   table->Heading("What to plan for");
   table->Require("model", TextFlag(&options->model, "DIR"),

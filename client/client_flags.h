@@ -10,13 +10,13 @@
 
 namespace bora {
 
-// The values of all flags, initially their defaults. Parsing changes only the global ones and those
-// of the given command. A plain value.
+// The values of all flags, initially their defaults. Parsing changes only the global
+// options and the options of the given command. A plain value.
 struct ClientFlags {
   GlobalOptions global;
   GenerateOptions generate;
   TokenizeOptions tokenize;
-  // The argument of the command `detokenize`.
+  // Token ids, the argument of the command `detokenize`.
   std::vector<int32_t> detokenize_ids;
   StatusOptions status;
   PlanOptions plan;

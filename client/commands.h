@@ -1,5 +1,6 @@
-// The commands of `bora`. Each prints its result to stdout and errors to stderr (with --json also
-// failed calls to stdout), and returns the exit code of the process. Call one, once, from main.
+// The commands of `bora`. Each prints its result to stdout and errors to stderr, except that with
+// --json it prints the error of a failed call to stdout. Each returns the exit code of the process.
+// main calls exactly one of them, once, on the main thread.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,9 @@ struct GlobalOptions {
   absl::Duration timeout = absl::InfiniteDuration();  // deadline of each call, > 0
 };
 
-// Flags of `generate`. An unset optional is left out of the request, so that the server's or the
-// model's default applies. Ranges are checked by the server. Exactly one of prompt, prompt_ids and
-// file is given; main reads `file` into `prompt`.
+// Flags of `generate`. A plain value. An unset optional is left out of the request, so that the
+// server's or the model's default applies. The server checks the ranges (docs/api.md has them).
+// Exactly one of prompt, prompt_ids and file is given; main reads `file` into `prompt`.
 struct GenerateOptions {
   std::string prompt;                  // text; empty: none
   std::vector<int32_t> prompt_ids;     // token ids; empty: none
@@ -38,13 +39,14 @@ struct GenerateOptions {
   int32_t truncate_prompt_tokens = 0;  // keep only so many tokens, the last ones; 0: keep all
   std::string model;                   // empty: the server's model
   std::string request_id;              // name in logs and errors; empty: the server makes one
-  std::string tenant;
-  std::string priority = "standard";  // "interactive", "standard" or "batch"
-  std::optional<int32_t> n;           // number of completions of the prompt
-  // The server ends the completion after this time.
+  std::string tenant;                  // on whose behalf; empty: the tenant without a name
+  std::string priority = "standard";   // "interactive", "standard" or "batch"
+  std::optional<int32_t> n;            // number of completions of the prompt
+  // Time after which the server ends the completion, > 0.
   absl::Duration time_limit = absl::InfiniteDuration();
-  std::optional<int32_t> max_tokens;
-  std::optional<int32_t> min_tokens;
+  std::optional<int32_t> max_tokens;  // to generate at most
+  std::optional<int32_t> min_tokens;  // to generate before a stop token or sequence counts
+  // Sampling, as model/step/sampling_params.h defines it.
   std::optional<float> temperature;
   std::optional<float> top_p;
   std::optional<int32_t> top_k;
@@ -53,9 +55,9 @@ struct GenerateOptions {
   std::optional<float> frequency_penalty;
   std::optional<float> presence_penalty;
   std::optional<int64_t> seed;
-  std::vector<std::string> stop;  // may hold the escapes \n, \t and \\ (backslash)
-  std::vector<int32_t> stop_token_ids;
-  bool ignore_eos = false;
+  std::vector<std::string> stop;           // may hold the escapes \n, \t and \\ (backslash)
+  std::vector<int32_t> stop_token_ids;     // the completion ends with any of these tokens
+  bool ignore_eos = false;                 // do not stop at the end-of-sequence token
   std::optional<int32_t> logprobs;         // alternatives to print for each output token
   std::optional<int32_t> prompt_logprobs;  // the same for each prompt token
   bool echo = false;                       // the completion begins with the prompt
@@ -71,19 +73,21 @@ struct TokenizeOptions {
 
 // Flags of `status`.
 struct StatusOptions {
-  bool watch = false;  // print again every `interval` until interrupted
-  absl::Duration interval = absl::Seconds(1);
-  bool ready = false;   // print nothing; exit 0 if the server serves, else 3
+  bool watch = false;                          // print again every `interval` until interrupted
+  absl::Duration interval = absl::Seconds(1);  // between two prints of `watch`, > 0
+  bool ready = false;                          // print nothing; exit 0 if the server serves, else 3
   absl::Duration wait;  // wait at most so long until the server serves; 0: do not wait
 };
 
-// Streams a completion to stdout; several candidates are printed when all have ended.
+// Streams a completion to stdout as it is generated. Several candidates are printed only when all
+// have ended, unless tokens or JSON are printed.
 int RunGenerate(const GlobalOptions& global, const GenerateOptions& options);
-// Prints one line for each text: token ids, a tab, and the quoted pieces.
+// Prints one line for each text: its token ids, a tab, and the quoted pieces.
 int RunTokenize(const GlobalOptions& global, const TokenizeOptions& options);
-// Prints the text of the token ids.
+// Prints the text that the token ids stand for.
 int RunDetokenize(const GlobalOptions& global, const std::vector<int32_t>& ids);
-// Prints the state of the server, once or repeatedly.
+// Prints the state of the server once, or repeatedly with `watch`. With `ready` only the exit code
+// tells the state.
 int RunStatus(const GlobalOptions& global, const StatusOptions& options);
 
 // Cancels the call in progress and all later ones; the command then returns kExitInterrupted. Any

@@ -17,7 +17,8 @@ namespace {
 
 namespace pb = inference::v1;
 
-// Bounds the memory for texts whatever --n says. Servers grant fewer.
+// Most candidates whose texts are kept, so that a wrong --n cannot take all memory. Servers allow
+// fewer.
 constexpr int32_t kMaxCandidates = 1024;
 
 // Replaces \n, \t and \\ in a --stop text; any other backslash stays.
@@ -43,14 +44,16 @@ std::string Unescape(const std::string& text) {
   return out;
 }
 
-// The flag's words are checked already; UNSPECIFIED means standard to the server.
+// The priority called `word`. The flag accepts only these words; the server takes UNSPECIFIED as
+// standard.
 pb::Priority PriorityOf(const std::string& word) {
   if (word == "interactive") return pb::PRIORITY_INTERACTIVE;
   if (word == "standard") return pb::PRIORITY_STANDARD;
   return word == "batch" ? pb::PRIORITY_BATCH : pb::PRIORITY_UNSPECIFIED;
 }
 
-// Fields of unset options stay unset, so that the server's defaults apply.
+// Returns the request for these options. Fields of unset options stay unset, so that the server's
+// defaults apply.
 pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
   pb::GenerateStreamRequest request;
   request.set_model(options.model);
@@ -91,11 +94,11 @@ pb::GenerateStreamRequest MakeRequest(const GenerateOptions& options) {
   if (options.logprobs) output->set_logprobs(*options.logprobs);
   if (options.prompt_logprobs) output->set_prompt_logprobs(*options.prompt_logprobs);
   output->set_echo(options.echo);
-  output->set_timing(true);
+  output->set_timing(true);  // for the summary line
   return request;
 }
 
-// The reason of an end, for the summary line.
+// Why the completion ended, for the summary line.
 std::string FinishText(const pb::Finish& finish) {
   switch (finish.reason()) {
     case pb::FINISH_REASON_STOP_TOKEN:
@@ -113,7 +116,8 @@ std::string FinishText(const pb::Finish& finish) {
   }
 }
 
-// One line for one token: id, log probability and rank, quoted text, then the alternatives.
+// Prints one line for one token: its id, log probability and rank, quoted text, then its
+// alternatives with theirs.
 void PrintLogprob(absl::string_view prefix, const pb::TokenLogprob& token) {
   std::string line = absl::StrFormat("%s%8d ", prefix, token.token_id());
   if (token.has_logprob()) {
@@ -129,7 +133,8 @@ void PrintLogprob(absl::string_view prefix, const pb::TokenLogprob& token) {
   std::cout << line << "\n";
 }
 
-// The lines of one message. With several candidates each line begins with "[index] ".
+// Prints a line for each token of one message. With several candidates each line of an output token
+// begins with "[index] "; the prompt is common to all.
 void PrintLogprobs(const pb::GenerateStreamResponse& message, bool has_candidates) {
   for (const pb::TokenLogprob& token : message.prompt_logprobs()) PrintLogprob("prompt ", token);
   const std::string prefix =
@@ -137,8 +142,9 @@ void PrintLogprobs(const pb::GenerateStreamResponse& message, bool has_candidate
   for (const pb::TokenLogprob& token : message.logprobs()) PrintLogprob(prefix, token);
 }
 
-// One line on stderr, so that stdout holds the completion and nothing else. The rate leaves out the
-// first token, whose time is the TTFT.
+// Prints one line about the request to stderr, so that stdout holds nothing except the completion.
+// `last` is the message with the finish; first_token (TTFT, time to first token) and `total` are
+// times since the call. The rate leaves out the first token, whose time is the TTFT.
 void PrintSummary(const pb::GenerateStreamResponse& last, absl::Duration first_token,
                   absl::Duration total) {
   const int n = last.usage().output_token_count();
@@ -158,8 +164,8 @@ void PrintSummary(const pb::GenerateStreamResponse& last, absl::Duration first_t
 
 }  // namespace
 
-// Prints messages as they come: JSON, or lines of tokens if log probabilities were asked for, or
-// text.
+// Prints each message as it comes: as JSON, or as lines of tokens if log probabilities were asked
+// for, or as text.
 int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
   Client client(global.server);
   const pb::GenerateStreamRequest request = MakeRequest(options);
@@ -184,6 +190,7 @@ int RunGenerate(const GlobalOptions& global, const GenerateOptions& options) {
     } else {
       std::cout << message.text_delta() << std::flush;
     }
+    // Each candidate has a finish; the summary shows the one that came last.
     if (message.has_finish()) last = message;
   }
   const absl::Duration total = SteadyNow() - begin;

@@ -1,4 +1,4 @@
-// bora: the command-line client.
+// bora: the command-line client. Reads the command line and all inputs, then runs one command.
 #include <signal.h>
 #include <unistd.h>
 
@@ -28,11 +28,12 @@
 namespace bora {
 namespace {
 
-// Bounds the memory for a prompt file. Servers accept shorter prompts.
+// Most bytes of a prompt file. Servers accept only shorter prompts.
 constexpr size_t kMaxPromptFileBytes = 64 << 20;
 
 // Checks that exactly one of prompt, --file and --prompt-ids is given, and reads a prompt from a
-// file or from standard input into options->prompt. INVALID_ARGUMENT or the file's error otherwise.
+// file or from standard input into options->prompt. INVALID_ARGUMENT if none or several are given;
+// else the error of reading the file.
 absl::Status ReadPrompt(GenerateOptions* options) {
   const int n_given = (options->prompt.empty() ? 0 : 1) + (options->file.empty() ? 0 : 1) +
                       (options->prompt_ids.empty() ? 0 : 1);
@@ -48,7 +49,8 @@ absl::Status ReadPrompt(GenerateOptions* options) {
   return Annotate(text.status(), "--file");
 }
 
-// Refuses URLs, whose scheme gRPC would resolve as a host name, and ports that gRPC would misread.
+// INVALID_ARGUMENT for URLs, whose scheme gRPC would resolve as a host name, and for ports that
+// gRPC would misread.
 absl::Status CheckServerAddress(const std::string& server) {
   for (const absl::string_view scheme : {"http://", "https://", "grpc://"}) {
     if (absl::StartsWith(server, scheme)) {
@@ -59,8 +61,9 @@ absl::Status CheckServerAddress(const std::string& server) {
   return Annotate(CheckHostPort(server, /*min_port=*/1), "--server");
 }
 
-// Blocks the stop signals in all threads and starts one thread that waits for them. The first
-// signal cancels the call, so that the command ends in order; the second ends the process.
+// Blocks SIGINT and SIGTERM in the calling thread, whose later threads inherit that, and starts a
+// thread that waits for them. The first signal cancels the call in progress, so that the command
+// ends in order; the second ends the process at once.
 void CancelOnSignal() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -77,6 +80,7 @@ void CancelOnSignal() {
   }).detach();
 }
 
+// Returns the exit code.
 int Main(int argc, char** argv) {
   // The log is for errors of libraries only: commands print their own messages.
   InitLog("bora", LogLevel::kWarning);
@@ -86,7 +90,7 @@ int Main(int argc, char** argv) {
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
   std::vector<std::string> errors = parsed.errors;
   GenerateOptions& generate = flags.generate;
-  // `plan` talks to no server.
+  // All errors of the command line are reported together. `plan` talks to no server.
   if (parsed.command != "plan") {
     const absl::Status server = CheckServerAddress(flags.global.server);
     if (!server.ok()) errors.emplace_back(server.message());
@@ -119,12 +123,13 @@ int Main(int argc, char** argv) {
 int main(int argc, char** argv) {
   bora::UseSteadyWaits();  // so that --timeout follows the steady clock
   int exit_code = bora::Main(argc, argv);
+  // A full disk or a closed pipe is noticed only when the buffer is written.
   std::cout.flush();
   if (!std::cout && exit_code == bora::kExitOk) {
     std::fprintf(stderr, "bora: cannot write to standard output\n");
     exit_code = bora::kExitFailed;
   }
   std::fflush(nullptr);
-  // The detached signal thread still runs, so destructors of globals must not.
+  // Without destructors of globals, since the detached signal thread may still use them.
   _exit(exit_code);
 }

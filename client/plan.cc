@@ -18,29 +18,30 @@
 namespace bora {
 namespace {
 
-// Defaults and limits of the flags, see client/plan.h. kMaxBatch and kMaxTflops are far above any
-// real value.
+// Defaults and limits of the flags (client/plan.h). kMaxBatch (sequences) and kMaxTflops are far
+// above any real value.
 constexpr int64_t kDefaultGpusPerHost = 8;
 constexpr int64_t kDefaultContext = 8192;
 constexpr int64_t kDefaultBatchPerGpu = 16;
 constexpr int64_t kMaxBatch = 1'000'000;
 constexpr double kMaxTflops = 1e6;
 
-// The checked flags, in the form that model/planning/layout_plan.h takes.
+// The checked flags, in the form that model/planning/layout_plan.h takes. A plain value.
 struct PlanInput {
-  const PlanOptions* options = nullptr;
+  const PlanOptions* options = nullptr;  // outlives this object
   ModelConfig config;
   DeviceFleet fleet;
   PlannedLoad load;
   PlanObjective objective = PlanObjective::kThroughput;
 };
 
-// INVALID_ARGUMENT with the flag's name before the message.
+// Returns INVALID_ARGUMENT with the message of `status` behind the flag's name. REQUIRES: `status`
+// is not OK.
 absl::Status FlagError(absl::string_view flag, const absl::Status& status) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
 }
 
-// OK if value is in [1, max]; `why` explains `max` in the message.
+// OK if `value` is in [1, max], else INVALID_ARGUMENT; `why` explains `max` in the message.
 absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t max,
                         absl::string_view why = "") {
   if (value >= 1 && value <= max) return absl::OkStatus();
@@ -48,7 +49,7 @@ absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t max,
       absl::StrCat(flag, ": ", value, " must be in [1, ", max, "]", why));
 }
 
-// Reads a rate in bytes per second; INVALID_ARGUMENT names the flag.
+// Parses a rate such as "400Gb" or "25GB/s" into bytes per second; INVALID_ARGUMENT names the flag.
 absl::Status ReadRate(absl::string_view flag, const std::string& text, double* bytes_per_s) {
   const absl::StatusOr<double> rate = ParseBytesPerSecond(text);
   if (!rate.ok()) return FlagError(flag, rate.status());
@@ -56,7 +57,8 @@ absl::Status ReadRate(absl::string_view flag, const std::string& text, double* b
   return absl::OkStatus();
 }
 
-// Fills `fleet` from the flags; INVALID_ARGUMENT names the flag.
+// Fills *fleet, the description of the hardware, from the flags; INVALID_ARGUMENT names the wrong
+// flag.
 absl::Status ReadFleet(const PlanOptions& options, DeviceFleet* fleet) {
   RETURN_IF_ERROR(CheckRange("--gpus", options.n_gpus, kMaxPlannedDevices));
   fleet->n_devices = static_cast<int>(options.n_gpus);
@@ -88,7 +90,9 @@ absl::Status ReadFleet(const PlanOptions& options, DeviceFleet* fleet) {
   return ReadRate("--network", options.network, &fleet->network_bytes_per_s);
 }
 
-// The load is limited to contexts that the model is served at exactly (CheckContextLength).
+// Fills *load from the flags; INVALID_ARGUMENT names the wrong flag. A context must be one that the
+// coordinator would accept for the model (CheckContextLength): no longer than its positions and its
+// sliding window.
 absl::Status ReadLoad(const PlanOptions& options, const ModelConfig& config, PlannedLoad* load) {
   const int64_t longest =
       std::min(config.max_position, config.sliding_window.value_or(config.max_position));
@@ -118,7 +122,7 @@ absl::StatusOr<PlanInput> ReadInput(const PlanOptions& options) {
   return input;
 }
 
-// 12345678 as "12,345,678".
+// Formats 12345678 as "12,345,678".
 std::string WithCommas(int64_t value) {
   const std::string digits = absl::StrCat(value);
   std::string text;
@@ -129,7 +133,7 @@ std::string WithCommas(int64_t value) {
   return text;
 }
 
-// Microseconds as milliseconds or seconds, with three to four digits.
+// Formats microseconds as milliseconds or seconds, with three to four digits.
 std::string Duration(double us) {
   if (us < 10e3) return absl::StrFormat("%.2f ms", us / 1e3);
   if (us < 100e3) return absl::StrFormat("%.1f ms", us / 1e3);
@@ -137,24 +141,24 @@ std::string Duration(double us) {
   return absl::StrFormat("%.1f s", us / 1e6);
 }
 
-// A rate with one decimal below 100, else a whole number.
+// Formats a rate with one decimal if it is below 100, else as a whole number.
 std::string TokensPerSecond(double rate) {
   return rate < 100 ? absl::StrFormat("%.1f", rate) : WithCommas(std::llround(rate));
 }
 
-// A bandwidth, for example "4.3 TB/s".
+// Formats a bandwidth, for example "4.3 TB/s".
 std::string Rate(double bytes_per_s) {
   return absl::StrCat(FormatBytes(static_cast<int64_t>(bytes_per_s)), "/s");
 }
 
-// "TP 2 x PP 1 x 4 replicas".
+// The name of a layout: "TP 2 x PP 1 x 4 replicas".
 std::string NameOf(const Layout& layout) {
   return absl::StrCat("TP ", layout.tp_size, " x PP ", layout.pp_size, " x ", layout.n_replicas,
                       layout.n_replicas == 1 ? " replica" : " replicas");
 }
 
-// The flags of bora-coordinator for this layout and load. A chunk must at least hold one token of
-// each decoding sequence.
+// Returns the flags of bora-coordinator for this layout and load. A step must at least hold one
+// token of each decoding sequence, hence the maximum in --max-num-batched-tokens.
 std::vector<std::string> FlagsOf(const LayoutPlan& plan, const PlannedLoad& load) {
   return {
       absl::StrCat("--tensor-parallel-size=", plan.layout.tp_size),
@@ -164,10 +168,11 @@ std::vector<std::string> FlagsOf(const LayoutPlan& plan, const PlannedLoad& load
       absl::StrCat("--max-num-batched-tokens=", std::max(load.max_chunk_tokens, plan.n_sequences))};
 }
 
-// One sentence that compares the choice with the next best layout.
+// Returns one sentence that compares the chosen layout with the next best one by the objective.
 std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choice,
                       PlanObjective objective) {
   const bool is_latency = objective == PlanObjective::kLatency;
+  // The predicted number that the objective compares, for people.
   const auto merit = [is_latency](const LayoutPlan& plan) {
     return is_latency ? Duration(plan.decode_alone_us)
                       : absl::StrCat(TokensPerSecond(plan.tokens_per_s), " tokens/s");
@@ -191,7 +196,7 @@ std::string ReasonFor(absl::Span<const LayoutPlan> plans, const PlanChoice& choi
   return absl::StrCat(reason, ".");
 }
 
-// The numbers that the plan rests on, so that a wrong flag is seen.
+// Prints the numbers that the plan is computed from, so that a wrong flag is noticed.
 void PrintInput(const PlanInput& input) {
   const ModelConfig& config = input.config;
   const DeviceFleet& fleet = input.fleet;
@@ -216,7 +221,7 @@ void PrintInput(const PlanInput& input) {
   std::cout << "\n";
 }
 
-// One row for each layout that fits.
+// Prints a table of memory with one row for each layout that fits.
 void PrintMemory(absl::Span<const LayoutPlan> plans) {
   std::cout << "Memory: of the rank with the least room for KV, and what a replica's cache holds\n"
                " TP  PP  replicas    weights   working        KV    KV tokens  full requests\n";
@@ -231,7 +236,8 @@ void PrintMemory(absl::Span<const LayoutPlan> plans) {
   std::cout << "\n";
 }
 
-// One row for each layout that fits; see LayoutPlan for the columns.
+// Prints a table of predicted times with one row for each layout that fits. LayoutPlan defines the
+// columns.
 void PrintTimes(absl::Span<const LayoutPlan> plans, const PlannedLoad& load) {
   std::cout
       << "Predicted: between the tokens of a sequence that is alone, and of each of so many on a "
@@ -253,7 +259,7 @@ void PrintTimes(absl::Span<const LayoutPlan> plans, const PlannedLoad& load) {
   std::cout << "\n";
 }
 
-// One line for each layout that does not fit, with the reason.
+// Prints one line for each layout that does not fit, with the reason.
 void PrintMisfits(absl::Span<const LayoutPlan> plans) {
   bool is_first = true;
   for (const LayoutPlan& plan : plans) {
@@ -265,7 +271,7 @@ void PrintMisfits(absl::Span<const LayoutPlan> plans) {
   if (!is_first) std::cout << "\n";
 }
 
-// The recommendation, with a command line to copy.
+// Prints the recommended layout, with a command line to copy; `choice` is empty if no layout fits.
 void PrintChoice(const PlanInput& input, absl::Span<const LayoutPlan> plans,
                  const std::optional<PlanChoice>& choice) {
   if (!choice.has_value()) {
@@ -287,7 +293,8 @@ void PrintChoice(const PlanInput& input, absl::Span<const LayoutPlan> plans,
          "was measured.\n";
 }
 
-// One layout as JSON. "reason" only if it does not fit, the numbers only if it does.
+// Returns one layout as JSON. Only a layout that does not fit has "reason"; only a layout that fits
+// has the numbers.
 nlohmann::json ToJson(const LayoutPlan& plan, const PlannedLoad& load) {
   nlohmann::json json = {{"tensor_parallel_size", plan.layout.tp_size},
                          {"pipeline_parallel_size", plan.layout.pp_size},
@@ -314,6 +321,8 @@ nlohmann::json ToJson(const LayoutPlan& plan, const PlannedLoad& load) {
   return json;
 }
 
+// Prints all layouts and the recommended one as one line of JSON. "recommended" and the "reason"
+// for it are left out if no layout fits.
 void PrintJson(const PlanInput& input, absl::Span<const LayoutPlan> plans,
                const std::optional<PlanChoice>& choice) {
   nlohmann::json json = {{"context", input.load.context_tokens},
@@ -347,7 +356,7 @@ int RunPlan(const GlobalOptions& global, const PlanOptions& options) {
     PrintJson(*input, plans, choice);
   } else {
     PrintInput(*input);
-    // Without a layout that fits the tables would be empty.
+    // The tables would be empty if no layout fits.
     if (choice.has_value()) {
       PrintMemory(plans);
       PrintTimes(plans, input->load);

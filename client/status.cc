@@ -16,28 +16,30 @@ namespace {
 
 namespace pb = inference::v1;
 
-// Limit of a call of this command: a person or a readiness probe waits for the answer.
+// Longest timeout of a call of this command, since a person or a readiness probe waits for the
+// answer.
 constexpr absl::Duration kMaxCall = absl::Seconds(5);
-// How often Watch looks for a key or a signal.
+// How often Watch checks for a key or a signal.
 constexpr absl::Duration kPoll = absl::Milliseconds(50);
 // Pause between two tries of WaitUntilServing.
 constexpr absl::Duration kWaitPoll = absl::Milliseconds(200);
 
-// Asks for everything that one view shows: two calls, each with the timeout of `global`.
+// Asks the server for all that one view shows and fills *sample. Makes two calls, each with the
+// timeout of `global`; returns the status of the first that fails.
 grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sample) {
   {
     CallScope call(global);
     const grpc::Status status = client->models().GetServerInfo(call.get(), {}, &sample->info);
     if (!status.ok()) return status;
   }
-  // Time of the answer with the counters: rates are differences of counters over differences of
-  // this.
+  // Taken directly after the answer with the counters: a rate is the difference of two counters
+  // over the difference of these times.
   sample->at = SteadyNow();
   CallScope call(global);
   return client->models().ListModels(call.get(), {}, &sample->models);
 }
 
-// Serving means that a whole group of workers is ready, not only that the server answers.
+// Whether a whole group of workers is ready. A server that answers need not be serving.
 bool IsServing(const StatusSample& sample) {
   return sample.info.group_state() == pb::GROUP_STATE_SERVING;
 }
@@ -48,17 +50,17 @@ int WaitUntilServing(const GlobalOptions& global, absl::Duration limit, bool qui
   const SteadyTime end = SteadyNow() + limit;
   std::string reason;
   do {
-    // A new channel for each try: one that has failed waits longer and longer before it reconnects.
+    // A new channel for each try, since a channel that has failed waits before it connects again.
     Client client(global.server);
     StatusSample sample;
-    // At least 100 ms for the last try, at most the command's own timeout.
+    // The rest of the limit: at least 100 ms for the last try and at most the timeout of a call.
     GlobalOptions short_call = global;
     short_call.timeout =
         std::min(std::max(end - SteadyNow(), absl::Milliseconds(100)), global.timeout);
     const grpc::Status status = Fetch(short_call, &client, &sample);
     if (WasCancelled()) return kExitInterrupted;
     if (status.ok() && IsServing(sample)) return kExitOk;
-    // The last reason is the one to print: an earlier failure may be over.
+    // Only the last reason is printed, since earlier problems may be over.
     reason = status.ok() ? sample.info.group_detail() : WhyUnreachable(global.server);
     absl::SleepFor(std::min(kWaitPoll, std::max(absl::ZeroDuration(), end - SteadyNow())));
   } while (SteadyNow() < end && !WasCancelled());
@@ -93,7 +95,7 @@ class Watch {
   }
 
  private:
-  // One view, or the notice that the server is away.
+  // Fetches a sample and prints one view of it, or the notice that the server cannot be reached.
   void Print() {
     StatusSample sample;
     const grpc::Status status = Fetch(global_, &client_, &sample);

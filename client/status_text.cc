@@ -17,7 +17,7 @@ namespace pb = inference::v1;
 // Characters between the brackets of a bar.
 constexpr int kBarWidth = 20;
 
-// Bytes in binary units, with one decimal from KiB on.
+// Formats bytes in binary units, with one decimal from KiB on: "1.5 GiB".
 std::string Bytes(double bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   int unit = 0;
@@ -38,9 +38,11 @@ std::string Bar(double part) {
   return absl::StrCat("[", std::string(n, '#'), std::string(kBarWidth - n, '-'), "]");
 }
 
+// The share of `value` in `all`; 0 if `all` is 0.
 double Part(double value, double all) { return all > 0 ? value / all : 0; }
 
-// A latency for people: "-" for none, "> 88 s" for the histogram's last bucket.
+// Formats a result of PercentileMs: "-" if nothing was counted (negative), "> 88 s" for the
+// histogram's last bucket (infinity).
 std::string Milliseconds(double ms) {
   if (ms < 0) return "-";
   if (std::isinf(ms)) return "> 88 s";
@@ -48,7 +50,8 @@ std::string Milliseconds(double ms) {
   return absl::StrFormat("%.*f ms", ms < 10 ? 1 : 0, ms);
 }
 
-// Name, element type, layers and context of each model; state of the group of workers; version.
+// Returns one line for each model (name, element type, layers, context), then lines with the state
+// of the group of workers, its layout, epoch, and the server's version.
 std::string ModelLines(const StatusSample& sample) {
   std::string out;
   for (const pb::Model& model : sample.models.models()) {
@@ -69,7 +72,7 @@ std::string ModelLines(const StatusSample& sample) {
   return out;
 }
 
-// Requests and KV blocks at this moment.
+// Returns lines with the numbers of requests and KV blocks at the time of the sample.
 std::string LoadLines(const pb::ServerInfo& info) {
   const pb::Load& load = info.load();
   const double used = Part(load.kv_block_used_count(), load.kv_block_count());
@@ -83,7 +86,7 @@ std::string LoadLines(const pb::ServerInfo& info) {
   return out;
 }
 
-// Rates and latencies between the two samples.
+// Returns lines with rates and latencies of the time between the two samples.
 std::string RateLines(const StatusSample& before, const StatusSample& sample) {
   const pb::Load& was = before.info.load();
   const pb::Load& is = sample.info.load();
@@ -106,7 +109,7 @@ std::string RateLines(const StatusSample& before, const StatusSample& sample) {
   return out;
 }
 
-// Counters since the server's start.
+// Returns lines with the counters since the server's start.
 std::string TotalLines(const pb::Load& load) {
   std::string out = absl::StrFormat(
       "total: %d requests, %d output tokens, %d preemptions, %d steps\n"
@@ -124,7 +127,8 @@ std::string TotalLines(const pb::Load& load) {
   return out;
 }
 
-// A table with one row for each worker. A worker that has no place in a layout has stage -1.
+// Returns a table with one row for each worker. The server reports stage -1 for a worker without a
+// place in the layout; its row shows "-".
 std::string WorkerLines(const pb::ServerInfo& info) {
   std::string out =
       absl::StrFormat("%-6s %-5s %-4s %-7s %-9s %-9s %-9s %-5s %s\n", "worker", "stage", "rank",

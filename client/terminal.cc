@@ -26,8 +26,8 @@ constexpr absl::string_view kHome = "\033[H";
 constexpr absl::string_view kClearLine = "\033[K";
 constexpr absl::string_view kClearBelow = "\033[J";
 
-// State that RestoreTerminal() undoes. saved_keys is written before has_keys is set, so that
-// another thread that sees has_keys sees saved_keys.
+// What RestoreTerminal() must undo, on any thread. saved_keys holds the terminal's settings and is
+// written before has_keys is set, so that a thread that sees has_keys also sees saved_keys.
 termios saved_keys;
 std::atomic<bool> has_keys{false};
 std::atomic<bool> has_screen{false};
@@ -55,8 +55,8 @@ Terminal::~Terminal() {
 }
 
 void RestoreTerminal() {
-  // exchange() makes sure that only one thread restores. write() instead of std::cout, which
-  // another thread may be using.
+  // exchange() makes sure that only one thread restores. write() is used instead of std::cout,
+  // which another thread may be using at the same time.
   if (has_keys.exchange(false)) tcsetattr(STDIN_FILENO, TCSANOW, &saved_keys);
   if (has_screen.exchange(false)) {
     [[maybe_unused]] const ssize_t n = write(STDOUT_FILENO, kLeave.data(), kLeave.size());
@@ -79,7 +79,7 @@ void Terminal::Show(const std::string& text) {
     std::cout << text << std::flush;
     return;
   }
-  // Each line erases the rest of the old line instead of clearing the screen first, which would
+  // Every new line erases the rest of the old line. Clearing the whole screen first would
   // flicker.
   const std::string line_end = absl::StrCat(kClearLine, "\n");
   std::cout << kHome << absl::StrReplaceAll(FitText(text, size()), {{"\n", line_end}}) << kClearLine
@@ -95,7 +95,8 @@ bool Terminal::WaitForQuit(absl::Duration duration) const {
   if (poll(&keys, 1, static_cast<int>(absl::ToInt64Milliseconds(duration))) <= 0) return false;
   char key = 0;
   const ssize_t n = read(STDIN_FILENO, &key, 1);
-  if (n <= 0) absl::SleepFor(duration);  // the terminal is gone: do not spin
+  // If the terminal is gone, poll returns at once; without this the caller would spin.
+  if (n <= 0) absl::SleepFor(duration);
   return n == 1 && (key == 'q' || key == 'Q');
 }
 

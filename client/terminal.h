@@ -8,7 +8,7 @@
 
 namespace bora {
 
-// In characters. The defaults are for output that is no terminal.
+// Size in characters. The defaults are for output that is not a terminal. A plain value.
 struct TerminalSize {
   int columns = 80;
   int rows = 24;
@@ -28,12 +28,14 @@ class Terminal {
 
   // Whether standard output is a terminal.
   bool is_screen() const { return is_screen_; }
+  // The current size of the terminal; the default of TerminalSize if it is unknown.
   TerminalSize size() const;
   // On a terminal, replaces the contents of the screen by `text`, cut to the screen's size.
   // Elsewhere prints `text` as it is.
   void Show(const std::string& text);
-  // Waits for `duration`, or less if a key is pressed; returns whether that key was q. Without a
-  // terminal always waits the whole time and returns false.
+  // Waits for `duration`, or until a key is pressed if that is earlier; returns whether the key was
+  // q or Q. If standard input or output is not a terminal, always waits the whole time and returns
+  // false.
   bool WaitForQuit(absl::Duration duration) const;
 
  private:
@@ -45,8 +47,8 @@ class Terminal {
 // nothing if there is nothing to restore. Any thread.
 void RestoreTerminal();
 
-// The first `size.rows` lines of `text`, each cut to its first `size.columns` characters (Unicode
-// code points), without a final newline.
+// Returns the first size.rows lines of `text`, each cut to its first size.columns characters
+// (Unicode code points), without a final newline. A pure function.
 std::string FitText(const std::string& text, TerminalSize size);
 
 }  // namespace bora

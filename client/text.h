@@ -13,18 +13,18 @@
 
 namespace bora {
 
-// `token` in double quotes. Newlines, control characters and bytes that are not UTF-8 are escaped
-// as in C.
+// Returns `token` in double quotes. Newlines, control characters and bytes that are not UTF-8 are
+// escaped as in C.
 inline std::string Quoted(absl::string_view token) {
   return absl::StrCat("\"", absl::Utf8SafeCEscape(token), "\"");
 }
 
-// A protobuf duration in seconds.
+// Returns a protobuf duration in seconds.
 inline double Seconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
 }
 
-// All of standard input up to its end. Blocks.
+// Returns all of standard input. Blocks until its end.
 inline std::string ReadStandardInput() {
   return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
 }

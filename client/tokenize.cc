@@ -1,3 +1,4 @@
+// The commands `bora tokenize` and `bora detokenize`.
 #include <iostream>
 #include <string>
 #include <vector>
@@ -17,7 +18,7 @@ int RunTokenize(const GlobalOptions& global, const TokenizeOptions& options) {
   pb::TokenizeRequest request;
   for (const std::string& text : options.texts) request.add_texts(text);
   request.set_add_bos_token(!options.no_bos);
-  // Asks for the bytes of each token, for the quoted pieces.
+  // The quoted pieces are made from the bytes of tokens: a token may be a part of a character.
   request.set_token_bytes(true);
   pb::TokenizeResponse response;
   CallScope call(global);
@@ -28,6 +29,7 @@ int RunTokenize(const GlobalOptions& global, const TokenizeOptions& options) {
     return kExitOk;
   }
   for (const pb::Tokenization& result : response.results()) {
+    // The ids with blanks between them, then a tab, then the pieces with blanks between them.
     std::string line = absl::StrJoin(result.token_ids(), " ");
     if (!options.ids_only) {
       for (const std::string& piece : result.token_bytes()) {

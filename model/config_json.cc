@@ -25,10 +25,12 @@ std::string Shown(const Json& value) {
   return text;
 }
 
-// Typed access to the top-level fields of a config. Keeps the first error and goes on with zeros,
-// so that the readers need no error handling of their own. Owned by one thread.
+// Typed access to the top-level fields of a config. After an error its functions return 0 or
+// nullopt, and status() keeps the first error, so that the readers of fields need no error handling
+// of their own. Owned by one thread.
 class FieldReader {
  public:
+  // `object` must outlive the reader; `file` is the name for messages.
   FieldReader(const Json& object, std::string file) : object_(object), file_(std::move(file)) {}
 
   const std::string& file() const { return file_; }
@@ -47,7 +49,8 @@ class FieldReader {
     if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": ", message));
   }
 
-  // A required integer; 0 after an error, like the functions below.
+  // The value of a required field (Int, Double) or of an optional one (OptionalInt, OptionalBool:
+  // nullopt if it is missing or null).
   int64_t Int(const char* field) {
     const Json* value = Find(field);
     if (value == nullptr) {
@@ -63,7 +66,7 @@ class FieldReader {
     return ToInt(field, *value);
   }
 
-  // JSON has integers beyond int64; these are refused.
+  // Convert the value of `field`. An integer beyond int64, which JSON may have, is an error.
   int64_t ToInt(const char* field, const Json& value) {
     const bool fits =
         value.is_number_integer() && (!value.is_number_unsigned() ||
@@ -309,13 +312,14 @@ void ReadHfAttention(FieldReader& reader, ModelConfig& config) {
   }
   config.sliding_window = reader.OptionalInt("sliding_window");
   if (!is_llama && !reader.IsPresent("sliding_window")) {
-    // The class default is 4096, the models of today want null: no safe guess exists.
+    // The default of Hugging Face's class is 4096, while newer models want null: no guess is safe.
     reader.Fail(
         "sliding_window is missing: write null for full attention, or the window in tokens");
   }
 }
 
-// Checks the parsed config under the file's name.
+// Returns the config if it was read without error and is valid; else the error, with the file's
+// name.
 absl::StatusOr<ModelConfig> Finish(const FieldReader& reader, ModelConfig config) {
   RETURN_IF_ERROR(reader.status());
   RETURN_IF_ERROR(Annotate(Validate(config), reader.file()));
@@ -325,7 +329,8 @@ absl::StatusOr<ModelConfig> Finish(const FieldReader& reader, ModelConfig config
 // Fails for every unknown key, unless it is null or false, and for known keys with unsupported
 // values.
 void RefuseUnsupportedMistral(const Json& json, FieldReader& reader) {
-  // The file is small and closed: a key that is not known may change the numbers.
+  // params.json has few keys, and any of them may change the computation, so unknown keys are
+  // refused.
   static constexpr const char* kKnown[] = {
       "dim",         "n_layers",       "head_dim",        "hidden_dim",
       "n_heads",     "n_kv_heads",     "norm_eps",        "vocab_size",

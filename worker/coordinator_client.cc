@@ -26,28 +26,29 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// The largest message that is accepted: large enough for the plan of a full prefill step, whose
-// size the public API bounds.
+// Bytes of the largest message that is accepted from the coordinator. A plan of a full prefill step
+// fits; the limits of the public API bound its size.
 constexpr int kMaxMessageBytes = 64 << 20;
 
 // The longest time from dialling to the coordinator's Welcome; the coordinator waits as long for
-// Hello. Without a limit, a link that is cut in between would be waited for until TCP gives up.
+// Hello. Without this limit, a link that breaks in between would be noticed only when TCP gives up.
 constexpr int kWelcomeTimeoutMs = 5000;
 // A silence of the coordinator that is longer than this is logged.
 constexpr absl::Duration kSuspectTimeout = absl::Milliseconds(1500);
 // If more time than this lies between two heartbeats of this side, the process itself has stood
 // still (suspended, or starved of CPU). It is the longest heartbeat interval, doubled.
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
+// The longest interval between two heartbeats, whatever the coordinator asks for.
 constexpr int kMaxHeartbeatIntervalMs = 500;
 // The longest time for one attempt to connect; gRPC's own limit is 20 s.
 constexpr int kConnectTimeoutMs = 2000;
 
-// A new channel to the coordinator. It connects at the first call.
+// Returns a new channel to the coordinator at `address` (HOST:PORT). It connects at the first call.
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  // Every attempt uses a channel that shares nothing with earlier ones, so that gRPC does not back
-  // off by itself: Run does.
+  // The channel shares nothing with earlier ones, so that gRPC does not wait before it connects:
+  // Run decides on the delay between attempts.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // Despite its name, this also is the time that gRPC gives one attempt to connect.
@@ -55,8 +56,8 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-// The reason why a stream ended, from the status with which the coordinator, or whatever program
-// answers on its port, ended it.
+// Returns why a stream ended, for the log. `end` is the status with which it was ended: by the
+// coordinator, or by another program that answers on its port.
 absl::Status EndOfStream(const grpc::Status& end) {
   if (end.ok()) return absl::UnavailableError("the coordinator ended the stream");
   const auto code = static_cast<absl::StatusCode>(end.error_code());
@@ -130,7 +131,7 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
   {
     absl::MutexLock lock(&mutex_);
     if (stopping()) return absl::CancelledError("stopped");
-    // The heartbeat thread watches the time until the Welcome, too.
+    // From now on the heartbeat thread cancels the call if the Welcome takes too long.
     context_ = &context;
     connection_id = ++connection_id_;
     heard_ = true;
@@ -156,7 +157,8 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
     heartbeat_timeout_ms_ = 0;
   }
   agent->OnDisconnected();
-  // Cancelling would replace the status with which the coordinator has ended the stream.
+  // UNAVAILABLE means that the stream has ended already; cancelling it then would replace the
+  // status with which the coordinator ended it.
   if (!absl::IsUnavailable(status)) context.TryCancel();
   const grpc::Status end = stream->Finish();
   {
@@ -201,7 +203,7 @@ absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connect
       RETURN_IF_ERROR(agent->OnMessage(connection_id, std::move(message)));
     }
   }
-  // Serve replaces this by the stream's own status.
+  // Serve replaces this error by the status with which the stream was ended.
   return absl::UnavailableError("the stream ended");
 }
 
@@ -212,7 +214,8 @@ void CoordinatorClient::Pause(absl::Duration duration) {
 }
 
 void CoordinatorClient::CheckSilence(PeerSilence* silence, SteadyTime now) {
-  // Of the time in which this process itself stood still, PeerSilence counts at most kLongestPause.
+  // If this process itself stood still, PeerSilence counts at most kLongestPause of that time, so
+  // that the coordinator is not blamed for it.
   const absl::Duration before = silence->length();
   if (heard_.exchange(false)) silence->Heard(now);
   const absl::Duration silent = silence->Look(now);
@@ -233,7 +236,7 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
   while (!stopping()) {
     Pause(absl::Milliseconds(heartbeat_interval_ms_.load()));
     const SteadyTime now = options_.clock();
-    // If the whole process stood still, so did the rank thread: it gets its full time again.
+    // If the whole process stood still, so did the rank thread: its time limit begins anew.
     if (now - std::exchange(last, now) > kLongestPause) may_have_hung = now + options_.hang_limit;
     if (now >= may_have_hung && agent->HasHung(options_.hang_limit)) {
       LogError("the rank thread has hung in a step; exiting", {});
@@ -247,8 +250,8 @@ void CoordinatorClient::HeartbeatLoop(WorkerAgent* agent) {
       absl::MutexLock lock(&mutex_);
       connection_id = connection_id_;
     }
-    // If the lock is taken, another thread is writing, maybe to a coordinator that does not read.
-    // This thread must not wait for that: it is the one that notices the coordinator's silence.
+    // If the lock is taken, another thread is writing, perhaps to a coordinator that does not read.
+    // The heartbeat thread must not wait for it, since it has to notice the coordinator's silence.
     if (!write_mutex_.TryLock()) continue;
     WriteLocked(connection_id, agent->MakeHeartbeat());
     write_mutex_.Unlock();

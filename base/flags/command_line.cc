@@ -51,8 +51,8 @@ std::string Wrap(absl::string_view text, size_t indent) {
   return out;
 }
 
-// "  label    text", with the text wrapped at kTextColumn; on the next line if the label is too
-// long.
+// Returns "  label    text" with the text from kTextColumn on; the text begins on the next line if
+// the label is too long.
 std::string TwoColumns(const std::string& label, const std::string& text) {
   std::string out = absl::StrCat("  ", label);
   if (out.size() + 2 > kTextColumn) absl::StrAppend(&out, "\n");
@@ -193,6 +193,7 @@ class Application {
   }
 
  private:
+  // Adds an option for each definition to `app`, with a callback that reads its values.
   void AddTo(CLI::App* app, const CommandFlags& flags) {
     for (const Definition& definition : flags.definitions()) {
       const std::string name =
@@ -234,6 +235,7 @@ class Application {
   std::vector<std::string> errors_;
 };
 
+// Whether the environment variable of the flag is set, if the flag has one.
 bool IsInEnvironment(const Definition& definition) {
   return !definition.environment.empty() && std::getenv(definition.environment.c_str()) != nullptr;
 }
@@ -285,7 +287,7 @@ CommandLine::Parsed CommandLine::Parse(int argc, const char* const* argv) {
   parsed.errors = words.errors;
   for (std::string& error : application.Parse(words)) parsed.errors.push_back(std::move(error));
   parsed.settings = application.Settings(program_);
-  // A flag that seems to be missing may be the misspelt one.
+  // After a misspelt flag, missing flags are not reported: the misspelt one may be meant.
   if (!words.errors.empty()) return parsed;
   for (const CommandFlags* flags : {words.command, &std::as_const(program_)}) {
     if (flags == nullptr) continue;

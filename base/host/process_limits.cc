@@ -14,7 +14,7 @@
 namespace bora {
 namespace {
 
-// RLIM_INFINITY becomes the largest int64.
+// Returns the limit as a number of descriptors; the largest int64 for RLIM_INFINITY.
 int64_t Count(rlim_t limit) {
   return static_cast<int64_t>(
       std::min<uint64_t>(limit, static_cast<uint64_t>(std::numeric_limits<int64_t>::max())));

@@ -19,8 +19,9 @@ constexpr absl::Duration kMinInterval = absl::Milliseconds(50);
 
 // gRPC's hook is a plain function without a context pointer, so its settings are globals.
 std::atomic<LogLevel> g_error_level{LogLevel::kWarning};
-std::atomic<bool> g_asked_for{false};
+std::atomic<bool> g_asked_for{false};  // GRPC_VERBOSITY is set: no limit, whatever the log level
 
+// The level of this process's log for a severity of gRPC.
 LogLevel LevelOf(gpr_log_severity severity) {
   switch (severity) {
     case GPR_LOG_SEVERITY_ERROR:
@@ -37,6 +38,8 @@ LogLevel LevelOf(gpr_log_severity severity) {
 // 0).
 absl::string_view FileName(absl::string_view path) { return path.substr(path.rfind('/') + 1); }
 
+// The hook of gRPC: writes one line to the log, with the number of lines that kMinInterval has kept
+// out since the last one. Any thread.
 void LogGrpc(gpr_log_func_args* args) {
   static LogRate* const rate = new LogRate(kMinInterval);
   const LogLevel level = LevelOf(args->severity);
@@ -52,6 +55,7 @@ void LogGrpc(gpr_log_func_args* args) {
         {{"file", FileName(args->file)}, {"line", args->line}, {"left_out", n_left_out}});
 }
 
+// The hook of protobuf. Any thread.
 void LogProtobuf(google::protobuf::LogLevel severity, const char* file, int line,
                  const std::string& message) {
   const LogLevel level =

@@ -1,15 +1,19 @@
 // Which running sequences give their slots and blocks to the next one in the queue, and for how
 // long a sequence may pause because of that.
 //
-// A held sequence gives way to anybody. Apart from that, a running sequence gives way to an older
-// one of a higher priority class, and to one of the same class whose tenant has had less than the
-// giver's, as long as both tenants' shares of the running sequences allow it.
+// A held sequence (one whose client does not read) gives way to every other sequence. Any other
+// running sequence gives way in two cases: to an older sequence of a higher priority class; and to
+// a sequence of its own class whose tenant has had less service than its own tenant, unless the
+// taker's tenant would then exceed its share of the running sequences, or its own tenant fall below
+// its share.
 //
-// Pauses. A sequence that gave its slot to another one of its class pauses, for kMaxPauseUs in all;
-// then it is overdue: next in the queue before all others of its class, and entitled to the slot of
-// its own tenant's newest sequence, or else of another tenant's. From then on it gives its slot to
-// no sequence of its class until it has run for kShareUs. At most one sixth as many sequences pause
-// as there are slots, as each may pause for one sixth of the time: so all can come back in time.
+// Pauses. A sequence that gave its slot to another sequence of its class pauses, for at most
+// kMaxPauseUs in all. Then it is overdue: it comes before all others of its class in the queue, and
+// may take the slot of its own tenant's newest sequence, or else of another tenant's newest. From
+// then on it gives its slot to no sequence of its class until it has run for kShareUs. So a
+// sequence may pause for one sixth of the time, kMaxPauseUs of kMaxPauseUs + kShareUs; and at most
+// one sixth as many sequences pause at once as there are slots, so that all of them get a slot back
+// in time.
 #pragma once
 
 #include <cstdint>
@@ -30,35 +34,36 @@ inline constexpr int64_t kShareUs = 5 * kMaxPauseUs;
 // thread. Refers to the sequences that pause; all of them wait in the queue.
 class Displacement {
  public:
-  // REQUIRES: n_slots > 0, the slots of the group.
+  // n_slots is the number of slots of the group. REQUIRES: n_slots > 0.
   explicit Displacement(int32_t n_slots);
 
-  // The running sequences that give way to `next`, in the order in which they do: held ones first,
-  // then from the newest on, other tenants' last if `next` is overdue. The oldest running sequence
-  // never gives way unless it is held. REQUIRES: `next` is in `queue`.
+  // Returns the running sequences that give way to `next`, in the order in which they should: held
+  // sequences first, then the others from the newest on. If `next` is overdue, sequences of its
+  // class that belong to other tenants come last. The oldest running sequence never gives way
+  // unless it is held. REQUIRES: `next` is in `queue`.
   std::vector<Sequence*> GiversFor(const Sequence& next, const RunningSequences& running,
                                    const FairQueue& queue, int64_t now_us) const;
 
-  // The sequence whose pause should have ended first of all pauses that should have ended by
-  // now_us; null for none.
+  // Returns the overdue sequence that has been overdue for the longest time; null if none is. A
+  // sequence is overdue if its pause should have ended by now_us.
   Sequence* FirstOverdue(int64_t now_us) const;
 
-  // The sequence's pause begins. REQUIRES: it still has its slot, and does not pause.
+  // Begins a pause of `sequence`. REQUIRES: it still has its slot, and does not pause (CHECK).
   void BeginPause(Sequence* sequence, int64_t now_us);
-  // The sequence's pause ends, if it pauses.
+  // Ends the pause of `sequence`; does nothing if it does not pause.
   void EndPause(Sequence* sequence, int64_t now_us);
 
  private:
-  // Givers for a `next` whose pause is overdue, held ones left out.
+  // GiversFor for an overdue `next`, without the held sequences.
   std::vector<Sequence*> GiversForOverdue(const Sequence& next, const RunningSequences& running,
                                           int64_t now_us) const;
-  // Microseconds that a running sequence may pause if its pause begins now.
+  // Returns for how many microseconds a running sequence may pause if its pause begins now.
   static int64_t PauseLeftUs(const Sequence& running, int64_t now_us);
-  // How many more sequences may pause.
+  // How many more sequences may pause at the same time.
   int32_t n_pauses_left() const;
 
-  const int32_t n_pauses_max_;
-  std::vector<Sequence*> paused_;
+  const int32_t n_pauses_max_;     // sequences that may pause at the same time
+  std::vector<Sequence*> paused_;  // in the order in which their pauses began
 };
 
 }  // namespace bora

@@ -12,13 +12,14 @@
 namespace bora {
 namespace {
 
-// Charges the sequence's tenant for the tokens that were planned since it was last charged.
+// Charges the sequence's tenant for the tokens that were planned since the last charge. A generated
+// token costs kOutputTokenCost times as much as a prompt token.
 void ChargeTenant(Sequence* sequence) {
   const auto cost = [&](int32_t n_tokens) {
     const int32_t n_prompt = std::min(n_tokens, sequence->n_prompt);
     return n_prompt + kOutputTokenCost * (n_tokens - n_prompt);
   };
-  // Tokens that are passed again after a preemption are charged once.
+  // n_planned restarts after a preemption; tokens that were charged before are not charged again.
   const int32_t n_tokens = std::max(sequence->n_charged, sequence->n_planned);
   FairQueue::Charge(sequence->tenant, cost(n_tokens) - cost(sequence->n_charged));
   sequence->n_charged = n_tokens;
@@ -47,7 +48,7 @@ void Scheduler::Add(SequenceSpec spec) {
   CHECK_GT(spec.max_tokens, 0);
   const int64_t n_tokens = static_cast<int64_t>(spec.prompt_tokens.size()) + spec.max_tokens;
   CHECK_LE(n_tokens, options_.limits.max_model_len);
-  // Otherwise the sequence and all behind it would wait for ever.
+  // A sequence that needs more blocks than the group has would block the queue for ever.
   CHECK_LE(CeilDiv(n_tokens, options_.limits.block_size), options_.limits.n_blocks);
   const uint64_t handle = spec.handle;
   AdvanceTo(spec.arrival_us);
@@ -85,7 +86,8 @@ void Scheduler::SetHeld(uint64_t handle, bool held) {
   if (it == sequences_.end()) return;
   Sequence* sequence = it->second.get();
   if (sequence->held == held) return;
-  // From now on it waits for its reader, not for other tenants.
+  // A pause is time that a sequence gives to others. A held sequence waits for its own client
+  // instead, so its pause ends.
   displacement_.EndPause(sequence, now_us_);
   if (sequence->slot < 0) LeaveQueue(sequence);
   sequence->held = held;
@@ -135,10 +137,13 @@ std::optional<StepPlan> Scheduler::PlanStep() {
   std::vector<RowChoice> rows = row_chooser_.ChooseDecodeRows(/*any_distance=*/false, sources);
   row_chooser_.AddPromptChunks(n_left, NextToAdmit(), sources, &rows);
   n_left -= PlanRows(std::move(rows), &plan);
-  // Blocks that were taken from running sequences are not for new ones.
+  // If rows needed blocks so badly that a sequence was preempted for them, no sequence is admitted:
+  // it would take the blocks that the preemption has freed.
   if (n_preemptions_ == n_preemptions_before) AdmitAndPlan(n_left, &plan);
   if (!plan.has_rows()) {
-    // Better than nothing: rows that wait inside the pipeline for the tokens they go on from.
+    // Nothing else to do: plan decode rows although their last token is still to be sampled by a
+    // step that has not left the pipeline. They wait there for the token, which is better than no
+    // plan.
     PlanRows(row_chooser_.ChooseDecodeRows(/*any_distance=*/true, sources), &plan);
   }
   if (!plan.has_rows()) {
@@ -158,7 +163,8 @@ void Scheduler::MakeRoomForNext(StepPlanBuilder* plan) {
   if (queue_.empty()) return;
   const Sequence& next = *NextInQueue();
   bool needs_slot = running_.n_free_slots() == 0;
-  // With a free slot it may need blocks of others only if it was refused for want of blocks.
+  // `next` needs no one's slot if a slot is free, and needs blocks of others only if it was refused
+  // for lack of blocks.
   if (next.n_rows_in_flight > 0 || (!needs_slot && !admission_.Remembers(next))) return;
   const std::vector<Sequence*> givers = displacement_.GiversFor(next, running_, queue_, now_us_);
   if (givers.empty()) return;
@@ -169,10 +175,11 @@ void Scheduler::MakeRoomForNext(StepPlanBuilder* plan) {
   for (; n_givers < givers.size() && (needs_slot || n_missing > 0); ++n_givers) {
     const std::vector<int32_t>& block_ids = givers[n_givers]->block_ids;
     needs_slot = false;
+    // Only blocks that no other sequence shares become free.
     n_missing -= std::count_if(block_ids.begin(), block_ids.end(),
                                [this](int32_t id) { return blocks_.n_holders(id) == 1; });
   }
-  if (needs_slot || n_missing > 0) return;  // not even all givers together have enough
+  if (needs_slot || n_missing > 0) return;  // not even all givers together free enough
   for (size_t i = 0; i < n_givers; ++i) {
     if (!givers[i]->held && givers[i]->priority == next.priority) {
       displacement_.BeginPause(givers[i], now_us_);
@@ -205,7 +212,7 @@ void Scheduler::GrantBlocksTo(std::vector<RowChoice>* rows, StepPlanBuilder* pla
   });
   for (RowChoice* row : by_age) {
     Sequence* sequence = row->sequence;
-    if (sequence->slot < 0) continue;  // preempted for an older one
+    if (sequence->slot < 0) continue;  // preempted for an older sequence of this list
     int32_t n_blocks = sequence->BlocksNeeded(row->n_tokens, block_size);
     while (n_blocks > blocks_.n_available()) {
       Sequence* const victim = running_.VictimFor(*sequence);
@@ -213,6 +220,7 @@ void Scheduler::GrantBlocksTo(std::vector<RowChoice>* rows, StepPlanBuilder* pla
       Preempt(victim, plan);
       admission_.RaiseGrowth();
     }
+    // No running sequence gives way to this one: its row gets the blocks that are left.
     if (n_blocks > blocks_.n_available()) {
       n_blocks = blocks_.n_available();
       const int64_t n_fit =
@@ -221,6 +229,7 @@ void Scheduler::GrantBlocksTo(std::vector<RowChoice>* rows, StepPlanBuilder* pla
     }
     GrantBlocks(sequence, n_blocks, plan);
   }
+  // Rows of sequences that were preempted above are dropped.
   for (RowChoice& row : *rows) {
     if (row.sequence->slot < 0) row.n_tokens = 0;
   }
@@ -244,7 +253,8 @@ void Scheduler::AdmitAndPlan(int32_t n_tokens_max, StepPlanBuilder* plan) {
 }
 
 bool Scheduler::Admit(Sequence* sequence, StepPlanBuilder* plan) {
-  // A row that a preempted sequence still has in flight may sample a token that it must pass again.
+  // While rows of a preempted sequence are in flight, they may sample a token that must be among
+  // the tokens that the sequence passes through the model again, so it is not admitted yet.
   if (running_.n_free_slots() == 0 || sequence->n_rows_in_flight > 0) return false;
   if (!plan->HasRoomToOpen(*sequence)) return false;
   std::optional<AdmissionControl::Needs> needs = admission_.Fit(*sequence, running_, blocks_);
@@ -257,6 +267,7 @@ bool Scheduler::Admit(Sequence* sequence, StepPlanBuilder* plan) {
   }
   sequence->slot_since_us = now_us_;
   running_.Add(sequence);
+  // The sequence begins behind the cached prefix, whose blocks are published already.
   sequence->block_ids = std::move(needs->cached.block_ids);
   for (const int32_t block_id : sequence->block_ids) blocks_.Hold(block_id);
   sequence->n_published = sequence->n_blocks();
@@ -307,7 +318,8 @@ void Scheduler::PublishBlocks(const StepPlanBuilder& plan) {
   for (const RowInFlight& row : plan.rows()) {
     Sequence* const sequence = sequences_.at(row.handle).get();
     if (!sequence->spec.prefix_cache) continue;
-    // Later plans are executed after this one, so from now on they may share what it fills.
+    // Workers execute plans in order, so later plans may already share the blocks that this plan
+    // fills.
     const int32_t n_full = std::min(sequence->n_planned, sequence->n_known()) / block_size;
     for (; sequence->n_published < n_full; ++sequence->n_published) {
       const int32_t i = sequence->n_published;
@@ -329,7 +341,7 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
   const StepInFlight step = std::move(in_flight_.front());
   in_flight_.pop_front();
   RETURN_IF_ERROR(CheckStepResult(step, result, options_.limits.vocab_size));
-  // A pipeline's pace is that of its slowest stage.
+  // The model learns the time of the slowest stage, which sets the pace of the pipeline.
   if (!result.stage_us.empty()) {
     const int64_t us = *std::max_element(result.stage_us.begin(), result.stage_us.end());
     cost_model_.Observe(step.work, static_cast<double>(us));
@@ -343,9 +355,10 @@ absl::StatusOr<std::vector<SequenceProgress>> Scheduler::CompleteStep(StepResult
     const absl::Span<SampledToken> of_row = prompt_logprobs.subspan(0, row.n_prompt_logprobs);
     prompt_logprobs.remove_prefix(of_row.size());
     const auto it = sequences_.find(row.handle);
-    if (it == sequences_.end()) continue;  // it has ended meanwhile
+    if (it == sequences_.end()) continue;  // removed while the step was in flight
     Sequence* const sequence = it->second.get();
     TakeRow(of_row, sampled, sequence, &progress.emplace_back());
+    // The token is a known token of a sequence that was preempted meanwhile and waits.
     if (sampled != nullptr && sequence->slot < 0) ++n_waiting_prompt_tokens_;
     if (sampled == nullptr && progress.back().prompt_logprobs.empty()) progress.pop_back();
   }
@@ -357,7 +370,8 @@ void Scheduler::TakeRow(absl::Span<SampledToken> prompt_logprobs, SampledToken* 
   progress->handle = sequence->spec.handle;
   --sequence->n_rows_in_flight;
   for (SampledToken& token : prompt_logprobs) {
-    // Some were reported before a preemption, after which the sequence passes the chunk again.
+    // Skips log-probabilities that were reported before a preemption: after it the sequence passes
+    // the same tokens again.
     if (token.position <= sequence->n_prompt_logprobs) continue;
     sequence->n_prompt_logprobs = token.position;
     progress->prompt_logprobs.push_back(std::move(token));

@@ -19,11 +19,11 @@
 namespace bora {
 namespace {
 
-// Limit of the names in a message about missing or unexpected tensors.
+// Most names in a message about missing or unexpected tensors.
 constexpr size_t kMaxNamesShown = 5;
 // Bytes of one sample for the fingerprint: a page.
 constexpr size_t kSampleBytes = 4096;
-// Bytes of each tensor that are compared at a time.
+// Bytes of each of two tensors that are in memory at a time when they are compared.
 constexpr int64_t kCompareBytes = int64_t{1} << 20;
 
 bool Exists(const std::string& path) {
@@ -31,6 +31,7 @@ bool Exists(const std::string& path) {
   return std::filesystem::exists(path, error);
 }
 
+// The files of weights of `layout` in `dir`; NOT_FOUND if there are none.
 absl::StatusOr<WeightFiles> FindWeights(const std::string& dir, CheckpointLayout layout) {
   return FindWeightFiles(dir, IndexName(layout), SafetensorsName(layout, 0, 1));
 }
@@ -47,8 +48,9 @@ absl::Status NoFolderError(const std::string& dir) {
                                   : ""));
 }
 
-// Hugging Face's layout if its config and weights are there; else Mistral's likewise; else, if
-// there are no weights, the layout of whichever config exists.
+// Returns Hugging Face's layout if `dir` has its config and its weights; else Mistral's layout if
+// `dir` has its config and weights; else the layout of the config that exists, Hugging Face's
+// first. NOT_FOUND if there is no folder or no config.
 absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
   std::error_code error;
   if (!std::filesystem::is_directory(dir, error)) return NoFolderError(dir);
@@ -69,8 +71,8 @@ absl::StatusOr<CheckpointLayout> DetectLayout(const std::string& dir) {
       absl::StrCat(dir, ": no model here: neither config.json nor params.json"));
 }
 
-// The stored names of a kind: the part after "layers.N." for kinds inside a layer, else the whole
-// name.
+// The names of a kind of tensor in files of each layout: the part after "layers.N." for kinds
+// inside a layer, else the whole name.
 struct StoredPart {
   TensorKind kind;
   const char* hugging_face;
@@ -116,7 +118,8 @@ std::array<int64_t, 3> SampleBegins(int64_t n_bytes) {
           std::max<int64_t>(n_bytes - kBytes, 0)};
 }
 
-// Adds the three samples to `hash`, or all bytes if the tensor is no larger than three samples.
+// Adds the samples of a tensor's bytes to `hash`, or all bytes if the tensor is no larger than
+// three samples.
 void AddSamples(absl::Span<const uint8_t> bytes, Fingerprinter& hash) {
   if (bytes.size() <= 3 * kSampleBytes) {
     hash.AddBytes(bytes);

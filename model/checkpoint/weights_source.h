@@ -1,5 +1,5 @@
-// The source of a rank's weights: a checkpoint on disk or generated numbers. Weights are read in
-// rectangles, so that a rank touches only its own share.
+// The source of a rank's weights: a checkpoint on disk (CheckpointWeights) or generated numbers
+// (DummyWeights). Tensors are read in rectangles, so that a rank reads only its own share.
 #pragma once
 
 #include <cstdint>
@@ -30,36 +30,42 @@ struct TensorSlice {
   int64_t n_elements() const { return n_rows() * n_cols(); }
 };
 
-// The slice with all rows and columns of a tensor of this shape.
+// Returns the slice with all rows and columns of a tensor of this shape.
 inline TensorSlice WholeTensor(const TensorShape& shape) {
   return {0, shape.n_rows, 0, shape.n_cols};
 }
 
-// Where a slice is written to: elements of one of the types that weights are read as.
+// The memory that a slice is written to, with the element type in which it is read. It owns
+// nothing.
 using ElementSpan = std::variant<absl::Span<float>, absl::Span<Bf16>, absl::Span<Half>>;
 
-// n_elements elements of type `dtype` at `data`, whose address is a multiple of their size.
+// Returns a span of n_elements elements of type `dtype` at `data`. REQUIRES: `data` is aligned to
+// the size of an element.
 ElementSpan ElementsAt(DType dtype, void* data, int64_t n_elements);
 
-// CHECK-fails unless the slice lies in the tensor and has dst_size elements.
+// CHECK-fails unless `slice` lies in the tensor `id` of shape `shape` and has dst_size elements.
 void CheckSlice(TensorId id, const TensorShape& shape, const TensorSlice& slice, size_t dst_size);
 
-// Implementations are immutable after construction: any number of threads may read at once.
+// The tensors of one model. Implementations are immutable after construction: any number of threads
+// may read at once.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
+  // The config of the model, which gives the shapes of all tensors.
   virtual const ModelConfig& config() const = 0;
 
   // Equal for two sources only if they hold the same weights, as far as the implementation can
   // tell.
   virtual Fingerprint fingerprint() const = 0;
 
-  // Writes the slice of tensor `id`, row-major, to `dst` [slice.n_rows(), slice.n_cols()], whose
-  // size must be exactly that (CHECK, as is a slice outside the tensor). Norm vectors are one row.
-  // wq and wk come in half-rotation order from every layout. Conversion to float is exact;
-  // conversion to bf16 and float16 rounds to nearest even. DATA_LOSS names tensor and element of a
-  // value that is not finite (also one that overflows the type).
+  // Reads the slice of tensor `id` into `dst` [slice.n_rows(), slice.n_cols()], row-major.
+  // REQUIRES: the slice lies in the tensor and `dst` has exactly its size (CHECK). A norm vector is
+  // a tensor of one row. The rows of wq and wk come in half-rotation order, whatever the
+  // checkpoint's layout. Conversion to float is exact; conversion to bf16 and float16 rounds to
+  // nearest even. DATA_LOSS names tensor and element if a value is not finite, or is not finite
+  // after the conversion.
+  //
   // Unless `digest` is null, the bytes that were read are added to *digest as they are stored; the
   // slice's columns must then end where units do (DigestUnitCols). Weights that are stored nowhere
   // add nothing.
@@ -68,17 +74,17 @@ class WeightSource {
     return Read(id, slice, dst, digest);
   }
 
-  // Many slices are read fastest in ascending order of their StoragePosition, and announced with
-  // WillRead some time before: the source then fetches them while others are worked on. Neither
-  // changes the elements that are read.
+  // Two hints for a caller that reads many slices; neither changes the elements that are read.
+  // Slices are read fastest in ascending order of StoragePosition. A slice that was announced with
+  // WillRead some time before its ReadSlice is fetched from disk while the caller does other work.
   virtual int64_t StoragePosition(TensorId, const TensorSlice&) const { return 0; }
   virtual void WillRead(TensorId, const TensorSlice&) const {}
-  // Tells the source that the slice will not be read again soon on this host: memory that the
-  // source holds for it can go.
+  // Tells the source that the slice will not be read again soon on this host, so that the source
+  // can let go of memory that holds it.
   virtual void HaveRead(TensorId, const TensorSlice&) const {}
 
  private:
-  // ReadSlice, of this source.
+  // Does the work of ReadSlice, with the same contract.
   virtual absl::Status Read(TensorId id, const TensorSlice& slice, ElementSpan dst,
                             DigestSum* digest) const = 0;
 };

@@ -47,8 +47,9 @@ absl::Status CheckLeaves(int tp_size, const char* field, int64_t n_cols) {
 
 // Gives each layer in turn to the least loaded stage, which minimises the load of the most loaded
 // one. Loads are in units of one layer. A decode step reads every weight once, so the head counts
-// vocab_size * dim divided by the weights of a layer (copies of KV heads included). The embedding,
-// of which a token reads one row, only decides ties, against the first stage.
+// vocab_size * dim divided by the weights of a layer (copies of KV heads included). A token
+// reads only one row of the embedding, so the embedding counts almost nothing: of two equally
+// loaded stages the first stage gets the layer last.
 std::vector<int64_t> BalancedLayers(const ModelConfig& config, int tp_size, int pp_size) {
   const int64_t n_kv_heads = std::max<int64_t>(config.n_kv_heads, tp_size);
   const double layer_weights =

@@ -10,7 +10,7 @@
 
 namespace bora {
 
-// The layers [begin, end) of a stage. A plain value.
+// The layers [begin, end) of a stage, numbered from 0 in the whole model. A plain value.
 struct LayerRange {
   int64_t begin = 0;
   int64_t end = 0;
@@ -18,17 +18,18 @@ struct LayerRange {
   bool operator==(const LayerRange&) const = default;
 };
 
-// A valid division. A plain value.
+// A valid division of a model, as MakePartition returns it. A plain value.
 struct Partition {
-  int tp_size = 1;
-  int pp_size = 1;
+  int tp_size = 1;                 // tensor ranks of each stage
+  int pp_size = 1;                 // pipeline stages
   std::vector<LayerRange> stages;  // [pp_size], consecutive, together all layers
 };
 
 // Divides the model over tp_size * pp_size ranks. `layers_per_stage` [pp_size] gives the layers of
 // each stage; if it is empty, the stages are balanced: the slowest stage becomes as fast as
-// possible, where the LM head counts on the last stage in proportion to its weights, and ties go
-// against the first stage, which has the embedding. INVALID_ARGUMENT, with the numbers, unless:
+// possible, where the LM head counts on the last stage in proportion to its weights. Of two
+// equally loaded stages the first stage gets the layer last, since it also has the embedding.
+// INVALID_ARGUMENT, with the numbers, unless:
 //   - tp_size divides n_heads and hidden_dim;
 //   - tp_size divides n_kv_heads, or n_kv_heads divides tp_size (then several ranks hold copies of
 //     one KV head);
@@ -39,10 +40,10 @@ absl::StatusOr<Partition> MakePartition(const ModelConfig& config, int tp_size, 
 
 // The share of the model that one rank holds. A plain value.
 struct RankShape {
-  int stage = 0;
-  int tp_rank = 0;
-  int tp_size = 1;
-  LayerRange layers;
+  int stage = 0;      // [0, pp_size)
+  int tp_rank = 0;    // [0, tp_size)
+  int tp_size = 1;    // tensor ranks of each stage
+  LayerRange layers;  // of the stage
   // Query heads [tp_rank * local_n_heads, (tp_rank + 1) * local_n_heads).
   int64_t local_n_heads = 0;
   // KV heads [kv_head_begin, kv_head_begin + local_n_kv_heads), which the rank's query heads attend
@@ -61,7 +62,8 @@ struct RankShape {
   bool has_head = false;       // true on the last stage: final norm and LM head
 };
 
-// The share of rank (stage, tp_rank). REQUIRES: both are inside the partition (CHECK).
+// Returns the share of the rank at `stage` and `tp_rank`. REQUIRES: both are inside the partition
+// (CHECK).
 RankShape ShapeOfRank(const ModelConfig& config, const Partition& partition, int stage,
                       int tp_rank);
 

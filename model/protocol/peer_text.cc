@@ -11,7 +11,8 @@ namespace {
 
 constexpr absl::string_view kEllipsis = "…";
 
-// C0, DEL and C1.
+// Whether the UTF-8 character is a control character of Unicode: C0 (below U+0020), DEL, or C1
+// (U+0080 to U+009F).
 bool IsControl(absl::string_view character) {
   const auto byte = [character](size_t i) { return static_cast<uint8_t>(character[i]); };
   if (character.size() == 1) return byte(0) < 0x20 || byte(0) == 0x7f;
@@ -23,9 +24,9 @@ bool IsControl(absl::string_view character) {
 std::string PeerText(absl::string_view text, size_t max_bytes) {
   CHECK_GE(max_bytes, kEllipsis.size());
   std::string out;
-  size_t cut = 0;  // where the ellipsis would still fit
+  size_t cut = 0;  // longest prefix of `out` after which the ellipsis still fits
   while (!text.empty()) {
-    size_t n = Utf8CharBytes(text);
+    size_t n = Utf8CharBytes(text);  // 0 if text does not begin with a valid character
     std::string escaped;
     if (n == 0) {
       n = 1;

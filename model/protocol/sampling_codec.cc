@@ -19,8 +19,9 @@ using google::protobuf::Reflection;
 
 using Descriptors = std::array<const FieldDescriptor*, kNumSamplingFields>;
 
-// The message's fields for kSamplingFields, in the order of the list. Looked up by name once: a
-// lookup costs more than the copy of the value.
+// Returns the message's field for each entry of kSamplingFields, in the order of that list. They
+// are looked up by name only once, since a lookup costs more than the copy of the value.
+// CHECK-fails if the message lacks one.
 const Descriptors& FieldsOfMessage() {
   static const Descriptors descriptors = [] {
     Descriptors found;
@@ -35,6 +36,7 @@ const Descriptors& FieldsOfMessage() {
   return descriptors;
 }
 
+// Set and Get copy one field; the overloads choose protobuf's function for its type.
 void Set(const Reflection& reflection, const FieldDescriptor* field, float value,
          pb::SamplingParams* proto) {
   reflection.SetFloat(proto, field, value);

@@ -1,5 +1,5 @@
-// Sampling parameters in the worker protocol, and back: field by field of kSamplingFields, which
-// the message has under the same names.
+// Converts sampling parameters to messages of the worker protocol and back. Fields of
+// kSamplingFields are copied by name: the message has fields of the same names. Thread-safe.
 #pragma once
 
 #include "bora/worker/v1alpha1/worker_service.pb.h"
@@ -7,10 +7,10 @@
 
 namespace bora {
 
-// Fills `proto`, which is empty.
+// Copies all parameters to `proto`. REQUIRES: `proto` is empty.
 void WriteSampling(const SamplingParams& sampling, worker::v1alpha1::SamplingParams* proto);
 
-// Takes every value as it is: ValidatePlan checks ranges.
+// Copies all parameters from `proto` without checking them: ValidatePlan checks their ranges.
 SamplingParams ReadSampling(const worker::v1alpha1::SamplingParams& proto);
 
 }  // namespace bora

@@ -14,13 +14,16 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
+// Begins every authenticated text, so that a proof is valid for nothing else under this credential.
 constexpr absl::string_view kContext = "bora worker stream v1";
 
 std::string ToBytes(const Nonce& nonce) {
   return std::string(reinterpret_cast<const char*>(nonce.data()), nonce.size());
 }
 
-// The role keeps a proof from being sent back to where it came from.
+// Returns HMAC-SHA256(credential, kContext | role | coordinator_nonce | worker_nonce). `role` is
+// 'G' for the gate, 'W' for the worker's proof and 'C' for the coordinator's: the same nonces give
+// different proofs, so that a proof cannot be sent back to the side that made it.
 std::string Proof(const std::string& credential, char role, absl::string_view coordinator_nonce,
                   absl::string_view worker_nonce) {
   const std::string text =
@@ -28,6 +31,7 @@ std::string Proof(const std::string& credential, char role, absl::string_view co
   return ToBytes(HmacSha256(credential, BytesOf(text)));
 }
 
+// Whether both are proofs and equal; the comparison takes the same time wherever they differ.
 bool SameProof(const std::string& expected, const std::string& given) {
   Mac a, b;
   if (expected.size() != a.size() || given.size() != b.size()) return false;

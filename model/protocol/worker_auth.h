@@ -1,5 +1,7 @@
-// How both ends of a worker stream prove that they have the same credential, before either says
-// anything else: challenge, response, confirmation, as worker_service.proto describes them.
+// How the coordinator and a worker prove to each other that they have the same credential, before
+// either says anything else on a worker stream: challenge (coordinator), response (worker),
+// confirmation (coordinator), as worker_service.proto describes them. The credential, a shared
+// secret, is never sent. A side without a credential accepts only a peer without one.
 #pragma once
 
 #include <string>
@@ -12,47 +14,57 @@
 
 namespace bora {
 
-// The header of the call: a nonce and a proof of the credential over it. It gets a worker no
-// further than that its messages are read; who does not have it is refused before anything is.
+// Name of the header of a worker's call. Its value is the gate: a nonce of the worker and a proof
+// of the credential over that nonce. The coordinator refuses a call without a valid gate before it
+// reads a message. The gate alone proves little, since a recorded one can be sent again: it only
+// lets a worker's messages be read.
 inline constexpr char kGateHeader[] = "bora-gate-bin";
 
-// The coordinator's end of one stream. Owned by one thread at a time.
+// The coordinator's end of one stream: CheckGate, Challenge, then Check of the worker's answer.
+// Owned by one thread at a time.
 class CoordinatorAuth {
  public:
-  // An empty credential: none.
+  // Chooses this stream's nonce. An empty `credential` means that the coordinator has none.
   explicit CoordinatorAuth(std::string credential);
 
-  // What the call's header says; empty: it has none. UNAUTHENTICATED as Check.
+  // Checks the value of the call's header kGateHeader; empty if the call has no such header.
+  // UNAUTHENTICATED says whether the worker's credential is wrong, absent or not expected.
   absl::Status CheckGate(absl::string_view header) const;
+  // Returns the first message to the worker.
   worker::v1alpha1::AuthChallenge Challenge() const;
-  // UNAUTHENTICATED says whether the worker's credential is wrong or absent.
+  // Checks the worker's answer to Challenge() and returns the confirmation to send to it.
+  // UNAUTHENTICATED says whether the worker's credential is wrong, absent or not expected.
   absl::StatusOr<worker::v1alpha1::AuthConfirmation> Check(
       const worker::v1alpha1::AuthResponse& response) const;
 
  private:
   const std::string credential_;
-  const Nonce nonce_;
+  const Nonce nonce_;  // of this stream, so that a recorded response is worth nothing in another
 };
 
-// The worker's end of one stream. Owned by one thread.
+// The worker's end of one stream: Gate, Respond to the challenge, then Check of the confirmation.
+// Owned by one thread.
 class WorkerAuth {
  public:
-  // An empty credential: none.
+  // Chooses this stream's nonce. An empty `credential` means that the worker has none.
   explicit WorkerAuth(std::string credential);
 
-  // The call's header; empty without a credential.
+  // Returns the value for the call's header kGateHeader; empty if the worker has no credential.
   std::string Gate() const;
-  // Proves nothing to a coordinator that has no credential where this worker has one, or the other
-  // way round: it will end the stream with the reason. INVALID_ARGUMENT: no challenge.
+  // Returns the answer to the coordinator's challenge. It has a proof only if both sides have a
+  // credential; if just one side has one, the coordinator ends the stream and says why.
+  // INVALID_ARGUMENT if the challenge's nonce does not have 32 bytes.
   absl::StatusOr<worker::v1alpha1::AuthResponse> Respond(
       const worker::v1alpha1::AuthChallenge& challenge);
-  // UNAUTHENTICATED if whoever listens in the coordinator's place does not have the credential.
+  // Checks the coordinator's confirmation; always OK if this worker has no credential.
+  // UNAUTHENTICATED if the peer has not proved that it has the credential, so that it may not be
+  // the coordinator. REQUIRES: Respond was called.
   absl::Status Check(const worker::v1alpha1::AuthConfirmation& confirmation) const;
 
  private:
   const std::string credential_;
   const Nonce nonce_;
-  std::string coordinator_nonce_;
+  std::string coordinator_nonce_;  // of the challenge, set by Respond
 };
 
 }  // namespace bora

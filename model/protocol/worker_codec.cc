@@ -16,30 +16,35 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
+// Bits of a row's flags in StepPlan.rows of the protocol.
 constexpr int32_t kUseLastSampled = 1;
 constexpr int32_t kSample = 2;
 constexpr int32_t kPromptLogprobs = 4;
 constexpr int32_t kAllRowFlags = kUseLastSampled | kSample | kPromptLogprobs;
 
-// Caps on numbers and texts that no honest peer comes near. Bytes of one rank's weights, of its KV
-// cache and of its memory: 2^60, so that two of them can be added.
+// Upper limits of numbers and texts, far above what any correct peer sends.
+//
+// Bytes of one rank's weights, of its KV cache and of its memory: 2^60, so that sums of a few of
+// them do not overflow.
 constexpr int64_t kMaxBytes = int64_t{1} << 60;
-// An epoch is a count or a Unix time; what a worker may claim leaves the coordinator room to go on
-// from there.
+// An epoch is a count or a Unix time. The latest epoch that a worker may claim is lower than the
+// greatest one by 2^32, so that the coordinator can still count on from there.
 constexpr int64_t kMaxEpoch = int64_t{1} << 62;
 constexpr int64_t kMaxLatestEpoch = kMaxEpoch - (int64_t{1} << 32);
-constexpr size_t kMaxAddressBytes = 256;  // an identity that is compared and dialled: never cut
-constexpr size_t kMaxPathBytes = 4096;    // PATH_MAX
-constexpr size_t kMaxWordBytes = 64;      // "bfloat16", a digest in hexadecimal
+// A longer address is refused and never cut, since addresses are compared and dialled.
+constexpr size_t kMaxAddressBytes = 256;
+constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
+constexpr size_t kMaxWordBytes = 64;    // "bfloat16", a digest in hexadecimal
 constexpr int32_t kMaxRanks = 1 << 16;
 
-// begin <= value <= last.
+// OK if begin <= value <= last. `name` is a field of a message.
 absl::Status CheckRange(absl::string_view name, int64_t value, int64_t begin, int64_t last) {
   if (value >= begin && value <= last) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(name, ": ", value, " is not in [", begin, ", ", last, "]"));
 }
 
+// OK if `text` has at most max_bytes bytes. `name` is a field of a message.
 absl::Status CheckLength(absl::string_view name, const std::string& text, size_t max_bytes) {
   if (text.size() <= max_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -48,14 +53,16 @@ absl::Status CheckLength(absl::string_view name, const std::string& text, size_t
 
 int32_t StatusCode(const absl::Status& status) { return static_cast<int32_t>(status.code()); }
 
+// Returns the Status that a peer sent. A code outside [0, 16], which absl does not know, is
+// UNKNOWN.
 absl::Status ToStatus(int32_t code, const std::string& message) {
-  // Codes beyond the known ones come from nobody we know.
   const std::string text = PeerText(message, kMaxPeerReasonBytes);
   if (code < 0 || code > 16) return absl::UnknownError(text);
   return absl::Status(static_cast<absl::StatusCode>(code), text);
 }
 
-// Also on the way out: bytes that are not UTF-8 would spoil the whole message.
+// Escapes a reason also before it is sent: a protobuf message with a string that is not UTF-8
+// cannot be parsed at all.
 std::string ToText(const absl::Status& status) {
   return PeerText(status.message(), kMaxPeerReasonBytes);
 }
@@ -88,7 +95,7 @@ void Write(const LoadModel& load, pb::LoadModel* proto) {
   proto->set_max_num_batched_tokens(load.max_num_batched_tokens);
 }
 
-// Whether the numbers fit a model and each other is the loader's question.
+// Checks only lengths. Whether the numbers fit the model and each other is for the loader to check.
 absl::StatusOr<LoadModel> Read(const pb::LoadModel& proto) {
   RETURN_IF_ERROR(CheckLength("model_path", proto.model_path(), kMaxPathBytes));
   RETURN_IF_ERROR(CheckLength("dtype", proto.dtype(), kMaxWordBytes));
@@ -134,10 +141,11 @@ absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
   loaded.kv_memory_is_reserved = proto.kv_memory_is_reserved();
   RETURN_IF_ERROR(CheckRange("weight_bytes", loaded.weight_bytes, 0, kMaxBytes));
   RETURN_IF_ERROR(CheckRange("kv_block_bytes", loaded.kv_block_bytes, 1, kMaxBytes));
-  // The KV cache is their product.
+  // The size of the KV cache is kv_block_bytes * max_blocks, which must not exceed kMaxBytes.
   RETURN_IF_ERROR(
       CheckRange("max_blocks", loaded.max_blocks, 0, kMaxBytes / loaded.kv_block_bytes));
-  if (proto.digests_size() == 0) return loaded;  // weights that are made up
+  // Without digests from the sender they stay 0, as for dummy weights.
+  if (proto.digests_size() == 0) return loaded;
   RETURN_IF_ERROR(
       CheckRange("digests.size", proto.digests_size(), 2 * kNDigestParts, 2 * kNDigestParts));
   for (int i = 0; i < kNDigestParts; ++i) {
@@ -312,6 +320,7 @@ absl::StatusOr<std::vector<SampledToken>> Read(const pb::SampledTokens& proto, i
   return tokens;
 }
 
+// Writes each kind of message to its field of `proto`, which is empty.
 struct WorkerWriter {
   pb::WorkerMessage* proto;
 
@@ -365,6 +374,7 @@ struct WorkerWriter {
   }
 };
 
+// Writes each kind of message to its field of `proto`, which is empty.
 struct CoordinatorWriter {
   pb::CoordinatorMessage* proto;
 
@@ -462,10 +472,11 @@ void ToProto(const StepPlan& plan, pb::CoordinatorMessage* proto) {
 }
 
 int64_t MaxWorkerMessageBytes(const WorkerMessageLimits& limits) {
-  // A token has four varints of up to 5 bytes, a float, a boolean and the number of alternatives;
-  // each of these a varint and a float.
+  // A token has four varints of up to 5 bytes, a float, a boolean and the number of its
+  // alternatives. An alternative has a varint and a float.
   constexpr int64_t kTokenBytes = 4 * 5 + 4 + 1 + 1 + int64_t{kMaxLogprobs} * (5 + 4);
-  // Everything else, and whatever a worker says besides results.
+  // For the rest of a result, and for messages of other kinds. A stage time is a varint of up to 10
+  // bytes.
   constexpr int64_t kOtherBytes = 64 << 10;
   return kOtherBytes + limits.n_stages * int64_t{10} +
          (int64_t{limits.max_sampled} + limits.max_prompt_logprobs) * kTokenBytes;

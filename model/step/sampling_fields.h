@@ -1,9 +1,9 @@
-// The parameters of the draw that a request may set, as one list. The check of requests, the check
-// of plans, the worker protocol and the table in docs/api.md go through it: a new parameter is a
-// member of SamplingParams, an entry here, a field of both protos, what the kernels do with it, and
-// a flag of the client.
+// The sampling parameters that a request may set, as one list with name, member and range. The
+// check of requests, the check of plans, the worker protocol and the table in docs/api.md all
+// iterate over it. To add a parameter, add a member to SamplingParams, an entry here, a field to
+// both protos, its effect in the kernels, and a flag of the client.
 //
-// Parameters whose range depends on more than themselves are not in the list: seed (any value),
+// Not in the list, since they have no fixed range or are handled apart: seed (any value),
 // n_logprobs, n_prompt_logprobs, min_tokens and stop_token_ids.
 #pragma once
 
@@ -17,27 +17,28 @@
 
 namespace bora {
 
-// A parameter of type T, which is float or int32_t. A plain value.
+// One parameter. T is float or int32_t. A plain value.
 template <typename T>
 struct SamplingField {
-  // Of the field in SamplingOptions of the public API and in SamplingParams of the worker protocol.
+  // Name of the field, both in SamplingOptions of the public API and in SamplingParams of the
+  // worker protocol.
   const char* name;
-  T SamplingParams::*member;
-  // The range is [low, high], or (low, high] if low_is_excluded.
+  T SamplingParams::*member;  // where the parameter is kept
+  // Allowed values: [low, high], or (low, high] if low_is_excluded.
   T low;
   T high;
   bool low_is_excluded;
-  const char* meaning;  // for the table in docs/api.md
+  const char* meaning;  // one phrase for the table in docs/api.md
 
-  // NaN is in no range.
+  // Whether `value` is in the range. NaN is in no range.
   bool Contains(T value) const {
     return (low_is_excluded ? value > low : value >= low) && value <= high;
   }
-  // "[0, 100]" or "(0, 1]".
+  // The range for error messages: "[0, 100]" or "(0, 1]".
   std::string RangeText() const {
     return absl::StrCat(low_is_excluded ? "(" : "[", low, ", ", high, "]");
   }
-  // What a request without the field gets if the model has no default of its own.
+  // The value for a request that does not set the field, unless the model has its own default.
   T default_value() const { return SamplingParams().*member; }
 };
 
@@ -62,9 +63,11 @@ inline constexpr auto kSamplingFields = std::make_tuple(
                          kMaxPenalty, false,
                          "subtracted from the logit of a token that was generated, once"});
 
+// Number of entries of kSamplingFields.
 inline constexpr size_t kNumSamplingFields = std::tuple_size_v<decltype(kSamplingFields)>;
 
-// Calls visit(field) for each SamplingField of the list, in its order.
+// Calls visit(field) for each SamplingField of kSamplingFields, in the order of the list. `visit`
+// must accept SamplingField<float> and SamplingField<int32_t>.
 template <typename Visit>
 void ForEachSamplingField(Visit visit) {
   std::apply([&visit](const auto&... fields) { (visit(fields), ...); }, kSamplingFields);

@@ -12,36 +12,40 @@
 namespace bora {
 namespace {
 
-// One value inside a plan: "rows[3].slot". Made into text only when something is wrong with it.
+// Names one value of a plan for messages: "rows[3].slot". It is turned into text only if the value
+// is wrong, since a plan with many values is checked in every step.
 struct Field {
-  absl::string_view list;
-  size_t index = 0;
-  absl::string_view name;  // empty: the element itself
+  absl::string_view list;  // member of StepPlan
+  size_t index = 0;        // in the list
+  absl::string_view name;  // member of the element; empty: the element itself
 };
 
+// "plan rows[3].slot".
 std::string ToString(const Field& field) {
   return absl::StrCat("plan ", field.list, "[", field.index, "]", field.name.empty() ? "" : ".",
                       field.name);
 }
 
+// INVALID_ARGUMENT: "plan rows[3].slot: 9 is not in [0, 8)". `rule` follows the value.
 template <typename Value>
 absl::Status Bad(const Field& field, Value value, absl::string_view rule) {
   return absl::InvalidArgumentError(absl::StrCat(ToString(field), ": ", value, " ", rule));
 }
 
-// begin <= value < end.
+// OK if begin <= value < end.
 absl::Status CheckRange(const Field& field, int64_t value, int64_t begin, int64_t end) {
   if (value >= begin && value < end) return absl::OkStatus();
   return Bad(field, value, absl::StrCat("is not in [", begin, ", ", end, ")"));
 }
 
+// OK if 1 <= value <= max; `name` is a member of GroupLimits.
 absl::Status CheckLimit(absl::string_view name, int64_t value, int64_t max) {
   if (value >= 1 && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("group limit ", name, ": ", value, " is not in [1, ", max, "]"));
 }
 
-// Slot ids of one list: in range, each at most once.
+// Checks the slot ids of one list: each in range and listed at most once.
 class SlotSet {
  public:
   explicit SlotSet(const GroupLimits& limits) : seen_(limits.max_num_seqs) {}
@@ -57,6 +61,7 @@ class SlotSet {
   std::vector<bool> seen_;
 };
 
+// Checks the sampling parameters of plan.opened[i].
 absl::Status ValidateSampling(const SamplingParams& sampling, size_t i, const GroupLimits& limits) {
   const auto field = [i](absl::string_view name) { return Field{"opened", i, name}; };
   absl::Status status;
@@ -85,6 +90,7 @@ absl::Status ValidateSampling(const SamplingParams& sampling, size_t i, const Gr
   return absl::OkStatus();
 }
 
+// Checks that known_tokens of plan.opened[i] are there exactly if penalties need them.
 absl::Status ValidateKnownTokens(const SlotOpen& open, size_t i, const GroupLimits& limits) {
   const int64_t n_known =
       open.sampling.has_penalties() ? open.n_prompt_tokens + open.n_generated_tokens : 0;
@@ -98,6 +104,7 @@ absl::Status ValidateKnownTokens(const SlotOpen& open, size_t i, const GroupLimi
   return absl::OkStatus();
 }
 
+// Checks `closed` and `opened`. A slot may be in both: it is closed first and then opened again.
 absl::Status ValidateSlotLists(const StepPlan& plan, const GroupLimits& limits) {
   SlotSet closed(limits);
   for (size_t i = 0; i < plan.closed.size(); ++i) {
@@ -123,6 +130,7 @@ absl::Status ValidateSlotLists(const StepPlan& plan, const GroupLimits& limits) 
   return absl::OkStatus();
 }
 
+// Checks that ids and indices of `grants` are in range; their order is for SlotTracker to check.
 absl::Status ValidateGrants(const StepPlan& plan, const GroupLimits& limits) {
   const int64_t max_blocks_per_slot = CeilDiv(limits.max_model_len, limits.block_size);
   for (size_t i = 0; i < plan.grants.size(); ++i) {
@@ -135,6 +143,7 @@ absl::Status ValidateGrants(const StepPlan& plan, const GroupLimits& limits) {
   return absl::OkStatus();
 }
 
+// Checks plan.rows[i] by itself, except its slot and token_begin.
 absl::Status ValidateRow(const StepRow& row, size_t i, const GroupLimits& limits) {
   const auto field = [i](absl::string_view name) { return Field{"rows", i, name}; };
   RETURN_IF_ERROR(CheckRange(field("position"), row.position, 0, limits.max_model_len));
@@ -155,10 +164,11 @@ absl::Status ValidateRow(const StepRow& row, size_t i, const GroupLimits& limits
   return absl::OkStatus();
 }
 
+// Checks all rows together with the list of their tokens.
 absl::Status ValidateRows(const StepPlan& plan, const GroupLimits& limits) {
   SlotSet slots(limits);
   int64_t n_tokens = 0;         // of all rows
-  int64_t n_listed_tokens = 0;  // of rows that take theirs from plan.tokens
+  int64_t n_listed_tokens = 0;  // of rows without use_last_sampled: indices in plan.tokens
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const StepRow& row = plan.rows[i];
     RETURN_IF_ERROR(slots.Add({"rows", i, "slot"}, row.slot));
@@ -186,6 +196,7 @@ absl::Status ValidateRows(const StepPlan& plan, const GroupLimits& limits) {
   return absl::OkStatus();
 }
 
+// Checks that next_tokens has an entry for each row if any row has prompt_logprobs, else none.
 absl::Status ValidateNextTokens(const StepPlan& plan, const GroupLimits& limits) {
   const bool wanted = std::any_of(plan.rows.begin(), plan.rows.end(),
                                   [](const StepRow& row) { return row.prompt_logprobs; });
@@ -212,7 +223,7 @@ absl::Status ValidateLimits(const GroupLimits& limits) {
       CheckLimit("max_num_batched_tokens", limits.max_num_batched_tokens, kMaxNumBatchedTokens));
   RETURN_IF_ERROR(CheckLimit("max_model_len", limits.max_model_len, kMaxModelLen));
   RETURN_IF_ERROR(CheckLimit("block_size", limits.block_size, kMaxBlockSize));
-  // From 2 on: a bf16 cache holds pairs of positions.
+  // At least 2: a bf16 cache stores values in pairs of positions.
   if (limits.block_size < 2 || (limits.block_size & (limits.block_size - 1)) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("group limit block_size: ", limits.block_size,
                                                    " is not a power of two from 2 on"));
@@ -245,6 +256,7 @@ absl::Status SlotTracker::Apply(const StepPlan& plan) {
         absl::StrCat("plan step_id: ", plan.step_id, ", expected ", next_step_id_));
   }
   ++next_step_id_;
+  // Closed slots go first, so that this plan can open them again and grant their blocks.
   for (const int32_t slot : plan.closed) RETURN_IF_ERROR(Close(slot));
   for (const SlotOpen& open : plan.opened) RETURN_IF_ERROR(Open(open));
   for (const BlockGrant& grant : plan.grants) RETURN_IF_ERROR(Grant(grant));
@@ -303,6 +315,8 @@ absl::Status SlotTracker::Grant(const BlockGrant& grant) {
     return absl::InvalidArgumentError(
         absl::StrCat("plan grants block ", grant.block_id, " to slot ", grant.slot, ": ", what...));
   };
+  // A block of cached tokens is read only, so slots may share it, if it is full. Any other block
+  // will be written by this slot alone.
   if (grant.block_idx < slot.n_cached_tokens / limits_.block_size) {
     if (block.n_tokens < limits_.block_size) {
       return bad("it holds ", block.n_tokens, " of ", limits_.block_size, " cached tokens");
@@ -339,6 +353,7 @@ absl::Status SlotTracker::ApplyRow(const StepRow& row) {
   if (row.prompt_logprobs && !slot.wants_prompt_logprobs) {
     return bad("prompt_logprobs, but the slot was opened with n_prompt_logprobs -1");
   }
+  // Records how full the written blocks are: only full ones may be shared.
   for (int32_t idx = row.position / limits_.block_size; idx * limits_.block_size < end; ++idx) {
     blocks_[slot.block_ids[idx]].n_tokens =
         std::min(limits_.block_size, end - idx * limits_.block_size);

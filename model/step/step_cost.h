@@ -1,25 +1,25 @@
-// What the time of a step depends on, and how:
+// The model of a step's duration in microseconds, as the scheduler and the planner use it:
 //
 //   us = base_us + context_token_us * context_tokens + pair_us * pairs
 //
-// base_us is what a step of so many tokens costs whatever their contexts: products with the
-// weights, collectives, what a step costs in any case. context_tokens is the cache that rows read,
-// pairs the products of attention. The scheduler learns the coefficients from steps that have been
-// run (coordinator/scheduler/step_cost_model.h); the planner derives them from the limits of
-// hardware (model/planning/roofline.h).
+// base_us is the part that depends only on the number of tokens of the step, not on their contexts:
+// products with the weights, collectives, and the fixed cost of any step. context_tokens stands for
+// the KV cache that rows read, pairs for the products of queries and keys in attention. The
+// scheduler learns the coefficients from measured steps (coordinator/scheduler/step_cost_model.h);
+// the planner derives them from the limits of the hardware (model/planning/roofline.h).
 #pragma once
 
 #include <cstdint>
 
 namespace bora {
 
-// What a step does, as far as its time depends on it.
+// The amount of work in a step, as far as its duration depends on it. A plain value.
 struct StepWork {
-  int64_t n_tokens = 0;
+  int64_t n_tokens = 0;        // of all rows
   int64_t context_tokens = 0;  // sum over rows: tokens of the sequence up to the row's last
-  int64_t pairs = 0;           // sum over rows: n_tokens * context of the row's middle
+  int64_t pairs = 0;           // sum over rows: n_tokens * context length at the row's middle token
 
-  // One row of n_tokens > 0 from `position` on.
+  // Adds a row of row_tokens > 0 tokens, the first of which is at `position` >= 0 of its sequence.
   void Add(int64_t position, int64_t row_tokens) {
     n_tokens += row_tokens;
     context_tokens += position + row_tokens;
@@ -27,13 +27,14 @@ struct StepWork {
   }
 };
 
-// What contexts cost. A plain value.
+// The cost of contexts, in microseconds. A plain value.
 struct ContextCost {
-  double context_token_us = 0;
-  double pair_us = 0;
+  double context_token_us = 0;  // per token of context that a row reads
+  double pair_us = 0;           // per pair of a query and a key
 };
 
-// Microseconds of a step that does `work`, where base_us is what work.n_tokens tokens cost.
+// Predicted microseconds of a step that does `work`. base_us is the part of work.n_tokens tokens
+// without their contexts.
 inline double StepMicroseconds(double base_us, const ContextCost& cost, const StepWork& work) {
   return base_us + cost.context_token_us * static_cast<double>(work.context_tokens) +
          cost.pair_us * static_cast<double>(work.pairs);

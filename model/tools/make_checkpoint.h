@@ -11,11 +11,11 @@
 
 namespace bora {
 
-// A plain value.
+// What to write. A plain value.
 struct MakeCheckpointOptions {
   CheckpointLayout layout = CheckpointLayout::kHuggingFace;
   FileDType dtype = FileDType::kBf16;  // kF32, kF16 or kBf16
-  uint64_t seed = 0;
+  uint64_t seed = 0;                   // of the generated weights
   int n_shards = 1;  // number of safetensors files, >= 1; several get numbered names and an index
 };
 

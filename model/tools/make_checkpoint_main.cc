@@ -18,7 +18,8 @@ namespace {
 
 constexpr char kProgram[] = "bora-make-checkpoint";
 
-// Values of the flags, initially the defaults: a small model with Mistral's vocabulary size.
+// Values of the flags, initially the defaults: a small model with Mistral's vocabulary size. The
+// texts of MakeCommandLine say what each flag means. A plain value.
 struct Flags {
   std::string config;
   int64_t dim = 256;
@@ -39,7 +40,7 @@ struct Flags {
   std::string output;
 };
 
-// The command line, whose parsing writes to `flags`.
+// Returns the command line. Parsing it writes to `flags`, which must outlive it.
 CommandLine MakeCommandLine(Flags* flags) {
   CommandLine command_line(
       {kProgram,
@@ -80,7 +81,8 @@ CommandLine MakeCommandLine(Flags* flags) {
   return command_line;
 }
 
-// The config from the file of --config or, without it, from the flags of the dimensions.
+// Returns the config in the file of --config or, without that flag, the config of the flags for
+// dimensions. INVALID_ARGUMENT if the config is not valid; errors of reading the file.
 absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
   const std::string path = flags.config;
   if (!path.empty()) {
@@ -105,7 +107,7 @@ absl::StatusOr<ModelConfig> ConfigFromFlags(const Flags& flags) {
   return config;
 }
 
-// ChoiceFlag has checked the words; "hf" and "bf16" are the defaults of the options.
+// Translates the flags. ChoiceFlag has checked the words of --layout and --dtype already.
 MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   MakeCheckpointOptions options;
   if (flags.layout == "mistral") options.layout = CheckpointLayout::kMistral;
@@ -117,7 +119,8 @@ MakeCheckpointOptions OptionsFromFlags(const Flags& flags) {
   return options;
 }
 
-// Copies the file `from` to tokenizer.model in `dir`; nothing if `from` is empty.
+// Copies the file `from` to tokenizer.model in `dir`; does nothing if `from` is empty. The error
+// names both.
 absl::Status CopyTokenizer(const std::string& from, const std::string& dir) {
   if (from.empty()) return absl::OkStatus();
   std::error_code error;
@@ -126,13 +129,14 @@ absl::Status CopyTokenizer(const std::string& from, const std::string& dir) {
   return absl::ErrnoToStatus(error.value(), absl::StrCat(from, ": cannot copy to ", dir));
 }
 
-// Prints the error. INVALID_ARGUMENT is the fault of a flag or of the config file, all else of the
-// system.
+// Prints the error and returns the exit code: kExitUsage for INVALID_ARGUMENT, which a flag or the
+// config file causes, else kExitCannotStart.
 int Fail(const absl::Status& status) {
   PrintErrors(kProgram, {std::string(status.message())}, /*is_usage=*/false);
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitCannotStart;
 }
 
+// Writes the checkpoint and the tokenizer; returns the exit code.
 int Run(const Flags& flags) {
   const absl::StatusOr<ModelConfig> config = ConfigFromFlags(flags);
   if (!config.ok()) return Fail(config.status());

@@ -20,12 +20,13 @@
 namespace bora {
 namespace {
 
-// Bytes that are left to the process itself: stacks of threads, buffers of gRPC and of links to
-// other ranks, page tables.
+// Bytes of memory that are left for the process itself: stacks of threads, buffers of gRPC and of
+// links to other ranks, page tables.
 constexpr int64_t kProcessBytes = 8 << 20;
 
-// Refuses a rank that cannot hold its weights and one request, with the numbers, before it reads a
-// byte: the kernel ends a process that takes more memory than there is.
+// RESOURCE_EXHAUSTED, with all numbers, if the memory does not hold the rank's weights and one
+// request of max_model_len tokens. It is called before a weight is read, since the kernel kills a
+// process that takes more memory than there is.
 absl::Status CheckMemory(const CpuRankMemory& plan, const GroupLimits& limits) {
   const int64_t kv_bytes =
       CeilDiv(limits.max_model_len, limits.block_size) * plan.kv_bytes_per_block;
@@ -57,7 +58,8 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> source, OpenSource(load));
   ASSIGN_OR_RETURN(const RankShape shape, ShapeFor(source->config(), load));
   const int n_ranks = load.tensor_parallel_size * static_cast<int>(load.layers_per_stage.size());
-  // The hosts of the other ranks are known when the group is joined; until then all may be here.
+  // Which hosts the other ranks are on is known only when the group is joined (ShareHost). Until
+  // then the device takes its share as if all of them were on this host.
   device_ = std::make_unique<CpuDevice>(
       DeviceOptions(load.stage * load.tensor_parallel_size + load.tensor_rank, n_ranks));
   n_threads_ = device_->n_threads();
@@ -66,8 +68,8 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
       PlanCpuRankMemory(*device_, source->config(), shape, precision, limits);
   RETURN_IF_ERROR(CheckMemory(plan, limits));
   LoadOptions load_options = options;
-  // Weights and their files' pages together fill half of the memory then: above that the kernel
-  // begins to take pages back in the middle of the load.
+  // At a quarter of the memory, weights and their files' pages together fill half of it. Above that
+  // the kernel begins to take pages back in the middle of the load.
   load_options.drops_what_was_read = plan.weight_bytes > AvailableMemoryBytes() / 4;
   const SteadyTime begin = SteadyNow();
   ASSIGN_OR_RETURN(auto weights,
@@ -80,7 +82,8 @@ absl::StatusOr<LoadedRank> CpuRankLoader::Load(const LoadModel& load, const Load
   loaded.digests = weights->digests();
   loaded.kv_block_bytes = plan.kv_bytes_per_block;
   result.rank = std::make_unique<CpuRank>(device_.get(), std::move(weights), RankOptions{});
-  // The other ranks of the group may share this host's memory, and take as much of it.
+  // The other ranks of the group may be on this host too, and take as much of its memory. A tenth
+  // of this rank's share, at least kProcessBytes, is left free.
   const int64_t available_bytes = AvailableMemoryBytes() / n_ranks;
   const int64_t left_bytes = std::max(available_bytes / 10, kProcessBytes);
   const int64_t kv_bytes = available_bytes - left_bytes - plan.workspace_bytes;

@@ -1,4 +1,4 @@
-// Loads ranks that compute on this host's CPUs.
+// Loads ranks that compute on this host's CPUs. Ranks on one host divide the CPUs among them.
 #pragma once
 
 #include <atomic>
@@ -10,31 +10,33 @@
 
 namespace bora {
 
+// A plain value.
 struct CpuRankOptions {
-  // Threads of the device; 0: the CPUs that the process may use, divided by the group's ranks on
-  // this host. Pipeline stages count too: with several batches under way they all work at once.
+  // Number of threads of the device. 0: the number of CPUs that the process may use, divided by the
+  // number of the group's ranks on this host. Ranks of all pipeline stages count, since with
+  // several batches in flight all stages compute at the same time.
   int n_threads = 0;
-  bool pin_threads = false;  // to CPUs of their own as far as there are enough
-  SimdChoice simd = BestSimdLevel();
+  bool pin_threads = false;           // each to a CPU of its own, as far as there are enough CPUs
+  SimdChoice simd = BestSimdLevel();  // instruction set of the kernels
 };
 
-// Owned by the rank thread, except DeviceName.
+// Owned by the rank thread, except DeviceName and CollectivesName, which are thread-safe.
 class CpuRankLoader final : public RankLoader {
  public:
   explicit CpuRankLoader(const CpuRankOptions& options) : options_(options) {}
 
   std::string DeviceName() const override;
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
-  // Gives the device its share of the CPUs.
+  // Resizes the device to its share of the CPUs.
   void ShareHost(int place, int n_ranks) override;
 
  private:
-  // The share of rank number `place` of n_ranks on this host.
+  // Returns the threads and CPUs for rank number `place` of n_ranks ranks on this host.
   CpuDeviceOptions DeviceOptions(int place, int n_ranks) const;
 
   const CpuRankOptions options_;
-  std::atomic<int> n_threads_{0};  // of the device; 0 when there is none yet
-  std::unique_ptr<CpuDevice> device_;
+  std::atomic<int> n_threads_{0};      // of the device; 0 before the first Load; read by DeviceName
+  std::unique_ptr<CpuDevice> device_;  // null before the first Load; ranks point to it
 };
 
 }  // namespace bora

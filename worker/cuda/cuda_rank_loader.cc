@@ -28,15 +28,17 @@
 namespace bora {
 namespace {
 
-// Threads that read a checkpoint: they copy from the page cache to pinned memory, 2-4 GB/s each.
+// Most threads that read a checkpoint. Each copies 2-4 GB/s from the page cache to pinned memory.
 constexpr int kMaxLoadThreads = 16;
-// Bytes that the driver takes beside the buffers that are planned: recorded graphs and the code of
-// kernels, which it loads when they first run.
+// GPU memory in bytes that is reserved for what the driver takes besides planned buffers: recorded
+// graphs and the code of kernels, which it loads when they first run.
 constexpr int64_t kDriverBytes = int64_t{512} << 20;
-// Bytes that NCCL's buffers take in a group: about 6 MiB a channel and direction (4 MiB of them for
-// its Simple protocol), up to 32 channels in a tensor group of 8; edges of the pipeline have two.
+// GPU memory in bytes that is reserved for NCCL's buffers in a group: about 6 MiB per channel and
+// direction (4 MiB of them for its Simple protocol), with up to 32 channels in a tensor group of 8;
+// an edge of the pipeline has two channels.
 constexpr int64_t kNcclBytes = int64_t{512} << 20;
 
+// One line about a GPU, for people.
 std::string Describe(const CudaDeviceInfo& info) {
   return absl::StrCat("cuda:", info.ordinal, ": ", info.name, ", compute capability ", info.major,
                       ".", info.minor, ", ", info.limits.n_multiprocessors, " multiprocessors, ",
@@ -61,24 +63,29 @@ class CudaRankLoader final : public RankLoader {
   bool SumsOnHost() const override { return false; }
   void UseAddress(absl::string_view address) override { PrepareNcclEnvironment(address); }
   absl::StatusOr<LoadedRank> Load(const LoadModel& load, const LoadOptions& options) override;
-  // Nothing to share: no other rank uses this GPU.
+  // Does nothing: ranks do not share a GPU.
   void ShareHost(int, int) override {}
 
  private:
+  // Opens the GPU for the calling thread, which must be the rank thread, if it is not open yet.
   absl::Status Open();
+  // Prepares cuBLASLt, if it is used, for all products of a step.
   absl::Status PrepareLibrary(const RankWeights& weights, const LoadModel& load);
+  // Returns how many KV blocks fit into budget_bytes beside weights and working memory.
+  // RESOURCE_EXHAUSTED if they do not hold one sequence of max_model_len tokens.
   absl::StatusOr<int64_t> CountBlocks(const RankWeights& weights, const LoadModel& load,
                                       int64_t budget_bytes) const;
 
   const CudaLoaderOptions options_;
   const CudaDeviceInfo info_;
-  const absl::StatusOr<std::unique_ptr<NcclLibrary>> nccl_;
+  const absl::StatusOr<std::unique_ptr<NcclLibrary>> nccl_;  // an error if NCCL is not usable
   CudaStream stream_;
-  std::optional<CudaDevice> device_;
-  std::unique_ptr<MatrixLibrary> library_;
+  std::optional<CudaDevice> device_;        // set by Open
+  std::unique_ptr<MatrixLibrary> library_;  // null if deterministic
 };
 
-// Opens the GPU for the calling thread: loading is the first work on the rank thread.
+// MakeCudaRankLoader opened the GPU on another thread, and CUDA's current device is per thread, so
+// the rank thread opens it again at its first Load.
 absl::Status CudaRankLoader::Open() {
   if (device_.has_value()) return absl::OkStatus();
   RETURN_IF_ERROR(OpenCudaDevice(options_.ordinal).status());
@@ -93,7 +100,7 @@ absl::Status CudaRankLoader::Open() {
 
 absl::Status CudaRankLoader::PrepareLibrary(const RankWeights& weights, const LoadModel& load) {
   if (library_ == nullptr || weights.layers().empty()) return absl::OkStatus();
-  const LayerWeights& layer = weights.layers()[0];  // all have the same shapes
+  const LayerWeights& layer = weights.layers()[0];  // all layers have the same shapes
   for (const PackedWeight* weight : {&layer.wqkv, &layer.wo, &layer.w13, &layer.w2}) {
     library_->Prepare(*weight, load.max_num_batched_tokens);
   }
@@ -103,7 +110,6 @@ absl::Status CudaRankLoader::PrepareLibrary(const RankWeights& weights, const Lo
   return absl::OkStatus();
 }
 
-// KV blocks that fit into the rest of the budget beside weights and working memory.
 absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
                                                     const LoadModel& load,
                                                     int64_t budget_bytes) const {
@@ -133,7 +139,8 @@ absl::StatusOr<int64_t> CudaRankLoader::CountBlocks(const RankWeights& weights,
       (n_needed + memory.n_padding_blocks) * memory.kv_bytes_per_block));
 }
 
-// The operations take bfloat16 only.
+// INVALID_ARGUMENT unless weights and matrices are bfloat16: the GPU's operations take nothing
+// else.
 absl::Status CheckCudaPrecision(const Precision& precision, const LoadModel& load) {
   const absl::string_view served = InfoOf(DType::kBf16).name;
   if (precision.dtype == DType::kF16) {
@@ -160,6 +167,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
     LogNcclSettings(**nccl_);
   }
   RETURN_IF_ERROR(CheckCudaModel(source->config(), shape));
+  // Measured before the weights are allocated; memory that other processes use is not free.
   ASSIGN_OR_RETURN(const int64_t free_bytes, FreeCudaBytes());
   const int64_t budget_bytes = std::min(
       free_bytes,
@@ -167,6 +175,7 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
   const SteadyTime begin = SteadyNow();
   CpuDevice readers(std::min(kMaxLoadThreads, UsableCpuCount()));
   LoadOptions load_options = options;
+  // The same rule as for CPU ranks, although here only the files' pages take the host's memory.
   load_options.drops_what_was_read = RankWeightBytes(source->config(), shape, precision,
                                                      kCudaMatrices) > AvailableMemoryBytes() / 4;
   ASSIGN_OR_RETURN(auto weights, LoadDeviceWeights(*source, shape, precision, readers, load_options,
@@ -198,12 +207,13 @@ absl::StatusOr<LoadedRank> CudaRankLoader::Load(const LoadModel& load, const Loa
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions& options) {
-  // Read by the driver at its first use. Streams share hardware queues when they are more than
-  // these (8 unless it is set), and then wait for each other: ours are up to four, and NCCL has two
-  // for each communicator.
+  // The driver reads this variable at its first use: the number of hardware queues (8 by default).
+  // If there are more streams than queues, streams share queues and wait for each other. A rank has
+  // up to four streams, and NCCL has two for each communicator.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   ASSIGN_OR_RETURN(const CudaDeviceInfo info, OpenCudaDevice(options.ordinal));
-  // Said at start rather than when a model is to be loaded.
+  // Opened here only to report a missing cuBLASLt when the worker starts, not when it loads a
+  // model.
   if (!options.deterministic) RETURN_IF_ERROR(OpenMatrixLibrary().status());
   return std::make_unique<CudaRankLoader>(options, info);
 }

@@ -1,5 +1,5 @@
-// Loads ranks that compute on one of this host's GPUs. Builds without CUDA have this header too
-// (cuda_rank_loader_none.cc): there every device is UNAVAILABLE.
+// Loads ranks that compute on one of this host's GPUs. A build without CUDA has the same functions
+// (cuda_rank_loader_none.cc), for which every device is UNAVAILABLE.
 #pragma once
 
 #include <memory>
@@ -11,27 +11,29 @@
 
 namespace bora {
 
+// A plain value.
 struct CudaLoaderOptions {
-  int ordinal = 0;  // of the GPU: cuda:0, cuda:1, ...
-  // Part of the GPU's memory that this process may take, in (0, 1]: weights, working memory, and
-  // what is left for the KV cache.
+  int ordinal = 0;  // number of the GPU: cuda:0, cuda:1, ...
+  // Share of the GPU's memory that this process may take for weights, working memory and KV cache,
+  // in (0, 1]. The KV cache gets what the others leave.
   double memory_utilization = 0.9;
-  // All matrix products by our own kernels, so that a request's bytes depend on nothing but the
-  // request; otherwise large ones are left to cuBLASLt.
+  // Whether all matrix products use Bora's own kernels, so that the result of a request depends on
+  // the request alone, to the bit. If false, cuBLASLt computes large products.
   bool deterministic = true;
-  bool use_graphs = true;
+  bool use_graphs = true;  // record steps as CUDA graphs and replay them
 };
 
-// The GPU is opened and checked here, on the caller's thread. Errors are those of OpenCudaDevice
-// and, unless `deterministic`, of OpenMatrixLibrary; they name the device. NCCL is opened if it is
-// there; without it the loader refuses groups of several ranks.
+// Returns a loader for the GPU of options.ordinal. Opens and checks the GPU on the caller's thread,
+// and opens NCCL if it is installed; without NCCL the loader refuses groups of several ranks.
+// Errors are those of OpenCudaDevice and, unless `deterministic`, of OpenMatrixLibrary. Call it
+// before the process uses CUDA otherwise, since it sets an environment variable of the driver.
 absl::StatusOr<std::unique_ptr<RankLoader>> MakeCudaRankLoader(const CudaLoaderOptions& options);
 
-// Whether MakeCudaRankLoader would find a GPU at all.
+// Returns whether this host has a GPU that CUDA can see. It may still not be supported.
 bool HasCudaDevice();
 
-// For people: a line for each GPU with its name, compute capability and memory, or one line that
-// says why there is none.
+// Returns, for people, one line for each GPU with its name, compute capability and memory, or a
+// single line that says why there is no GPU.
 std::vector<std::string> DescribeCudaDevices();
 
 }  // namespace bora

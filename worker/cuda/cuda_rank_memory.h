@@ -23,22 +23,23 @@ namespace bora {
 // multiple of the size of the tensor group; and that size at most kMaxSumParts.
 absl::Status CheckCudaModel(const ModelConfig& config, const RankShape& shape);
 
-// The device memory of a rank, without its weights.
+// The device memory of a rank in bytes, without its weights. A plain value.
 struct CudaRankMemory {
   // Everything except KV blocks: activations, scratch, step inputs and results, the rotary table,
   // and buffers for the exchange with peers.
   int64_t workspace_bytes = 0;
   int64_t kv_bytes_per_block = 0;  // over all layers of the rank
-  int64_t n_padding_blocks = 0;    // KV blocks that are needed besides those of the limits
+  int64_t n_padding_blocks = 0;    // KV blocks to allocate besides limits.n_blocks (PaddingBlocks)
 };
-// The memory that a rank on `device` with these weights takes under `limits`, whose n_blocks does
-// not matter.
+// Returns the memory that a rank on `device` with these weights takes besides the weights. `limits`
+// are those of the group; n_blocks is not used, since the result is per block.
 CudaRankMemory PlanCudaRankMemory(const CudaDevice& device, const RankWeights& weights,
                                   const GroupLimits& limits);
 
-// Everything below is internal to CudaRank and this file.
+// The rest of this file is for CudaRank, which allocates what PlanCudaRankMemory counts.
 
-// Bytes of CudaRank's buffers, in the order of its members; shapes are given there.
+// Bytes of each buffer of CudaRank, in the order of its members, whose comments give the shapes. A
+// plain value.
 struct CudaRankBuffers {
   int64_t rope = 0;
   int64_t inputs = 0;
@@ -58,22 +59,27 @@ struct CudaRankBuffers {
   }
 };
 
-// The buffers of a rank of this shape for `limits`; token_counts and sampled: 0 unless it samples.
+// Returns the bytes of the buffers of a rank of this shape under `limits`. token_counts and sampled
+// are 0 unless the rank samples.
 CudaRankBuffers PlanCudaRankBuffers(const ModelConfig& config, const RankShape& shape,
                                     const GroupLimits& limits);
 
-// Whether a rank of this shape samples.
+// Whether a rank of this shape samples tokens: the first tensor rank of the last stage does.
 inline bool IsSampler(const RankShape& shape) { return shape.has_head && shape.tp_rank == 0; }
 
-int64_t TokenCountsBytes(const ModelConfig& config);  // of one slot
+// Bytes of the token counts of one slot, which penalties need: one uint32 per token id.
+int64_t TokenCountsBytes(const ModelConfig& config);
+// The limits of attention in one step of a rank of this shape under `limits`.
 AttentionLimits AttentionLimitsOf(const ModelConfig& config, const RankShape& shape,
                                   const GroupLimits& limits);
 
-// The numbers of rows for which decoding steps are recorded as graphs, ascending.
+// Returns the numbers of rows for which decoding steps are recorded as CUDA graphs, ascending. A
+// step with another number of rows is padded to the next of them, if there is one.
 std::vector<int64_t> GraphSizes(const GroupLimits& limits);
-// Number of KV blocks to which the padding tokens of these graphs write their keys and values.
+// Returns the number of KV blocks for padding tokens: they compute keys and values like others, and
+// write them to blocks that no sequence has.
 int64_t PaddingBlocks(const GroupLimits& limits);
-// `limits` with the padding blocks added to n_blocks.
+// Returns `limits` with PaddingBlocks(limits) added to n_blocks.
 GroupLimits WithPadding(GroupLimits limits);
 
 }  // namespace bora

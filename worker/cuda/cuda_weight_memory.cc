@@ -6,6 +6,7 @@ namespace bora {
 
 absl::Status CudaWeightMemory::Allocate(int64_t n_bytes, int n_staging, int64_t staging_bytes) {
   ASSIGN_OR_RETURN(memory_, CudaBuffer::Allocate(n_bytes, "weights"));
+  // Zero, since padding rows are never written.
   FillDevice(stream_->get(), memory_.data(), 0, n_bytes);
   staging_.resize(n_staging);
   for (PinnedBuffer& staging : staging_) {

@@ -1,4 +1,5 @@
-// Weights in a GPU's memory, through pinned staging memory.
+// The memory of weights on a GPU. Weights are copied to it from pinned memory of the host, which
+// the GPU reads without the CPU.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace bora {
 // Owned by the rank thread.
 class CudaWeightMemory final : public DeviceMemory {
  public:
-  // `stream` outlives the loading.
+  // Copies are queued on `stream`, which must outlive the last call of Store or Wait.
   explicit CudaWeightMemory(const CudaStream* stream) : stream_(stream) {}
 
   absl::Status Allocate(int64_t n_bytes, int n_staging, int64_t staging_bytes) override;

@@ -18,11 +18,12 @@ std::vector<int> MeshPeers(const RankPlace& place) {
   for (const int rank : TensorGroup(place)) peers.insert(rank);
   if (!place.is_first_stage()) peers.insert(place.RankOf(place.stage - 1, place.tp_rank));
   if (!place.is_last_stage()) peers.insert(place.RankOf(place.stage + 1, place.tp_rank));
+  // The sampler sends sampled tokens to the first stage, for rows with use_last_sampled.
   if (place.is_first_stage()) peers.insert(place.sampler());
   if (place.is_sampler()) {
     for (int i = 0; i < place.tp_size; ++i) peers.insert(place.RankOf(0, i));
   }
-  peers.erase(place.rank());
+  peers.erase(place.rank());  // tensor group and sampler may be this rank
   return std::vector<int>(peers.begin(), peers.end());
 }
 

@@ -14,7 +14,8 @@
 namespace bora {
 namespace {
 
-// Warns of stored types that lose digits when they are read as bfloat16.
+// Logs a warning for each type of stored tensors that loses digits because they are read as
+// bfloat16.
 void LogRounding(const Checkpoint& checkpoint, const LoadModel& load) {
   const absl::string_view rounded_to = InfoOf(DType::kBf16).name;
   if (load.dtype != rounded_to) return;

@@ -28,17 +28,20 @@ constexpr int64_t kCacheLineBytes = 64;
 constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;  // x86-64 and arm64 with 4 KiB pages
 
-// Bytes that a thread populates at a time: some 20 ms of zeroing.
+// Bytes that a thread populates with one call, which takes about 20 ms of zeroing.
 constexpr int64_t kPopulateBytes = int64_t{64} << 20;
 // More threads do not zero faster: memory bandwidth is used up.
 constexpr int64_t kMaxPopulateThreads = 8;
 
+// RESOURCE_EXHAUSTED for a request that the kernel refused.
 absl::Status NotAvailable(absl::string_view what, int64_t bytes) {
   return absl::ResourceExhaustedError(
       absl::StrCat(what, ": ", bytes, " bytes of memory are not available"));
 }
 
-// A mapping of whole huge pages that begins on one, or nullptr.
+// Maps `bytes` bytes, a multiple of kHugePageBytes, at an address that is one too; nullptr if the
+// kernel refuses. mmap aligns to small pages only, so it maps one huge page more and unmaps what is
+// left over on both sides.
 uint8_t* MapHugePages(int64_t bytes) {
   const int64_t with_slack = bytes + kHugePageBytes;
   void* const base = mmap(nullptr, static_cast<size_t>(with_slack), PROT_READ | PROT_WRITE,
@@ -56,7 +59,8 @@ uint8_t* MapHugePages(int64_t bytes) {
   return data;
 }
 
-// Makes the kernel provide the pages; false if there is not enough memory.
+// Makes the kernel provide all pages of [data, data + bytes) now; returns false if there is not
+// enough memory.
 bool Populate(uint8_t* data, int64_t bytes) {
   int result = 0;
   do {
@@ -64,7 +68,8 @@ bool Populate(uint8_t* data, int64_t bytes) {
   } while (result != 0 && (errno == EINTR || errno == EAGAIN));
   if (result == 0) return true;
   if (errno != EINVAL) return false;
-  // An older kernel. The pages are zero already; writing brings them in.
+  // Kernels before Linux 5.14 have no MADV_POPULATE_WRITE. Writing a byte of each page makes them
+  // provide it; the bytes are zero already.
   for (int64_t at = 0; at < bytes; at += kPageBytes) {
     *static_cast<volatile uint8_t*>(data + at) = 0;
   }
@@ -104,7 +109,8 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Allocate(int64_t bytes, absl::strin
 
 absl::StatusOr<AlignedBuffer> AlignedBuffer::AllocatePopulated(int64_t bytes,
                                                                absl::string_view what) {
-  // Beyond its control group's limit the kernel ends a process instead of refusing pages.
+  // A process that touches more memory than its control group's limit is killed by the kernel: it
+  // gets no error. So the limit is checked before any page is touched.
   const int64_t available_bytes = AvailableMemoryBytes();
   if (bytes > available_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": ", bytes, " bytes are needed, ",
@@ -112,10 +118,12 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::AllocatePopulated(int64_t bytes,
                                                      MemoryBoundText(), ")"));
   }
   ASSIGN_OR_RETURN(AlignedBuffer buffer, Allocate(bytes, what));
+  // 0 for memory of the heap: Allocate has written all its pages.
   const int64_t mapped_bytes = buffer.data_.get_deleter().mapped_bytes;
   const int64_t n_parts = CeilDiv(mapped_bytes, kPopulateBytes);
   std::atomic<int64_t> next{0};
   std::atomic<bool> is_short{false};
+  // Takes parts until none is left. Runs on all threads.
   const auto populate = [&] {
     for (int64_t i = next++; i < n_parts && !is_short; i = next++) {
       const int64_t begin = i * kPopulateBytes;

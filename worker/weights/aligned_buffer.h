@@ -1,4 +1,5 @@
-// One block of memory for weights, KV cache or activations: obtained at load, never during a step.
+// A block of host memory for weights, KV cache or activations. It is allocated when a model is
+// loaded or an epoch begins, never during a step.
 #pragma once
 
 #include <cstdint>
@@ -10,28 +11,32 @@
 
 namespace bora {
 
-// Frees memory: mapped_bytes of address space, or memory of the heap if that is 0.
+// Deleter of AlignedBuffer's memory: unmaps mapped_bytes bytes, or if that is 0 gives memory back
+// to the heap.
 struct AlignedDelete {
   int64_t mapped_bytes = 0;
   void operator()(uint8_t* data) const;
 };
 
-// Owns its memory; movable. Aligned to a cache line, and to a huge page when it is at least that
-// large, so that the kernel can back weights with huge pages. Contents are zeros. Owned by one
-// thread.
+// Owns a block of memory that is zero at first. The block is aligned to a cache line (64 bytes),
+// and to a huge page (2 MiB) if it is at least that large, so that the kernel can back it with huge
+// pages. Movable; empty by default. Owned by one thread; the memory itself is not guarded.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
 
-  // RESOURCE_EXHAUSTED names `what` and the bytes that could not be had. REQUIRES: bytes >= 0. The
-  // kernel may provide pages only when they are first touched.
+  // Returns a buffer of `bytes` bytes. The kernel may provide its pages only when they are first
+  // touched. RESOURCE_EXHAUSTED names `what` (the purpose, for messages) and `bytes`. REQUIRES:
+  // bytes >= 0 (CHECK).
   static absl::StatusOr<AlignedBuffer> Allocate(int64_t bytes, absl::string_view what);
 
-  // As Allocate, with every page provided now, so that a lack of memory is an error here and not in
-  // a step. RESOURCE_EXHAUSTED names both numbers if `bytes` exceeds AvailableMemoryBytes. Several
-  // threads touch the pages of a large buffer: one thread zeroes 2-4 GB a second.
+  // Like Allocate, except that the kernel provides every page now, so that a lack of memory is an
+  // error here and not a crash in a step. RESOURCE_EXHAUSTED names `bytes` and the available bytes
+  // if `bytes` exceeds AvailableMemoryBytes(). Up to 8 threads, which end before the return, touch
+  // the pages of a large buffer, since one thread zeroes only 2-4 GB per second.
   static absl::StatusOr<AlignedBuffer> AllocatePopulated(int64_t bytes, absl::string_view what);
 
+  // The memory [bytes()]; null if bytes() is 0.
   uint8_t* data() const { return data_.get(); }
   int64_t bytes() const { return bytes_; }
 

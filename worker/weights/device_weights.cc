@@ -12,7 +12,8 @@
 namespace bora {
 namespace {
 
-// Reads chunks into staging memory, from where the end of a turn copies them to their places.
+// Reads the chunks of a turn into staging memory; the end of the turn copies them to their places
+// on the device.
 class DeviceChunkReader final : public ChunkReader {
  public:
   explicit DeviceChunkReader(DeviceMemory* memory) : memory_(memory) {}
@@ -32,7 +33,8 @@ class DeviceChunkReader final : public ChunkReader {
   }
 
  private:
-  // Gate and up rows take turns in groups (WeightLayout::kGatedRows).
+  // Queues the copy of chunk i of the turn. Its rows stay contiguous on the device except in layout
+  // kGatedRows, where gate and up rows alternate in groups of kGatedGroupRows.
   void Store(const WeightChunk& chunk, int i) {
     const PlannedWeight& weight = *chunk.weight;
     uint8_t* const to = memory_->data() + weight.begin_bytes;
@@ -43,6 +45,8 @@ class DeviceChunkReader final : public ChunkReader {
       memory_->Store(i, to + row_begin * row_bytes, 1, chunk.n_read_bytes(), 0);
       return;
     }
+    // The plan stacks the gate rows above the up rows. In memory the group of up rows r follows the
+    // group of gate rows r.
     const int64_t half = matrix->n_rows / 2;
     const int64_t row = GatedRow(row_begin % half) + (row_begin < half ? 0 : kGatedGroupRows);
     const int64_t group_bytes = kGatedGroupRows * row_bytes;

@@ -1,5 +1,6 @@
-// Reads a rank's weights into the memory of a device, as its operations take them: matrices by
-// rows, gate and up rows taking turns.
+// Reads a rank's weights into the memory of a device (a GPU) in the layout that its operations
+// need: matrices row by row, with the rows of the gate and of the up projection interleaved
+// (WeightLayout::kGatedRows).
 #pragma once
 
 #include <cstdint>
@@ -16,28 +17,33 @@
 
 namespace bora {
 
-// Memory of a device that host threads cannot write to: they read rows into staging memory, from
-// where they are copied. Owned by one thread, except the pieces of staging memory, each of which
-// one thread fills.
+// Memory of a device that host threads cannot write to directly. Host threads read rows into
+// staging memory on the host, from where the rows are copied to the device. Owned by one thread,
+// except that each piece of staging memory may be filled by another thread.
 class DeviceMemory : public WeightMemory {
  public:
-  // n_bytes of the device, zero, 256-byte aligned, and n_staging pieces of staging memory.
-  // RESOURCE_EXHAUSTED if there is not so much.
+  // Allocates n_bytes bytes of the device's memory, zeroed and aligned to 256 bytes, and n_staging
+  // pieces of staging memory of staging_bytes bytes each. Called once, before all other functions.
+  // RESOURCE_EXHAUSTED if either memory is too small.
   virtual absl::Status Allocate(int64_t n_bytes, int n_staging, int64_t staging_bytes) = 0;
+  // The piece `i` of staging memory, 0 <= i < n_staging.
   virtual uint8_t* staging(int i) = 0;
 
-  // Copies n_groups groups that lie one behind another in staging(i) to the device, where they
-  // begin at `to` and every stride_bytes behind it.
+  // Copies n_groups groups of group_bytes bytes each, which are contiguous in staging(i), to the
+  // device: group g to the address to + g * stride_bytes. stride_bytes is ignored if n_groups is 1.
+  // The copy may go on after the return; until Wait, staging(i) must not be changed.
   virtual void Store(int i, uint8_t* to, int64_t n_groups, int64_t group_bytes,
                      int64_t stride_bytes) = 0;
-  // Returns when all copies are done: staging memory may be filled again.
+  // Blocks until all copies are done. After that staging memory may be filled again.
   virtual void Wait() = 0;
-  // Ends staging: nothing more will be stored.
+  // Frees the staging memory; Store must not be called again. REQUIRES: no copy is under way.
   virtual void FreeStaging() = 0;
 };
 
-// Reads the rank's share of `source` on the threads of `readers` into `memory` (kCudaMatrices).
-// REQUIRES: the matrices are bf16 (CHECK). Errors are those of LoadHostWeights.
+// Allocates `memory`, reads the share of `source` that belongs to a rank of this shape into it on
+// the threads of `readers`, in layout kCudaMatrices, and returns the weights, which own `memory`.
+// Each thread of `readers` gets a piece of staging memory. Blocks until the weights are on the
+// device. REQUIRES: precision.weights is bf16 (CHECK). Errors are those of LoadHostWeights.
 absl::StatusOr<std::unique_ptr<RankWeights>> LoadDeviceWeights(
     const WeightSource& source, const RankShape& shape, const Precision& precision,
     CpuDevice& readers, const LoadOptions& options, std::unique_ptr<DeviceMemory> memory);

@@ -14,9 +14,10 @@
 namespace bora {
 namespace {
 
-// For a machine that does not say what it has.
+// Assumed for a machine whose /proc/meminfo does not tell MemAvailable.
 constexpr int64_t kUnknownBytes = int64_t{1} << 30;
 
+// The text of /proc/meminfo; empty if it cannot be read.
 std::string MemInfo() {
   std::ifstream file("/proc/meminfo");
   std::ostringstream text;
@@ -24,7 +25,7 @@ std::string MemInfo() {
   return text.str();
 }
 
-// MemAvailable of /proc/meminfo, which is in KiB.
+// Returns MemAvailable of the text of /proc/meminfo in bytes; the file has it in KiB.
 int64_t MachineBytes(absl::string_view meminfo) {
   for (const absl::string_view line : absl::StrSplit(meminfo, '\n')) {
     const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());

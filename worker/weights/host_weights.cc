@@ -12,6 +12,7 @@
 namespace bora {
 namespace {
 
+// Weights in an AlignedBuffer. Immutable once they have been read.
 class HostWeightMemory final : public WeightMemory {
  public:
   explicit HostWeightMemory(AlignedBuffer buffer) : buffer_(std::move(buffer)) {}
@@ -22,9 +23,10 @@ class HostWeightMemory final : public WeightMemory {
   const AlignedBuffer buffer_;
 };
 
-// Reads a chunk straight to its place, or through a thread's staging memory into a packed matrix.
-// Padding must be zero, and fresh memory is: columns that fill up the only leaf, rows that fill up
-// the last panel, and those of the vocabulary.
+// Reads a chunk of a plain weight directly to its place, and a chunk of a matrix into staging
+// memory, from where it is packed into its place. Nothing writes the padding (columns that fill up
+// the only leaf, rows that fill up the last panel, and rows behind the vocabulary): it must be
+// zero, which newly allocated memory is.
 class HostChunkReader final : public ChunkReader {
  public:
   HostChunkReader(uint8_t* data, int n_threads, int64_t staging_bytes)
@@ -49,7 +51,7 @@ class HostChunkReader final : public ChunkReader {
 
  private:
   uint8_t* const data_;
-  std::vector<std::vector<uint8_t>> staging_;  // [n_threads]
+  std::vector<std::vector<uint8_t>> staging_;  // [n_threads][staging_bytes]
 };
 
 }  // namespace
@@ -64,7 +66,7 @@ absl::StatusOr<std::unique_ptr<RankWeights>> LoadHostWeights(const WeightSource&
   ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::Allocate(plan.total_bytes, "weights"));
   auto memory = std::make_unique<HostWeightMemory>(std::move(buffer));
   std::vector<WeightChunk> chunks = CutIntoChunks(plan);
-  // Allocates the staging memory of all threads here and not on a helper's thread.
+  // Its constructor allocates the staging memory of all threads, so that the threads allocate none.
   HostChunkReader reader(memory->data(), device.n_threads(), MaxReadBytes(chunks));
   ASSIGN_OR_RETURN(const WeightDigests digests,
                    ReadWeights(source, plan, std::move(chunks), device, options, &reader));

@@ -1,4 +1,4 @@
-// Reads a rank's weights into the host's memory, packed for a CpuDevice.
+// Reads a rank's weights into the memory of the host, packed for a CpuDevice.
 #pragma once
 
 #include <memory>
@@ -13,9 +13,11 @@
 
 namespace bora {
 
-// Reads the rank's share of `source` on the threads of `device` and packs its matrices
-// (kCpuMatrices). INVALID_ARGUMENT if the model has heads larger than the kernels take;
-// RESOURCE_EXHAUSTED if memory is short; CANCELLED; errors of the source, with the tensor named.
+// Reads the share of `source` that belongs to a rank of this shape on the threads of `device`,
+// packs its matrices (kCpuMatrices), and returns the weights, which own their memory. Errors:
+// INVALID_ARGUMENT if head_dim is larger than the kernels support; RESOURCE_EXHAUSTED if there is
+// too little memory; CANCELLED if options.cancelled became true; errors of the source, with the
+// tensor named. Blocks until everything is read.
 absl::StatusOr<std::unique_ptr<RankWeights>> LoadHostWeights(const WeightSource& source,
                                                              const RankShape& shape,
                                                              const Precision& precision,

@@ -13,6 +13,7 @@ RankWeights::RankWeights(WeightPlan plan, std::unique_ptr<const WeightMemory> me
       memory_(std::move(memory)),
       digests_(digests),
       layers_(plan_.shape.layers.n_layers()) {
+  // The plan has every weight's type, layout and shape; only the address is missing.
   for (const PlannedWeight& planned : plan_.weights) {
     const uint8_t* const data = memory_->data() + planned.begin_bytes;
     if (const auto* const matrix = std::get_if<PackedWeight>(&planned.form)) {

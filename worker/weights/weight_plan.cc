@@ -11,15 +11,19 @@
 namespace bora {
 namespace {
 
-// Large enough that a read is not dominated by its call, small enough that cancellation and
-// progress are prompt at any disk speed worth using.
+// Most bytes of a chunk. Large enough that the cost of the call does not matter, small enough that
+// cancellation and progress are prompt on any usable disk.
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
-constexpr int64_t kAlignmentBytes = 256;  // of device memory; the host's vectors have 64
+// Every weight begins at a multiple of this: device memory needs it, while the host's vector
+// registers need only 64.
+constexpr int64_t kAlignmentBytes = 256;
 
-// Columns of a leaf of a matrix that has all its columns on every rank: on a CPU as few leaves as
-// keep the error of a long sum small, on a GPU as many as keep it busy.
+// Least columns of a leaf of a matrix whose columns tensor parallelism does not cut. With this
+// value a CPU gets as few leaves as keep the rounding error of a long sum small, and a GPU gets as
+// many leaves as keep it busy.
 constexpr int64_t kWholeLeafCols = 256;
 
+// The name of the field in RankWeights, for messages.
 const char* FieldName(WeightField field) {
   switch (field) {
     case WeightField::kTokEmbeddings:
@@ -44,12 +48,13 @@ const char* FieldName(WeightField field) {
   return "";
 }
 
-// Rows [row_begin, row_begin + n_rows) of columns [col_begin, col_begin + n_cols).
+// The rectangle of rows [row_begin, row_begin + n_rows) and columns [col_begin, col_begin +
+// n_cols).
 TensorSlice Slice(int64_t row_begin, int64_t n_rows, int64_t col_begin, int64_t n_cols) {
   return {row_begin, row_begin + n_rows, col_begin, col_begin + n_cols};
 }
 
-// A matrix, apart from its pieces.
+// What AddMatrix must know of a matrix besides its pieces.
 struct MatrixSpec {
   WeightField field;
   int64_t layer = kNoLayer;
@@ -58,6 +63,7 @@ struct MatrixSpec {
   int64_t n_padding_rows = 0;
 };
 
+// Builds a plan weight by weight, in the order of memory. Used once.
 class Planner {
  public:
   Planner(const ModelConfig& config, const RankShape& shape, const Precision& precision,
@@ -123,6 +129,7 @@ class Planner {
               {{{TensorKind::kW2, layer}, Slice(0, dim, tp * hidden, hidden)}});
   }
 
+  // Adds a weight that is not packed and consists of one slice.
   void AddPlain(WeightField field, DType dtype, TensorId id, const TensorSlice& slice) {
     Add({.field = field,
          .layer = id.layer,
@@ -133,7 +140,8 @@ class Planner {
          .pieces = {{id, slice}}});
   }
 
-  // Stacks the pieces, which have equal columns, and under them the rows of padding.
+  // Adds a matrix of the pieces, stacked in their order, and the rows of padding below them.
+  // REQUIRES: all pieces have the same number of columns (CHECK).
   void AddMatrix(const MatrixSpec& spec, std::vector<WeightPiece> pieces) {
     const int64_t n_cols = pieces[0].slice.n_cols();
     int64_t row = 0;
@@ -153,22 +161,25 @@ class Planner {
          .pieces = std::move(pieces)});
   }
 
+  // Places the weight behind the last one.
   void Add(PlannedWeight weight) {
     weight.begin_bytes = plan_.total_bytes;
     plan_.total_bytes += RoundUp(weight.n_bytes(), kAlignmentBytes);
     plan_.weights.push_back(std::move(weight));
   }
 
-  // Leaves of a matrix that tensor parallelism cuts along its n_cols columns: as many as the whole
-  // matrix has in this rank's columns. A degree that does not divide the whole matrix' leaves gives
-  // each rank a tree of its own, and other bits than one rank.
+  // Returns the number of leaves of this rank's part of a matrix that tensor parallelism cuts along
+  // its columns; the whole matrix has n_cols columns. It is the rank's share of the leaves of the
+  // whole matrix, so that the sum over all ranks has the same bits as on one rank. If tp_size does
+  // not divide the leaves of the whole matrix, the rank's part is cut on its own, and results then
+  // differ in bits from one rank.
   int64_t CutLeafCount(int64_t n_cols) const {
     const int64_t tp_size = plan_.shape.tp_size;
     const int64_t n_leaves = layout_.leaf_count(n_cols, 1);
     return n_leaves % tp_size == 0 ? n_leaves / tp_size : layout_.leaf_count(n_cols / tp_size, 1);
   }
 
-  // Leaves of a matrix that has all its columns on every rank.
+  // Returns the number of leaves of a matrix that has all its columns on this rank.
   int64_t WholeLeafCount(int64_t n_cols) const {
     return layout_.leaf_count(n_cols, kWholeLeafCols);
   }
@@ -229,6 +240,7 @@ int64_t RankWeightBytes(const ModelConfig& config, const RankShape& shape,
 std::vector<WeightChunk> CutIntoChunks(const WeightPlan& plan) {
   std::vector<WeightChunk> chunks;
   for (const PlannedWeight& weight : plan.weights) {
+    // A multiple of kPanelRows, so that chunks can end where panels do.
     const int64_t max_rows =
         std::max(kPanelRows, kChunkBytes / weight.read_row_bytes() / kPanelRows * kPanelRows);
     for (const WeightPiece& piece : weight.pieces) {

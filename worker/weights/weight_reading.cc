@@ -11,8 +11,8 @@
 namespace bora {
 namespace {
 
-// Chunks that the source knows of before they are read: 128 MiB keep a disk busy for some 100 ms
-// while others are packed.
+// How many chunks beyond the current turn are announced to the source. At 4 MiB each they are 128
+// MiB, which keep a disk busy for about 100 ms while the chunks of the turn are packed.
 constexpr int64_t kChunksAhead = 32;
 
 }  // namespace
@@ -20,6 +20,7 @@ constexpr int64_t kChunksAhead = 32;
 absl::StatusOr<WeightDigests> ReadWeights(const WeightSource& source, const WeightPlan& plan,
                                           std::vector<WeightChunk> chunks, CpuDevice& device,
                                           const LoadOptions& options, ChunkReader* reader) {
+  // In file order, which disks read fastest.
   std::stable_sort(chunks.begin(), chunks.end(), [&](const WeightChunk& a, const WeightChunk& b) {
     return source.StoragePosition(a.piece.id, a.piece.slice) <
            source.StoragePosition(b.piece.id, b.piece.slice);
@@ -30,6 +31,7 @@ absl::StatusOr<WeightDigests> ReadWeights(const WeightSource& source, const Weig
   int64_t n_announced = 0;
   int64_t done_bytes = 0;
   WeightDigests digests;
+  // Of the chunks of one turn; each thread writes only the entry of its chunk.
   std::vector<absl::Status> statuses(device.n_threads());
   std::vector<DigestSum> turn_digests(device.n_threads());
   for (int64_t begin = 0; begin < n_chunks; begin += device.n_threads()) {
@@ -57,8 +59,8 @@ absl::StatusOr<WeightDigests> ReadWeights(const WeightSource& source, const Weig
     reader->EndTurn(turn);
     if (options.progress) options.progress(done_bytes, total_bytes);
   }
-  // Pieces do not overlap by construction, so the right sum means that each element was written
-  // once.
+  // Pieces do not overlap, as the plan makes them, so the right sum means that each element was
+  // written exactly once.
   CHECK_EQ(done_bytes, total_bytes) << "weight bytes written";
   return digests;
 }

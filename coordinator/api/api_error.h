@@ -1,6 +1,6 @@
-// An error as clients see it: a gRPC code, a stable reason, and everything a program needs to act
-// on it. Plain data; api_errors.h makes errors, and api_error_status.h turns them into a
-// grpc::Status, in exactly one function.
+// An error as clients see it: a canonical code, a stable reason, and everything that a program
+// needs to react to the error. Plain data; api_errors.h makes errors, and api_error_status.h turns
+// them into a grpc::Status, in exactly one function.
 #pragma once
 
 #include <map>
@@ -19,7 +19,8 @@ struct FieldViolation {
   std::string description;  // names the value and the limit
 };
 
-// Reasons, as in google.rpc.ErrorInfo.reason; api_errors.h says what each means.
+// The values of google.rpc.ErrorInfo.reason. They are part of the API: clients compare them, so a
+// value never changes. ErrorTable() in api_errors.h says what each of them means.
 namespace reason {
 inline constexpr char kInvalidField[] = "INVALID_FIELD";
 inline constexpr char kContextLengthExceeded[] = "CONTEXT_LENGTH_EXCEEDED";
@@ -38,12 +39,14 @@ inline constexpr char kCancelled[] = "CANCELLED";
 
 struct ApiError {
   absl::StatusCode code = absl::StatusCode::kInternal;
-  std::string reason;
-  std::string message;
-  // Every dynamic part of the message, lowerCamelCase keys.
+  std::string reason;   // a value of namespace reason
+  std::string message;  // for people; its wording may change
+  // Every dynamic part of the message, so that no program has to parse the message. The keys are in
+  // lowerCamelCase; ErrorRow::metadata_keys lists them for each kind of error.
   std::map<std::string, std::string> metadata;
-  std::vector<FieldViolation> violations;
-  // Present exactly when a retry is worthwhile (UNAVAILABLE).
+  std::vector<FieldViolation> violations;  // empty unless fields of the request are at fault
+  // How long the client should wait before it sends the request again. Present exactly when the
+  // same request may succeed later (ErrorRow::is_retryable, code UNAVAILABLE).
   std::optional<absl::Duration> retry_delay;
 };
 

@@ -15,8 +15,10 @@ namespace {
 
 using absl::StatusCode;
 
+// The default delay, for causes whose end cannot be predicted: workers that load, a restart.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-// Of several violations the second has "field2" and so on.
+// The keys of the first violation. Those of the second are "field2", "value2", "limit2" and so on,
+// see Violations::TakeError.
 constexpr char kViolationKeys[] = "field, value, limit, moreViolations";
 
 constexpr ErrorRow kTable[] = {
@@ -137,6 +139,7 @@ constexpr ErrorRow kTable[] = {
      .details = "in the access log only: nobody is there to get any"},
 };
 
+// RowOf indexes the table by kind: checked at compile time.
 constexpr bool IsInOrder() {
   for (size_t i = 0; i < std::size(kTable); ++i) {
     if (kTable[i].kind != static_cast<ErrorKind>(i)) return false;
@@ -145,6 +148,8 @@ constexpr bool IsInOrder() {
 }
 static_assert(IsInOrder());
 
+// A violation of a limit as any other, but with the code RESOURCE_EXHAUSTED, which gRPC itself uses
+// for messages that are too large.
 ApiError CallTooLarge(std::string field, std::string value, std::string limit) {
   Violations violations;
   violations.AddLimit(std::move(field), std::move(value), std::move(limit));
@@ -187,6 +192,7 @@ ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
                                 {{"promptTokenCount", absl::StrCat(n_prompt_tokens)},
                                  {"contextLength", absl::StrCat(context_length)}});
   if (max_tokens.has_value()) error.metadata["maxTokens"] = absl::StrCat(*max_tokens);
+  // Every request generates at least one token, so the prompt must leave room for one.
   if (n_prompt_tokens >= context_length || !max_tokens.has_value()) {
     const std::string n_allowed = absl::StrCat(context_length - 1);
     error.metadata["maxPromptTokenCount"] = n_allowed;

@@ -1,5 +1,5 @@
-// Every error of the public API: one table that says what each is, and the functions that make
-// them. The table of docs/api.md is this one; a test compares the two.
+// Every error of the public API: one table with a row for each kind of error, and the functions
+// that make errors. docs/api.md contains the same table; a test compares the two.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace bora {
 
-// A row of the table. Kinds of the same reason differ in their code or in what comes with them.
+// Names a row of the table. Several kinds may have the same reason; they differ in their code or in
+// their details.
 enum class ErrorKind {
   kInvalidField,
   kContextLengthExceeded,
@@ -36,74 +37,89 @@ enum class ErrorKind {
 
 struct ErrorRow {
   ErrorKind kind;
-  const char* condition;  // when it comes
+  const char* condition;  // when an error of this kind occurs
   absl::StatusCode code;
-  const char* reason;
-  const char* advice;         // what the client may do
-  const char* metadata_keys;  // separated by ", "; some errors of the kind lack some of them
-  const char* details;        // beside ErrorInfo and RequestInfo
-  // The same request may succeed later: the error has a retry delay, which becomes RetryInfo.
+  const char* reason;         // a value of namespace reason
+  const char* advice;         // what the client may do about the error
+  const char* metadata_keys;  // separated by ", "; an error of the kind may lack some of them
+  const char* details;        // the error details that are sent beside ErrorInfo and RequestInfo
+  // Whether the same request may succeed later. Such an error has a retry delay, which is sent as
+  // RetryInfo.
   bool is_retryable = false;
-  // A server without room says it to any number of calls, so that the access log counts it.
+  // Whether a server without capacity gives this error to any number of calls at a time. The access
+  // log writes lines for a few refusals per second and counts the rest, so that overload does not
+  // fill a disk.
   bool is_refusal = false;
 };
 
 // All rows, in the order of ErrorKind.
 absl::Span<const ErrorRow> ErrorTable();
+// The row of `kind`.
 const ErrorRow& RowOf(ErrorKind kind);
 
-// Whether errors with this reason are refusals, see ErrorRow.
+// Whether an error with this reason is a refusal, see ErrorRow::is_refusal. False for a string that
+// is no reason.
 bool IsRefusal(absl::string_view reason);
 
-// An error of this kind; the retry delay of a retryable one is 1 s.
+// Makes an error with the code and reason of `kind`. Its retry delay is 1 s if the kind is
+// retryable; the caller may replace it by a better estimate.
 ApiError MakeApiError(ErrorKind kind, std::string message,
                       std::map<std::string, std::string> metadata = {});
 
-// kContextLengthExceeded. The prompt has n_prompt_tokens, or at least n_prompt_tokens unless
-// `exact`; `max_tokens` is absent if the request has none.
+// kContextLengthExceeded. The prompt has n_prompt_tokens tokens, or at least as many unless `exact`
+// (a prompt that is too long by its bytes alone is not tokenized). `max_tokens` is nullopt if the
+// request does not set it. The message blames the prompt if no completion fits behind it, and
+// max_tokens otherwise.
 ApiError ContextLengthExceeded(int64_t n_prompt_tokens, bool exact,
                                std::optional<int64_t> max_tokens, int32_t context_length);
 
-// kModelNotFound: `model`, which a client has sent, is not `served_model`.
+// kModelNotFound: the client asks for `model`, and this server has `served_model` ("models/NAME").
 ApiError ModelNotFound(absl::string_view model, const std::string& served_model);
 
-// kCallTooLarge: the metadata of a call have n_bytes, more than kMaxMetadataBytes.
+// kCallTooLarge: the metadata of a call have n_bytes bytes, more than kMaxMetadataBytes.
 ApiError MetadataTooLarge(int64_t n_bytes);
 
-// kCallTooLarge: a request has n_bytes, or at least n_bytes unless `exact`, more than
-// kMaxMessageBytes.
+// kCallTooLarge: a request has n_bytes bytes, or at least as many unless `exact`, which is more
+// than kMaxMessageBytes.
 ApiError MessageTooLarge(int64_t n_bytes, bool exact);
 
-// kAnswerTooLarge: the answer would have n_bytes, more than kMaxMessageBytes.
+// kAnswerTooLarge: the answer would have n_bytes bytes, more than kMaxMessageBytes.
 ApiError AnswerTooLarge(int64_t n_bytes);
 
-// kQueueFull: `queue` holds n_waiting of `what` ("sequences") now, which may be above its limit.
+// kQueueFull: the queue that is named `queue` ("generation") holds n_waiting items now, and its
+// limit is `limit`. `what` is the plural of an item ("sequences"). n_waiting may exceed the limit,
+// since QueueQuota admits small tenants above it.
 ApiError QueueFull(absl::string_view queue, absl::string_view what, int64_t n_waiting,
                    int64_t limit);
 
-// kNotReady: `detail` says what the group of workers waits for.
+// kNotReady: the group of workers does not serve yet; `detail` says what is missing.
 ApiError NotReady(const std::string& detail);
 
-// kDraining: of a call that came too late, or else of a request that has not ended in time.
+// kDraining: the call arrived after the shutdown had begun.
 ApiError Draining();
+// kDraining: the request was admitted, but had not ended when the time for draining was over.
 ApiError EndedByShutdown();
 
-// kWorkerLost: `detail` says which worker, and why.
+// kWorkerLost: the request was running or queued when a worker was lost; `detail` says which worker
+// and why.
 ApiError WorkerLost(const std::string& detail);
 
-// kDeadlineInQueue: the deadline has passed, or it is `left` from now and the first token is
-// predicted in `wait`.
+// kDeadlineInQueue: the deadline has passed before the request had a slot.
 ApiError DeadlineInQueue();
+// kDeadlineInQueue: the deadline is `left` from now, and the first token is predicted in `wait`,
+// which is too late.
 ApiError DeadlineBeforeFirstToken(absl::Duration left, absl::Duration wait);
 
-// kDeadlineInDecode, after so many tokens.
+// kDeadlineInDecode: the deadline has passed while the request ran. n_output_tokens: generated
+// tokens of all its candidates until then.
 ApiError DeadlineInDecode(int64_t n_output_tokens);
 
-// kSlowConsumer: the client has not read a message for `timeout`, and n_buffered_bytes wait behind
-// it.
+// kSlowConsumer: the client has not read a message for `timeout`, and n_buffered_bytes bytes of its
+// answer wait behind that message.
 ApiError SlowConsumer(int64_t n_buffered_bytes, absl::Duration timeout);
 
-// kNonFiniteLogits, after so many tokens.
+// kNonFiniteLogits: the model computed logits that are not finite. n_output_tokens: generated
+// tokens of all candidates of the request until then.
 ApiError NonFiniteLogits(int64_t n_output_tokens);
 
 }  // namespace bora

@@ -1,4 +1,4 @@
-// What clients met in a period of time, as the report of the server sums it up.
+// Counts of the calls that ended in a period of time, for the "throughput" line of ServerReport.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,10 @@
 namespace bora {
 
 struct CallStats {
-  int64_t n_calls = 0;
-  int64_t n_errors = 0;            // calls that ended with another code than OK
-  absl::Duration first_token_p50;  // median; zero without a first token
+  int64_t n_calls = 0;   // calls of all methods
+  int64_t n_errors = 0;  // calls among them that ended with another code than OK
+  // Median time from a call's arrival to its first generated token; zero if no call had a token.
+  absl::Duration first_token_p50;
 };
 
 }  // namespace bora

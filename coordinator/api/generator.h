@@ -1,4 +1,5 @@
-// What the public services need of the engine, so that they can be tested without one.
+// What the public services need of the engine, as an interface, so that tests of the services can
+// replace the engine by a fake.
 #pragma once
 
 #include <cstdint>
@@ -12,22 +13,26 @@
 
 namespace bora {
 
-// Thread-safe.
+// Generates text for requests. A handle names one request from Submit to its end and is never used
+// again. Thread-safe; no function waits for the engine thread.
 class Generator {
  public:
   virtual ~Generator() = default;
 
-  // Admits a request to the queue; returns its handle, > 0, after which `observer` hears from it
-  // until it ends (also before this call returns). An error if the request is refused, QueueFull,
-  // NotReady or Draining of api_errors.h; the observer is never called then.
+  // Puts a request into the queue and returns its handle, which is > 0. From then on `observer` is
+  // told the request's output until the request ends; its first call may come before Submit has
+  // returned. Returns an error if the request is refused: QueueFull, NotReady or Draining of
+  // api_errors.h. The observer of a refused request is never called.
   virtual std::variant<uint64_t, ApiError> Submit(RequestSpec spec,
                                                   std::shared_ptr<RequestObserver> observer) = 0;
-  // The client is gone: frees slot and blocks at the next step. The observer hears nothing more
-  // than what is already under way. Unknown or ended handles are ignored.
+  // Ends a request whose client is gone; its slot and KV blocks are free for the next step. The
+  // observer may still get calls that were under way, and nothing after them. Unknown and ended
+  // handles are ignored.
   virtual void Cancel(uint64_t handle) = 0;
-  // The reader has caught up after OnDelta said false.
+  // Lets a request go on that was paused because OnDelta returned false. Unknown and ended handles
+  // are ignored.
   virtual void Resume(uint64_t handle) = 0;
-  // Of a moment ago: 125 ms at most.
+  // The state of the server; it is at most 125 ms old as long as the engine thread runs.
   virtual ServerSnapshot Snapshot() const = 0;
 };
 

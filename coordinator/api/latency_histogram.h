@@ -1,5 +1,6 @@
-// How often something took how long, in buckets that grow by a constant factor: counters that only
-// grow, so that a reader takes the difference of two moments.
+// A histogram of durations whose bucket bounds grow by a constant factor. The counters only grow: a
+// reader that wants the durations of a period subtracts the counters at its begin from those at its
+// end.
 #pragma once
 
 #include <algorithm>
@@ -14,18 +15,22 @@ namespace bora {
 // Owned by one thread.
 class LatencyHistogram {
  public:
-  // Bucket i has what took up to 0.1 ms * 2^(i/4): a percentile is known to 19 %. The last, from 88
-  // s on, has the rest.
+  // Bucket i counts durations above the bound of bucket i - 1 and up to 0.1 ms * 2^(i/4). Two
+  // bounds differ by 2^(1/4), so a percentile is known to 19 %. The last bucket has all durations
+  // above 88 s.
   static constexpr int kBuckets = 81;
 
+  // Counts one duration; a negative one counts in bucket 0.
   void Add(absl::Duration duration) {
     const double steps = 4 * std::log2(std::max(1.0, absl::ToDoubleMicroseconds(duration) / 100));
-    // What rounding puts above its own bound goes into the next bucket.
+    // If rounding lifts a duration above its bucket's bound, the next bucket counts it.
     const int bucket = static_cast<int>(std::ceil(std::min<double>(steps, kBuckets - 1)));
     ++counts_[bucket];
     sum_ += duration;
   }
+  // How many durations each bucket has, since construction.
   const std::array<int64_t, kBuckets>& counts() const { return counts_; }
+  // Sum of all durations, for a mean.
   absl::Duration sum() const { return sum_; }
 
  private:

@@ -9,7 +9,7 @@
 
 namespace bora {
 
-// `duration` must be finite; it is cut to whole nanoseconds.
+// Sets `out` to `duration`, cut to whole nanoseconds. REQUIRES: `duration` is finite.
 inline void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
   out->set_seconds(absl::ToInt64Seconds(duration));
   out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration % absl::Seconds(1))));

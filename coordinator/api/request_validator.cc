@@ -27,7 +27,8 @@ namespace pb = google::protobuf;
 
 constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
 
-// UTF-8 is valid here: protobuf refuses anything else (see request_parsing.h).
+// Counts the bytes that begin a code point. The text is valid UTF-8, since protobuf refuses any
+// other string (see request_parsing.h).
 int64_t CountCodePoints(absl::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
 }
@@ -36,7 +37,8 @@ absl::Duration ToDuration(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
-// Every id in [0, vocab_size).
+// Adds violations for ids outside of [0, vocab_size): one for each of the first kMaxPerList such
+// ids, and if there are more, one for the list with their number.
 void CheckTokenIds(absl::string_view field, absl::Span<const int32_t> ids, int32_t vocab_size,
                    Violations* violations) {
   int64_t n_unknown = 0;
@@ -56,6 +58,8 @@ absl::Span<const int32_t> Ids(const v1::TokenIds& token_ids) {
   return absl::MakeConstSpan(token_ids.ids().data(), token_ids.ids().size());
 }
 
+// Whether the beginning-of-sequence token is put in front of the prompt. By default a text gets it
+// and token ids do not, since their sender has tokenized them already.
 bool AddsBos(const v1::Prompt& prompt, const Tokenizer& tokenizer) {
   const bool wanted = prompt.has_add_bos_token() ? prompt.add_bos_token() : prompt.has_text();
   return wanted && tokenizer.bos_id() >= 0;
@@ -106,8 +110,9 @@ void Get(const v1::SamplingOptions& sampling, const pb::FieldDescriptor* field, 
   *value = sampling.GetReflection()->GetInt32(sampling, field);
 }
 
-// The request's value of a parameter; nullopt if it is not set. The message has a field for each
-// parameter of the list, under the same name.
+// The value that the request gives to a sampling parameter; nullopt if the request does not set it.
+// SamplingOptions has a field of the same name for each parameter of ForEachSamplingField, so that
+// a new parameter needs no code here.
 template <typename T>
 std::optional<T> ValueOf(const v1::SamplingOptions& sampling, const SamplingField<T>& field) {
   const pb::FieldDescriptor* descriptor = sampling.GetDescriptor()->FindFieldByName(field.name);
@@ -156,6 +161,7 @@ void CheckStopping(const v1::StopOptions& stopping, int32_t vocab_size, Violatio
     violations->AddInvalid("stopping.min_tokens", absl::StrCat(stopping.min_tokens()),
                            "in [0, max_tokens]");
   } else if (stopping.has_max_tokens() && stopping.min_tokens() > stopping.max_tokens()) {
+    // Without max_tokens ChooseMaxTokens checks min_tokens against the default.
     violations->CheckRange("stopping.min_tokens", int64_t{stopping.min_tokens()}, 0,
                            std::max(stopping.max_tokens(), 0));
   }
@@ -165,6 +171,7 @@ void CheckStopping(const v1::StopOptions& stopping, int32_t vocab_size, Violatio
   CheckTokenIds("stopping.stop_token_ids", ids, vocab_size, violations);
   if (stopping.has_time_limit()) {
     const google::protobuf::Duration& limit = stopping.time_limit();
+    // A Duration from the wire may have any numbers: nanos of another sign, or beyond a second.
     const bool in_range = limit.seconds() >= 0 && limit.seconds() <= kMaxTimeLimitSeconds &&
                           limit.nanos() >= 0 && limit.nanos() < 1'000'000'000 &&
                           ToDuration(limit) > absl::ZeroDuration() &&
@@ -190,7 +197,8 @@ void CheckOutput(const v1::OutputOptions& output, Violations* violations) {
   }
 }
 
-// The ids that end generation: ascending, unique.
+// The ids that end generation, the model's own included unless the request ignores them; ascending
+// and unique.
 std::vector<int32_t> StopTokenIds(const v1::StopOptions& stopping, const ModelFacts& model) {
   std::vector<int32_t> ids(stopping.stop_token_ids().begin(), stopping.stop_token_ids().end());
   if (!stopping.ignore_eos()) {
@@ -208,7 +216,8 @@ SamplingParams MakeSampling(const v1::SamplingOptions& sampling, const SamplingD
   ForEachSamplingField([&](const auto& field) {
     if (const auto value = ValueOf(sampling, field)) params.*field.member = *value;
   });
-  // A seed that every reader of JSON keeps, with room for those of further candidates: 52 bits.
+  // A random seed has 52 bits: readers of JSON keep integers up to 2^53 exactly, and the seeds of
+  // further candidates are larger than this one.
   params.seed = sampling.has_seed() ? static_cast<uint64_t>(sampling.seed()) : RandomSeed() >> 12;
   if (output.has_logprobs()) params.n_logprobs = output.logprobs();
   if (output.has_prompt_logprobs()) params.n_prompt_logprobs = output.prompt_logprobs();
@@ -226,6 +235,7 @@ void CheckBatch(const std::string& field, int n_inputs, Violations* violations) 
   }
 }
 
+// Whether `name` has 1 to max_bytes characters of [A-Za-z0-9._:-].
 bool IsName(absl::string_view name, size_t max_bytes) {
   return !name.empty() && name.size() <= max_bytes &&
          std::all_of(name.begin(), name.end(), [](char c) {
@@ -234,8 +244,9 @@ bool IsName(absl::string_view name, size_t max_bytes) {
          });
 }
 
-// The text of all `ids`, to which the completion of `kept`, what truncation leaves of them, adds
-// its own: a character that is begun at the end of both is left to the completion.
+// The text to echo for a prompt of `ids`; `kept` is the part of the ids that truncation has left,
+// and the completion continues `kept`. If both end inside the same character, the echo ends before
+// that character, because the completion's text begins with it.
 std::string EchoText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
                      absl::Span<const int32_t> kept) {
   Detokenizer all(&tokenizer);
@@ -247,7 +258,7 @@ std::string EchoText(const Tokenizer& tokenizer, absl::Span<const int32_t> ids,
   return text;
 }
 
-// `priority` is valid.
+// REQUIRES: `priority` is a value of the enum. UNSPECIFIED is standard.
 Priority ToPriority(v1::Priority priority) {
   if (priority == v1::PRIORITY_INTERACTIVE) return Priority::kInteractive;
   if (priority == v1::PRIORITY_BATCH) return Priority::kBatch;
@@ -271,6 +282,7 @@ bool IsValidRequestId(absl::string_view request_id) {
 }
 
 uint64_t RandomSeed() {
+  // random_device gives 32 bits at a time.
   static_assert(sizeof(std::random_device::result_type) == 4);
   thread_local std::random_device device;
   const uint64_t high = device();
@@ -280,7 +292,7 @@ uint64_t RandomSeed() {
 RequestValidator::RequestValidator(const ModelFacts& model, const Tokenizer& tokenizer)
     : model_(model), tokenizer_(tokenizer) {
   CHECK_GT(model.context_length, 1);
-  max_token_bytes_ = 3;  // U+FFFD, for a byte that is not UTF-8 by itself
+  max_token_bytes_ = 3;  // U+FFFD, which stands for a byte that is not UTF-8 by itself
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     max_token_bytes_ =
         std::max(max_token_bytes_, static_cast<int64_t>(tokenizer.TokenBytes(id).size()));
@@ -383,7 +395,8 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
                                                          RequestSpec* spec) const {
   const int64_t n_kept = prompt.truncate_prompt_tokens();
   const int64_t n_bos = AddsBos(prompt, tokenizer_) ? 1 : 0;
-  // Without truncation a prompt that is too long by its bytes alone need not be tokenized.
+  // A prompt whose bytes alone prove that it has too many tokens is refused without tokenizing it,
+  // unless it is to be truncated.
   const int64_t n_tokens_min =
       n_bos + (prompt.has_text() ? tokenizer_.MinTokens(static_cast<int64_t>(prompt.text().size()))
                                  : prompt.token_ids().ids_size());
@@ -394,6 +407,8 @@ std::optional<ApiError> RequestValidator::TokenizePrompt(const v1::Prompt& promp
   std::vector<int32_t> encoded;
   if (prompt.has_text()) encoded = tokenizer_.Encode(prompt.text());
   absl::Span<const int32_t> ids = prompt.has_text() ? encoded : Ids(prompt.token_ids());
+  // Truncation keeps the last tokens. The beginning-of-sequence token is put in front of them and
+  // counts as one of n_kept.
   if (n_kept > 0 && static_cast<int64_t>(ids.size()) > n_kept - n_bos) {
     ids.remove_prefix(ids.size() - (n_kept - n_bos));
   }
@@ -415,6 +430,8 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
                                                           RequestSpec* spec) const {
   const int64_t n_prompt_tokens = static_cast<int64_t>(spec->prompt_tokens.size());
   const int64_t n_left = model_.context_length - n_prompt_tokens;
+  // A request without max_tokens needs room for one token only: the default shrinks to what the
+  // context leaves.
   const int64_t n_wanted = stopping.has_max_tokens() ? stopping.max_tokens() : 1;
   if (n_wanted > n_left) {
     return ContextLengthExceeded(
@@ -436,15 +453,17 @@ std::optional<ApiError> RequestValidator::ChooseMaxTokens(const v1::StopOptions&
 }
 
 int64_t RequestValidator::MaxLogprobBytes(int32_t n_top) const {
-  // A tag is one byte; a token id or rank at most 5, a length at most 3, a float 4, each with its
-  // tag; token and token_bytes have at most max_token_bytes_ each.
+  // In protobuf's encoding a tag has one byte, a token id or rank at most 5, a length at most 3 and
+  // a float 4. An alternative is: its own tag and length (4), the id (6), token and token_bytes (a
+  // tag, a length and at most max_token_bytes_ each), the log-probability (5).
   const int64_t alternative_bytes = 4 + 6 + 2 * (4 + max_token_bytes_) + 5;
   return alternative_bytes + 6 + n_top * alternative_bytes;
 }
 
 std::optional<ApiError> RequestValidator::CheckAnswerBytes(const ValidatedRequest& request) const {
   const RequestSpec& spec = request.spec;
-  constexpr int64_t kOtherBytes = 4096;  // ids, names, finish with its stop sequence, usage, timing
+  // Request id, model name, finish with its stop sequence, usage and timing.
+  constexpr int64_t kOtherBytes = 4096;
   const auto& echo = request.options.echo_text;
   int64_t n_bytes = kOtherBytes + (echo == nullptr ? 0 : static_cast<int64_t>(echo->size())) +
                     spec.max_tokens * max_token_bytes_;
@@ -490,7 +509,7 @@ std::optional<ApiError> RequestValidator::Check(const v1::DetokenizeRequest& req
   Violations violations;
   CheckBatch("inputs", request.inputs_size(), &violations);
   const int n_checked = std::min(request.inputs_size(), kMaxBatchInputs);
-  // Stops after one input's worth of violations, so that the answer stays small.
+  // Stops after the first input with violations, so that the error stays small.
   for (int i = 0; i < n_checked && violations.empty(); ++i) {
     const std::string field = absl::StrCat("inputs[", i, "].ids");
     if (request.inputs(i).ids_size() > model_.context_length) {

@@ -22,6 +22,7 @@ std::vector<ReportLine> ServerReport::OnTick(absl::Duration now, const ServerSna
   ReportWaiting(now, snapshot);
   ReportLoading(now, snapshot);
   if (!has_last_load_) {
+    // The first call only sets the marks that later rates begin at.
     has_last_load_ = true;
     last_load_time_ = now;
     last_load_ = snapshot.load;
@@ -40,6 +41,7 @@ void ServerReport::ReportWaiting(absl::Duration now, const ServerSnapshot& snaps
       std::count_if(snapshot.workers.begin(), snapshot.workers.end(),
                     [](const WorkerSnapshot& worker) { return worker.stage >= 0; }));
   if (!waits || n_placed >= n_ranks_) {
+    // The next wait has its first line at once.
     next_waiting_ = -absl::InfiniteDuration();
     return;
   }
@@ -67,12 +69,13 @@ void ServerReport::ReportLoading(absl::Duration now, const ServerSnapshot& snaps
     return;
   }
   if (next_loading_ == absl::InfiniteDuration()) {
+    // Loading has just begun: there is no rate before an interval has passed.
     next_loading_ = now + kLoadingInterval;
     last_loading_ = now;
     last_loaded_bytes_ = loaded_bytes;
   }
   if (now < next_loading_) return;
-  // Workers that have ended their load since are missing in the sum.
+  // The sum may have become smaller: it lacks workers that have ended their load since last time.
   const double rate = static_cast<double>(std::max<int64_t>(loaded_bytes - last_loaded_bytes_, 0)) /
                       absl::ToDoubleSeconds(now - last_loading_);
   ReportLine line{LogLevel::kInfo,

@@ -11,6 +11,7 @@
 namespace bora {
 namespace {
 
+// The sentence about a violation, without the field.
 std::string Describe(absl::string_view value, absl::string_view limit) {
   return absl::StrCat("is ", value, "; it must be ", limit);
 }

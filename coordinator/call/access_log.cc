@@ -9,12 +9,14 @@
 namespace bora {
 namespace {
 
-// Refusals in one second that have lines of their own.
+// How many refusals between two FlushRefusals, that is per second, have lines of their own.
 constexpr int64_t kMaxRefusalLines = 5;
-// Times to first tokens, of which TakeStats takes the median; later ones replace earlier ones.
+// How many times to the first token are kept for the median of TakeStats; once there are as many,
+// later ones replace earlier ones.
 constexpr size_t kMaxFirstTokens = 4096;
 
-// Whether it is a call that status displays make once a second.
+// Whether the call is of the kind that status displays make once a second: its line would drown the
+// others, so it has the level debug.
 bool IsQuiet(const CallRecord& record) {
   return record.code == absl::StatusCode::kOk &&
          absl::string_view(record.method) == "GetServerInfo";
@@ -77,7 +79,7 @@ std::vector<LogField> AccessLogFields(const CallRecord& record, absl::Duration d
                    {"cached_tokens", generation.n_cached_prompt_tokens},
                    {"output_tokens", generation.n_output_tokens},
                    {"finish", Summarize(generation.finishes)},
-                   // As in the API: a signed number.
+                   // The API's type for seeds is signed.
                    {"seed", static_cast<int64_t>(generation.seed)},
                    {"queue_ms", absl::ToDoubleMilliseconds(generation.timing.queue)},
                    {"prefill_ms", absl::ToDoubleMilliseconds(generation.timing.prefill)},
@@ -94,9 +96,11 @@ bool IsSampled(absl::string_view request_id, double share) {
   for (const char byte : request_id) {
     hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
   }
-  // Ids that differ in their last letter only: mix it into the upper bits.
+  // FNV-1a hardly carries the last byte into the upper bits. This step does, so that ids which
+  // differ only in their last letter are chosen independently.
   hash = (hash ^ (hash >> 33)) * 0xff51afd7ed558ccd;
   hash ^= hash >> 33;
+  // The upper 53 bits, as many as a double keeps exactly, as a number in [0, 1).
   return static_cast<double>(hash >> 11) * 0x1p-53 < share;
 }
 

@@ -1,6 +1,6 @@
-// One line in the log for each call of a client: the request's numbers, how the call ended and
-// where its time went, without a word of its texts. Refusals that come in bulk are counted, so that
-// overload does not fill a disk.
+// One line in the log for each call of a client: the request's numbers, how the call ended and how
+// it spent its time. The texts of prompts and completions are never logged. Refusals that come in
+// bulk are counted instead of logged, so that overload does not fill a disk.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,13 @@
 
 namespace bora {
 
+// Which calls have a line: all, those that end with another code than OK, or none.
 enum class AccessLogMode { kAll, kErrors, kOff };
 
 struct AccessLogOptions {
   AccessLogMode mode = AccessLogMode::kAll;
-  // Share of the successful calls that have a line, [0, 1]: IsSampled tells which. Errors always
-  // have one.
+  // Share of the successful calls that have a line, [0, 1]; IsSampled chooses them. A call that
+  // fails has a line whatever the share.
   double sample = 1;
 };
 
@@ -32,34 +33,39 @@ class AccessLog {
  public:
   explicit AccessLog(AccessLogOptions options) : options_(options) {}
 
-  // Call at the end of the call, once.
+  // Counts a call that has ended and writes its line if it is to have one. Call once per call.
+  // `duration`: from the call's arrival to its end.
   void Record(const CallRecord& record, absl::Duration duration);
-  // Writes one line for the refusals that Record has only counted, if there are any. Call every
-  // second.
+  // Writes one line with the numbers of the refusals that Record has counted without a line, if
+  // there are any, and allows the next refusals to have lines again. Call every second.
   void FlushRefusals();
-  // Of the calls since the last TakeStats.
+  // Returns the statistics of the calls since the last TakeStats.
   CallStats TakeStats();
 
  private:
-  // Whether a refusal with this reason may have a line of its own; counts it otherwise.
+  // Returns whether a refusal with this reason may have a line of its own; if not, counts it.
   bool AllowRefusal(const std::string& reason);
 
   const AccessLogOptions options_;
   absl::Mutex mutex_;
-  int64_t n_refusal_lines_ ABSL_GUARDED_BY(mutex_) = 0;                // since FlushRefusals
-  std::map<std::string, int64_t> n_left_out_ ABSL_GUARDED_BY(mutex_);  // by reason
-  CallStats stats_ ABSL_GUARDED_BY(mutex_);
-  std::vector<float> first_token_ms_ ABSL_GUARDED_BY(mutex_);  // kMaxFirstTokens at most
+  int64_t n_refusal_lines_ ABSL_GUARDED_BY(mutex_) = 0;  // lines written since FlushRefusals
+  // Refusals without a line since FlushRefusals, by reason.
+  std::map<std::string, int64_t> n_left_out_ ABSL_GUARDED_BY(mutex_);
+  CallStats stats_ ABSL_GUARDED_BY(mutex_);  // since TakeStats; its median is computed there
+  // Times to the first token since TakeStats, kMaxFirstTokens at most.
+  std::vector<float> first_token_ms_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The fields of the line of a call that took `duration`.
 std::vector<LogField> AccessLogFields(const CallRecord& record, absl::Duration duration);
 
-// Whether the successful call with this id is among the share [0, 1] that has a line: its hash is
-// below the share. The answer is the same on every server and at every time.
+// Whether a successful call with this request id has a line, if the given share [0, 1] of the calls
+// has one: whether the id's hash, scaled to [0, 1), is below the share. Depends on the arguments
+// alone, so that all servers that a request passes choose alike.
 bool IsSampled(absl::string_view request_id, double share);
 
-// The mode with this name ("all", "errors", "off"); false if there is none.
+// Sets `mode` to the mode with this name: "all", "errors" or "off". Returns false, and sets
+// nothing, for any other name.
 bool ParseAccessLogMode(absl::string_view name, AccessLogMode* mode);
 
 }  // namespace bora

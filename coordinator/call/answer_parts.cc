@@ -17,6 +17,8 @@ AnswerParts::AnswerParts(const Tokenizer& tokenizer, const ResponseOptions& opti
   candidates_.reserve(n_candidates);
   candidates_.emplace_back(tokenizer, options, std::move(request_id), std::move(model),
                            first_prompt_token);
+  // Candidate 0 alone carries what the candidates have in common: the id and the model's name, and
+  // the prompt's log-probabilities.
   ResponseOptions others = options;
   others.prompt_logprobs = false;
   for (int32_t i = 1; i < n_candidates; ++i) {

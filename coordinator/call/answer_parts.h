@@ -1,5 +1,6 @@
-// The answer of a request on its way to the client: a MessageQueue for each candidate, and the
-// order in which the candidates' messages are sent.
+// The part of a request's answer that the client has not got yet: a MessageQueue for each
+// candidate. The candidates with messages take turns, so that none of them waits for another to
+// end.
 #pragma once
 
 #include <cstdint>
@@ -17,39 +18,42 @@ namespace bora {
 // Owned by one thread at a time.
 class AnswerParts {
  public:
-  // `tokenizer` must outlive this; `first_prompt_token` is the token of the prompt that has no
-  // log-probability.
+  // `tokenizer` must outlive this. `request_id` and `model` are sent with the first message of
+  // candidate 0. `first_prompt_token` is the prompt's first token: it has no log-probability, since
+  // no token precedes it, but has an entry among the prompt's.
   AnswerParts(const Tokenizer& tokenizer, const ResponseOptions& options, std::string request_id,
               std::string model, int32_t first_prompt_token, int32_t n_candidates);
 
+  // Adds output of the candidate that the delta names.
   // REQUIRES: the last delta of the request was not added yet.
   void Add(OutputDelta delta);
 
-  // Whether a candidate has a message that may be sent.
+  // Whether any candidate has a message that may be sent.
   bool HasMessage() const;
-  // Fills `message`, which is empty; true if it is the very last.
+  // Fills `message`, which must be empty, with a message of the next candidate that has one.
+  // Returns true if it is the last message of the whole answer; that one has usage and timing.
   // REQUIRES: HasMessage().
   bool TakeMessage(inference::v1::GenerateStreamResponse* message);
-  // Fills `response`, which is empty, with the whole answer.
+  // Fills `response`, which must be empty, with the whole answer of all candidates.
   // REQUIRES: the last delta was added, and no message was taken.
   void TakeResponse(inference::v1::GenerateResponse* response);
 
-  // About how many bytes wait to be sent, without the echoed prompt.
+  // Estimate of the bytes that wait to be sent, without the echoed prompt.
   int64_t n_pending_bytes() const;
-  // Whether a token was added.
+  // Whether a generated token of any candidate was added.
   bool any_token() const;
 
  private:
-  // Usage and timing of the whole request.
+  // Fills usage and, if the request asks for it, timing of the whole request.
   template <typename Message>
   void FillEnd(Message* message) const;
 
   const bool timing_;
   std::vector<MessageQueue> candidates_;
-  std::vector<bool> sent_last_;      // the candidate's last message was taken [n_candidates]
-  int32_t n_sent_last_ = 0;          // true elements of sent_last_
-  size_t next_ = 0;                  // the candidate whose turn it is
-  std::optional<FinishInfo> final_;  // of the request's last delta
+  std::vector<bool> sent_last_;  // [n_candidates] whether the candidate's last message was taken
+  int32_t n_sent_last_ = 0;      // true elements of sent_last_
+  size_t next_ = 0;              // index of the candidate whose turn it is
+  std::optional<FinishInfo> final_;  // from the request's last delta
 };
 
 }  // namespace bora

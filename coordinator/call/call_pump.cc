@@ -56,14 +56,16 @@ void CallPump::Run() {
     for (const std::shared_ptr<Pumped>& pumped : *kicked) pumped->Pump();
     const SteadyTime now = SteadyNow();
     if (now < next_check) continue;
-    // A check that is later than this says that the whole process stood still, its reading of
-    // acknowledgements included: no client is to blame.
+    // If the check is late by another quarter of the limit, the whole process stood still, and so
+    // did its reading of acknowledgements: the writes look stalled, but no client is to blame.
     if (now - next_check < stall_limit_ / 4) CutStalled();
     next_check = now + stall_limit_ / 4;
   }
 }
 
 void CallPump::CutStalled() {
+  // The calls are ended without the mutex: CutIfStalled takes the call's mutex, under which the
+  // call may kick the pump.
   std::vector<std::shared_ptr<Pumped>> live;
   {
     absl::MutexLock lock(&mutex_);

@@ -1,4 +1,4 @@
-// What the calls of the public services share, whatever transport they come through.
+// The objects that all calls of the public services share, whatever transport carries the calls.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,8 @@ struct CallServices {
   TaskPool* tasks = nullptr;
   std::atomic<int64_t>* n_live_calls = nullptr;  // calls whose OnDone has not run yet
   AccessLog* access_log = nullptr;
-  absl::Duration slow_reader_timeout;  // the longest time that a message may stay unread
+  // The longest time that a message may stay unread; then the call ends with SLOW_CONSUMER.
+  absl::Duration slow_reader_timeout;
 };
 
 }  // namespace bora

@@ -1,16 +1,17 @@
-// What GenerateCall needs of the transport that carries the call, for example of a gRPC reactor.
+// The interface between GenerateCall and the transport that carries the call (a gRPC reactor).
 //
-// A transport makes the GenerateCall (generate_call.h) when a call arrives, and tells it:
-//   - the request, once: Admit, or Fail if the request cannot be read; RunLater runs the task that
-//     reads a large request on a thread of the task pool;
+// The transport creates the GenerateCall (generate_call.h) when a call arrives, and then calls:
+//   - Admit with the request, or Fail if the request cannot be read, once. RunLater runs the task
+//     that reads a large request on a thread of the task pool;
 //   - OnSendDone when a Send has ended;
 //   - OnCancel when the client is gone or the call's deadline has passed;
-//   - OnDone when nothing of the call is under way any more; the transport may be deleted then.
+//   - OnDone when no operation of the call is under way any more; the transport may be deleted
+//     after it.
 //
-// The call asks the transport for operations, one at a time: several Send, then one that ends the
-// call (SendLast, FinishWithError or FinishUnheard). Reset may come while an operation is under
-// way. The call holds its mutex meanwhile, so that a transport must not call back from inside; any
-// thread may be the caller.
+// The call asks the transport for operations, one at a time: any number of Send, then one operation
+// that ends the call (SendLast, FinishWithError or FinishUnheard). Only Reset may come while
+// another operation is under way. The call holds its mutex while it calls the transport, so a
+// transport must not call back from inside an operation. Operations may come on any thread.
 #pragma once
 
 #include <string>
@@ -25,32 +26,34 @@ class CallTransport {
  public:
   virtual ~CallTransport() = default;
 
-  // The request's id, for the client to see; called once, before any of the operations.
+  // Sets the request id that the client is told. Called once, before any of the operations.
   virtual void SetRequestId(const std::string& request_id) = 0;
   // Ends the call with the error. OnSendDone need not follow.
   virtual void FinishWithError(const ApiError& error) = 0;
-  // Ends a call that the client, the deadline or Reset has ended already, so that nothing that is
-  // said of its end is heard. OnSendDone need not follow.
+  // Ends a call that the client, the deadline or Reset has already ended for the client, which
+  // therefore receives no status of this operation. OnSendDone need not follow.
   virtual void FinishUnheard() = 0;
-  // Breaks off the operation under way, which does not end because the client does not read; the
-  // client sees the error's code and message, as far as that is possible. OnCancel follows.
+  // Breaks off the operation under way, which does not end because the client does not read. The
+  // client gets the error's code and message if the transport can still send them. OnCancel
+  // follows.
   virtual void Reset(const ApiError& error) = 0;
 };
 
 // Carries a stream of messages.
 class StreamTransport : public CallTransport {
  public:
-  // Starts to send a message, which is only valid during this call; OnSendDone follows.
+  // Starts to send a message; OnSendDone follows. The reference is valid only until Send returns.
   virtual void Send(const inference::v1::GenerateStreamResponse& message) = 0;
-  // The same for the last message, and ends the call with success. OnSendDone need not follow.
+  // Sends the last message, as Send does, and ends the call with the code OK. OnSendDone need not
+  // follow.
   virtual void SendLast(const inference::v1::GenerateStreamResponse& message) = 0;
 };
 
 // Carries one whole answer.
 class AnswerTransport : public CallTransport {
  public:
-  // Starts to send the answer, which is only valid during this call, and ends the call with
-  // success. OnSendDone need not follow.
+  // Starts to send the answer and ends the call with the code OK. The reference is valid only until
+  // SendLast returns. OnSendDone need not follow.
   virtual void SendLast(const inference::v1::GenerateResponse& answer) = 0;
 };
 

@@ -18,7 +18,8 @@ namespace v1 = inference::v1;
 
 namespace {
 
-// The engine is held back while more than this waits for the client, and goes on below half of it.
+// The engine is paused while more than this many bytes wait for the client, and resumed below half
+// of that, so that it is not paused and resumed for every message.
 constexpr int64_t kMaxPendingBytes = kMaxStreamMessageBytes;
 
 }  // namespace
@@ -53,6 +54,7 @@ void GenerateCall::RunLater(std::function<void()> task) {
         task();
       });
   if (accepted) return;
+  // The pool was full: as many tasks waited as may wait.
   const auto n_waiting =
       static_cast<int64_t>(services_.tasks->max_num_waiting(TaskPool::Kind::kPrompt));
   Fail(QueueFull("tokenizer", "calls", n_waiting, n_waiting));
@@ -83,6 +85,7 @@ void GenerateCall::AdmitRequest(const Request& request) {
                    services_.validator->resource_name(), spec.prompt_tokens.front(),
                    spec.n_candidates);
   }
+  // Without the mutex: the engine thread may call OnDelta before Submit returns.
   auto submitted = services_.engine->Submit(std::move(spec), shared_from_this());
   if (auto* error = std::get_if<ApiError>(&submitted)) {
     Fail(std::move(*error));
@@ -123,8 +126,9 @@ bool GenerateCall::OnDelta(OutputDelta delta) {
     return true;
   }
   if (!sending_ && parts_->HasMessage()) KickPump();
-  // What comes before the first token cannot be sent yet, and its size is bounded by the prompt's.
-  // Once paused, it stays so until Advance resumes the engine, whatever was still under way.
+  // Log-probabilities of the prompt cannot be sent before the first token; if they paused the
+  // engine, that token would never come. Their number is bounded by the prompt. Once paused_ is
+  // set, only Advance clears it, although a delta that was under way may still arrive.
   paused_ |= parts_->any_token() && parts_->n_pending_bytes() > kMaxPendingBytes;
   return !paused_;
 }
@@ -161,13 +165,13 @@ GenerateCall::EngineCall GenerateCall::Advance() {
   }
   const bool is_stream = stream_ != nullptr;
   const bool has_message = parts_.has_value() && (is_stream ? parts_->HasMessage() : engine_ended_);
-  // Tokens that were made before the error still reach a stream's client.
+  // Tokens that were generated before the error still reach a stream's client.
   if (error_.has_value() && !(is_stream && has_message)) {
     Finish(error_);
     return EngineCall::kNone;
   }
   if (has_message) SendNext();
-  // Without a handle SetHandle will come here again.
+  // If the handle is not known yet, SetHandle calls Advance again.
   if (paused_ && handle_ != 0 && parts_->n_pending_bytes() < kMaxPendingBytes / 2) {
     paused_ = false;
     return EngineCall::kResume;
@@ -250,7 +254,7 @@ void GenerateCall::OnCancel() {
   EngineCall call = EngineCall::kNone;
   {
     absl::MutexLock lock(&mutex_);
-    // After a cut the record already has its reason.
+    // If CutIfStalled has ended the call, the record has the code of that already.
     if (!cancelled_) RecordCancelled(&record_);
     call = MarkCancelled();
     Advance();

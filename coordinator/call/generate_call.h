@@ -1,12 +1,14 @@
-// One call of Generate or GenerateStream, from its request to its end: admission, the answer on its
-// way to the client, pause and resume of the engine, cancellation, deadline, stall and the line of
-// the access log. It knows no wire: a CallTransport carries its messages.
+// One call of Generate or GenerateStream, from its request to its end: admission, sending the
+// answer, pausing and resuming the engine, cancellation, deadline, stall and the line in the access
+// log. It does not depend on gRPC: a CallTransport carries its messages.
 //
-// Threads: the transport's call Start, Admit, Fail and the On... events; the engine's OnDelta and
-// OnError; the pump's Pump and CutIfStalled. They share the state under one mutex. The transport is
-// asked for operations under the mutex, the engine is called outside of it. Life: the transport
-// holds the call until OnDone; engine, pump and task pool hold it while they need it, and after
-// OnDone the call ignores what they say.
+// Threads: the transport's threads call Start, RunLater, Admit, Fail and the events OnSendDone,
+// OnCancel and OnDone; the engine thread calls OnDelta and OnError; the pump's thread calls Pump
+// and CutIfStalled. One mutex guards the state. The transport's operations are called under the
+// mutex, the engine's functions outside of it, so that the engine thread may take the mutex.
+//
+// Life: the transport holds the call until OnDone. Engine, pump and task pool hold it as long as
+// they need it; after OnDone the call ignores whatever they deliver.
 #pragma once
 
 #include <cstdint>
@@ -33,35 +35,40 @@ class GenerateCall final : public RequestObserver,
                            public Pumped,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // `record` says what the transport knows of the call before its request is read; `transport` and
-  // `services` outlive OnDone. The object must be held by a shared_ptr.
+  // A call that streams: it sends the engine's deltas as they come, and pauses the engine while
+  // more than kMaxStreamMessageBytes wait for the client.
   //
-  // A call with a StreamTransport passes the engine's deltas on as they come, and holds the engine
-  // back while more than kMaxStreamMessageBytes wait for the client.
+  // `record` has the facts that the transport knows before the request is read. `transport` and
+  // `services` must live until OnDone has returned. REQUIRES: a shared_ptr holds the object.
   GenerateCall(CallRecord record, StreamTransport* transport, const CallServices& services);
-  // A call with an AnswerTransport gathers the whole answer.
+  // A call that gathers the whole answer and sends it at the end.
   GenerateCall(CallRecord record, AnswerTransport* transport, const CallServices& services);
 
-  // The pump watches over the call from now on. REQUIRES: nothing else of the call was called.
+  // Registers the call with the pump. REQUIRES: no other function was called before.
   void Start();
-  // Runs `task`, which ends in Admit or Fail, on a thread of the task pool, unless the call is
-  // cancelled before its turn. The call fails with QUEUE_FULL if too many tasks wait.
+  // Runs `task`, which must end by calling Admit or Fail, on a thread of the task pool. The task is
+  // dropped if the call is cancelled before the task's turn. If too many tasks wait, the call fails
+  // with QUEUE_FULL.
   void RunLater(std::function<void()> task);
-  // Validates the request and submits it to the engine; tokenizes the prompt on the calling thread.
-  // The request id of the request overrides the record's if it is valid.
-  // REQUIRES: Admit or Fail is called once at most.
+  // Validates the request and submits it to the engine; the call fails if either refuses it.
+  // Tokenizes the prompt on the calling thread. If the request has a valid request id, that id
+  // replaces the record's. REQUIRES: neither Admit nor Fail was called before.
   void Admit(const inference::v1::GenerateStreamRequest& request);
   // The same for the request of a whole answer.
   void Admit(const inference::v1::GenerateRequest& request);
-  // Ends a call that the engine does not know with the error.
+  // Ends the call with the error. REQUIRES: the engine has not admitted the request.
   void Fail(ApiError error);
 
   // Events of the transport.
-  // The operation under way has ended; unless `ok`, the client is out of reach.
+
+  // The Send under way has ended. If not `ok`, the client cannot be reached any more, and the call
+  // is cancelled.
   void OnSendDone(bool ok);
-  // The client is gone or the call's deadline has passed; the record's deadline tells which.
+  // The client is gone or the call's deadline has passed; whether the record's deadline has passed
+  // decides which of them is logged. Cancels the request in the engine.
   void OnCancel();
-  // Nothing of the call is under way any more. The transport is not used after that.
+  // No operation of the call is under way any more. Writes the line of the access log. The call
+  // does not use the transport after that.
   void OnDone();
 
   // RequestObserver.
@@ -72,7 +79,7 @@ class GenerateCall final : public RequestObserver,
   void CutIfStalled(SteadyTime oldest) override;
 
  private:
-  // What is to be told to the engine after the mutex is released.
+  // The function of the engine that is to be called after the mutex has been released.
   enum class EngineCall { kNone, kResume, kCancel };
 
   GenerateCall(CallRecord record, StreamTransport* stream, AnswerTransport* answer,
@@ -80,43 +87,48 @@ class GenerateCall final : public RequestObserver,
 
   template <typename Request>
   void AdmitRequest(const Request& request);
-  // Stores the engine's handle, and makes up for the events that came before it was known.
+  // Stores the engine's handle. Calls to the engine that were due before the handle was known are
+  // made now.
   void SetHandle(uint64_t handle);
+  // Calls the engine's function for this request; nothing if the handle is not known yet.
   void Tell(EngineCall call);
 
   // Starts the next operation if none is under way and there is something to send.
   EngineCall Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the next message of a stream, or the whole answer.
   void SendNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Ends the call with the error, or, without one, a call that nobody listens to.
+  // Ends the call with the error. Without an error, ends a call that has been cancelled.
   void Finish(const std::optional<ApiError>& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Before each operation of the transport: its start, and once the request's id.
+  // To be called before each operation of the transport: notes its start for CutIfStalled, and sets
+  // the request id before the first one.
   void BeginOperation() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Marks the call as cancelled; what the engine is to be told.
+  // Marks the call as cancelled. Returns kCancel unless the engine has ended the request already.
   EngineCall MarkCancelled() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Has Advance called on the pump's thread.
+  // Makes the pump's thread call Pump, which calls Advance.
   void KickPump() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const CallServices& services_;
-  // One of the two is null. The other is gone after OnDone.
+  // The transport by its type; the other pointer is null. Not to be used after OnDone.
   StreamTransport* const stream_;
   AnswerTransport* const answer_;
 
   absl::Mutex mutex_;
   CallTransport* transport_ ABSL_GUARDED_BY(mutex_);  // stream_ or answer_; null after OnDone
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
-  std::optional<AnswerParts> parts_ ABSL_GUARDED_BY(mutex_);  // once the request is valid
-  std::optional<ApiError> error_ ABSL_GUARDED_BY(mutex_);     // how the call is to end
+  std::optional<AnswerParts> parts_ ABSL_GUARDED_BY(mutex_);  // set once the request is valid
+  std::optional<ApiError> error_ ABSL_GUARDED_BY(mutex_);     // the error that the call ends with
   uint64_t handle_ ABSL_GUARDED_BY(mutex_) = 0;               // the engine's; 0: not known yet
-  bool engine_ended_ ABSL_GUARDED_BY(mutex_) = false;         // the engine has said its last word
-  bool paused_ ABSL_GUARDED_BY(mutex_) = false;               // OnDelta said false
-  bool kicked_ ABSL_GUARDED_BY(mutex_) = false;               // the pump has it in its list
-  bool sending_ ABSL_GUARDED_BY(mutex_) = false;              // a Send has not ended
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;             // the last operation was started
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;            // by client, deadline or stall
-  bool has_told_id_ ABSL_GUARDED_BY(mutex_) = false;          // SetRequestId was called
-  SteadyTime operation_start_ ABSL_GUARDED_BY(mutex_);        // of the latest operation
-  inference::v1::GenerateStreamResponse message_ ABSL_GUARDED_BY(mutex_);  // keeps its memory
+  // The engine has delivered the last delta or an error, or has never had the request.
+  bool engine_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;         // OnDelta returned false
+  bool kicked_ ABSL_GUARDED_BY(mutex_) = false;         // a Kick waits for its Pump
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;        // a Send has not ended
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;       // the last operation was started
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;      // by client, deadline or stall
+  bool has_told_id_ ABSL_GUARDED_BY(mutex_) = false;    // SetRequestId was called
+  SteadyTime operation_start_ ABSL_GUARDED_BY(mutex_);  // of the latest operation
+  // The message to send; a member, so that its memory is used again.
+  inference::v1::GenerateStreamResponse message_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace bora

@@ -13,12 +13,13 @@ namespace {
 
 namespace v1 = inference::v1;
 
-// An upper bound of the bytes of a message beside text, tokens and model: ids, counts, durations
-// and tags have less than 300; a stop sequence in Finish has 4 * kMaxStopSequenceCodePoints at
-// most.
+// An upper bound of the bytes of a message apart from its text, tokens and model name: ids, counts,
+// durations and tags have less than 300, and the stop sequence in Finish has at most
+// 4 * kMaxStopSequenceCodePoints.
 constexpr int64_t kFixedBytes = 512 + 4 * kMaxStopSequenceCodePoints;
 
-// The bytes of a single token as text: a token may be a part of a character.
+// The text of a single token; U+FFFD if its bytes are not UTF-8, as a token may be part of a
+// character.
 std::string LossyUtf8(absl::string_view bytes) {
   return std::string(IsValidUtf8(bytes) ? bytes : kUtf8Replacement);
 }
@@ -39,12 +40,13 @@ v1::FinishReason ToProto(FinishKind kind) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
-// Bytes of an entry in its message: a tag and a length of at most 4 bytes in front.
+// The bytes that an entry takes in its message: a tag of one byte and a length of at most 4 precede
+// it.
 int64_t EntryBytes(const v1::TokenLogprob& entry) {
   return static_cast<int64_t>(entry.ByteSizeLong()) + 5;
 }
 
-// Whether the message has nothing yet that counts towards its size.
+// Whether the message has no token, no prompt entry and no text yet.
 bool IsEmpty(const v1::GenerateStreamResponse& message) {
   return message.token_count() == 0 && message.prompt_logprobs().empty() &&
          message.text_delta().empty();
@@ -59,6 +61,8 @@ MessageQueue::MessageQueue(const Tokenizer& tokenizer, ResponseOptions options,
       request_id_(std::move(request_id)),
       model_(std::move(model)) {
   if (!options_.prompt_logprobs) return;
+  // The entry of the prompt's first token. Its rank stays 0, which marks an entry without a
+  // log-probability.
   SampledToken first;
   first.token_id = first_prompt_token;
   std::vector<SampledToken> entries(1, first);
@@ -66,7 +70,8 @@ MessageQueue::MessageQueue(const Tokenizer& tokenizer, ResponseOptions options,
 }
 
 int64_t MessageQueue::PendingBytes(const SampledToken& token) const {
-  // A typical log-probability entry has 40 bytes; only back-pressure depends on it.
+  // A typical log-probability entry has 40 bytes. An estimate is enough: only pausing the engine
+  // depends on it, not the size of a message.
   return 5 + 40 * static_cast<int64_t>(token.top.size());
 }
 
@@ -145,7 +150,7 @@ bool MessageQueue::TakePromptLogprob(v1::GenerateStreamResponse* message, int64_
   *n_bytes_left -= n_bytes;
   *message->add_prompt_logprobs() = *std::move(next_prompt_logprob_);
   next_prompt_logprob_.reset();
-  // The first entry (rank 0) did not come with a delta, so that Add has not counted it.
+  // The entry of the first prompt token (rank 0) did not come with a delta: Add has not counted it.
   if (token.rank > 0) n_pending_bytes_ -= PendingBytes(token);
   prompt_logprobs_.PopFront();
   return true;
@@ -153,7 +158,7 @@ bool MessageQueue::TakePromptLogprob(v1::GenerateStreamResponse* message, int64_
 
 size_t MessageQueue::TakeText(absl::string_view text, v1::GenerateStreamResponse* message,
                               int64_t* n_bytes_left) {
-  if (text.empty() || *n_bytes_left < 4) return 0;  // 4: the longest character
+  if (text.empty() || *n_bytes_left < 4) return 0;  // the longest character has 4 bytes
   size_t n_taken = std::min(text.size(), static_cast<size_t>(*n_bytes_left));
   const auto is_inside_character = [&](size_t i) { return (text[i] & 0xC0) == 0x80; };
   while (n_taken < text.size() && is_inside_character(n_taken)) --n_taken;

@@ -10,10 +10,12 @@
 namespace bora {
 namespace {
 
-// A thread this much nicer than the others gets one of ten parts of a busy core's time.
+// On a core that another thread keeps busy, a thread with this much more niceness gets about a
+// tenth of the time.
 constexpr int kTextNiceness = 10;
 
-// Lowers the priority of the calling thread, which is what Linux means by process 0.
+// Lowers the priority of the calling thread: on Linux, setpriority with process 0 means the calling
+// thread alone.
 void GiveWay() { setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + kTextNiceness); }
 
 }  // namespace

@@ -6,7 +6,8 @@
 namespace bora {
 namespace {
 
-// Whatever the model, its cost depends on the number of tokens, not on which they are.
+// A token id for position i. Any id will do: the cost of a step depends on the number of tokens,
+// not on their ids.
 int32_t AnyToken(int32_t i, int32_t vocab_size) {
   return static_cast<int32_t>(int64_t{i} * 7919 % vocab_size);
 }
@@ -15,7 +16,7 @@ int32_t AnyToken(int32_t i, int32_t vocab_size) {
 
 Calibration::Calibration(const GroupLimits& limits, double budget_us)
     : limits_(limits), budget_us_(budget_us) {
-  constexpr int32_t kSteps = 4;  // that decode, in each round that does
+  constexpr int32_t kSteps = 4;  // output tokens of a round that decodes
   rounds_.push_back({1, 1, kSteps});
   for (int32_t n = 16; n < limits.max_num_batched_tokens; n *= 4) rounds_.push_back({1, n, 1});
   rounds_.push_back({1, limits.max_num_batched_tokens, 1});
@@ -23,7 +24,7 @@ Calibration::Calibration(const GroupLimits& limits, double budget_us)
     if (n <= limits.max_num_seqs) rounds_.push_back({n, 1, kSteps});
   }
   rounds_.push_back({1, 4 * std::min(limits.max_num_batched_tokens, kMaxNumBatchedTokens), kSteps});
-  // Once more, as the model takes over only a part of each error.
+  // All rounds twice, since the model corrects only a part of each error at once.
   const std::vector<Round> once = rounds_;
   rounds_.insert(rounds_.end(), once.begin(), once.end());
 }
@@ -33,11 +34,13 @@ std::vector<SequenceSpec> Calibration::NextRound(const StepCostModel& model, dou
   std::vector<SequenceSpec> specs;
   for (; next_ < rounds_.size() && specs.empty(); ++next_) {
     const Round& round = rounds_[next_];
+    // The longest sequence that fits the context and an equal part of the KV blocks.
     const int64_t n_len = std::min<int64_t>(
         limits_.max_model_len, int64_t{limits_.n_blocks} / round.n_sequences * limits_.block_size);
     const int32_t n_prompt =
         static_cast<int32_t>(std::min<int64_t>(round.n_prompt, n_len - round.n_output));
     if (n_prompt < 1) continue;
+    // The predicted time of the round: its decode steps, and the chunks of one prompt.
     StepWork decode;
     for (int32_t i = 0; i < round.n_sequences; ++i) decode.Add(n_prompt, 1);
     double us = (round.n_output - 1) * model.Predict(decode);
@@ -58,7 +61,7 @@ std::vector<SequenceSpec> Calibration::NextRound(const StepCostModel& model, dou
       spec.prompt_tokens = std::move(prompt);
       spec.max_tokens = round.n_output;
       spec.prefix_cache = false;
-      spec.tenant = std::string(1, '\xff');  // no request's, as it is not UTF-8
+      spec.tenant = std::string(1, '\xff');  // not UTF-8, so no request can have this tenant
       spec.is_calibration = true;
     }
   }

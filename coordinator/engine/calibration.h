@@ -1,5 +1,5 @@
-// The first steps of a group, on nobody's behalf: they teach the cost model what the workers take,
-// before there are requests that it must be right for.
+// The first steps of a new group: sequences that belong to no request and teach the cost model how
+// long the workers' steps take, before requests depend on its predictions.
 #pragma once
 
 #include <cstdint>
@@ -11,29 +11,31 @@
 
 namespace bora {
 
-// Pure: no clock. Rounds of sequences: chunks of growing length, decoding alone and with others, a
-// context of several chunks.
+// Pure: no clock. A calibration consists of rounds; a round is a set of sequences that run together
+// and end before the next round. The rounds have prompt chunks of growing length, decoding of one
+// and of several sequences, and a context of several chunks. Owned by one thread.
 class Calibration {
  public:
-  // No round begins that is predicted to end after budget_us.
+  // budget_us: microseconds. A round that is predicted to end later than that is left out.
   Calibration(const GroupLimits& limits, double budget_us);
 
-  // The sequences of the next round, with handles from first_handle on; none when enough is known.
-  // They share no blocks, and tokens are within the vocabulary.
+  // Returns the sequences of the next round, with consecutive handles from first_handle on; an
+  // empty vector if no round is left. elapsed_us: microseconds since the first round began. The
+  // sequences share no KV blocks, and their tokens are in the vocabulary.
   std::vector<SequenceSpec> NextRound(const StepCostModel& model, double elapsed_us,
                                       uint64_t first_handle);
 
  private:
   struct Round {
     int32_t n_sequences;
-    int32_t n_prompt;
-    int32_t n_output;
+    int32_t n_prompt;  // tokens of each sequence's prompt
+    int32_t n_output;  // tokens that each sequence generates
   };
 
   const GroupLimits limits_;
   const double budget_us_;
   std::vector<Round> rounds_;
-  size_t next_ = 0;
+  size_t next_ = 0;  // index of the next round
 };
 
 }  // namespace bora

@@ -13,6 +13,7 @@ CompletionText::CompletionText(const Tokenizer& tokenizer, absl::Span<const int3
   detokenizer_.Prime(prompt_tokens);
   for (std::string& text : stop) {
     CHECK(!text.empty()) << "empty stop sequence";
+    // The failure function of Knuth, Morris and Pratt.
     Pattern pattern;
     pattern.border.assign(text.size() + 1, 0);
     int32_t border = 0;
@@ -66,8 +67,8 @@ void CompletionText::Search(absl::string_view text, Piece* piece) {
     return;
   }
   held_.append(text.data(), text.size());
-  // A partial match begins at a character's first byte, as every stop sequence does, so that the
-  // cut never divides a character.
+  // The text up to the longest partial match is certain. A partial match begins at the first byte
+  // of a character, since every stop sequence does: the cut divides no character.
   int32_t n_held_bytes = 0;
   for (const Pattern& pattern : patterns_) {
     n_held_bytes = std::max(n_held_bytes, pattern.n_matched);

@@ -12,11 +12,11 @@
 namespace bora {
 namespace {
 
-// How often deadlines, heartbeats and the snapshot are looked at: while there are requests, and
-// while there are none.
+// The interval of Tick while there are requests, and while there are none.
 constexpr absl::Duration kBusyTick = absl::Milliseconds(50);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(125);
 
+// 32 random bytes, the secret of an epoch.
 std::string RandomSecret() {
   std::random_device device;  // the kernel's generator
   std::string secret(32, '\0');
@@ -56,7 +56,7 @@ void Engine::Start() {
 }
 
 void Engine::Stop() {
-  // In this order, so that the thread finds every event that was posted when it stops.
+  // The mailbox is closed first: then every event that was accepted is in it when RunLast reads it.
   mailbox_.Close();
   stopping_ = true;
   if (thread_.joinable()) thread_.join();
@@ -77,6 +77,7 @@ std::variant<uint64_t, ApiError> Engine::Submit(RequestSpec spec,
     return error;
   }
   const uint64_t handle = next_handle_.fetch_add(n_sequences);
+  // Pushing fails only if Stop has closed the mailbox meanwhile.
   if (!mailbox_.PushUnbounded(
           Submission{handle, std::move(spec), std::move(observer), answer.account})) {
     quota_.Give(answer.account, n_sequences);
@@ -204,8 +205,8 @@ void Engine::Handle(const GroupFormed& formed) {
 }
 
 void Engine::Handle(const GroupLost& lost) {
-  // No request waits for a step of the old epoch. They end after the server has ceased to serve, so
-  // that a client that retries at once is told why.
+  // Every request of the lost epoch fails. They fail after UpdateServing, so that a client that
+  // retries at once gets NOT_READY with the reason. The scheduler lives until they have failed.
   const std::unique_ptr<Scheduler> scheduler = group_.OnLost();
   UpdateServing();
   UpdateSnapshot();
@@ -216,6 +217,7 @@ void Engine::Handle(StepDone done) {
   absl::StatusOr<std::vector<SequenceProgress>> progress =
       group_.OnStepDone(std::move(done.result), now_);
   if (!progress.ok()) {
+    // The worker is dropped, which ends the epoch.
     cluster_.RejectStepResult(progress.status(), now_);
     HandleGroupEvents();
     return;

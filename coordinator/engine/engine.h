@@ -1,10 +1,10 @@
-// The coordinator's one thread that owns requests, scheduler and cluster. All other threads post to
-// its mailbox.
+// The engine: one thread that owns requests, scheduler and cluster. All other threads post events
+// to its mailbox.
 //
-// Loop: drain the mailbox (requests; messages of workers, which go through the cluster and come
-// back as events of the group) -> several times a second, deadlines and heartbeats -> plan steps as
-// long as workers have use for them. Results come back through the mailbox and go to the requests'
-// observers.
+// The thread repeats: handle the events of the mailbox (requests, and messages of workers; the
+// cluster turns the latter into events of the group) -> several times a second, check deadlines and
+// heartbeats -> plan and send steps as long as the workers need more. The results of steps come
+// back through the mailbox and go to the requests' observers.
 #pragma once
 
 #include <atomic>
@@ -39,51 +39,56 @@ namespace bora {
 struct EngineOptions {
   ClusterOptions cluster;
   ReplicaGroupOptions group;
-  int32_t max_num_queued_reqs = 1024;  // sequences: a request has one for each candidate
-  bool prefix_cache = true;
-  SteadyClock clock = SteadyNow;
+  // Sequences that may wait for a slot; a request has one for each candidate. See QueueQuota.
+  int32_t max_num_queued_reqs = 1024;
+  bool prefix_cache = true;       // whether requests may share computed KV blocks at all
+  SteadyClock clock = SteadyNow;  // the engine's time; tests replace it
 };
 
-// Thread-safe: Start once, Stop once; everything else from any thread in between.
+// Thread-safe. REQUIRES: Start is called once, and Stop after it; all other functions may be called
+// by any thread.
 class Engine final : public Generator, public WorkerEvents {
  public:
-  // `tokenizer` outlives the engine. `on_serving_changed` is called on the engine thread whenever
-  // the server begins or ceases to serve; it does not serve at first, nor while it drains.
+  // `tokenizer` outlives the engine. `on_serving_changed` is called on the engine thread with true
+  // when the server begins to accept requests, and with false when it ceases to. The server does
+  // not accept requests at first, nor while it drains.
   Engine(EngineOptions options, const Tokenizer& tokenizer,
          std::function<void(bool)> on_serving_changed);
   ~Engine() override;
 
   void Start();
-  // Ends every request with UNAVAILABLE/DRAINING, closes the streams and joins the thread. Workers
-  // keep their weights and wait for the next coordinator.
+  // Ends every request with UNAVAILABLE and DRAINING, closes the workers' streams and joins the
+  // thread. The workers keep their weights and wait for the next coordinator. Later calls do
+  // nothing.
   void Stop();
 
-  // Generator. Submit refuses with UNAVAILABLE and QUEUE_FULL, NOT_READY or DRAINING. An admitted
-  // request whose first token is predicted to come after its deadline ends at once with
-  // DEADLINE_EXCEEDED and DEADLINE_IN_QUEUE.
+  // Implements Generator. Submit refuses a request with UNAVAILABLE and QUEUE_FULL, NOT_READY or
+  // DRAINING. A request whose first token is predicted to come after its deadline is admitted, and
+  // then ends at once with DEADLINE_EXCEEDED and DEADLINE_IN_QUEUE.
   std::variant<uint64_t, ApiError> Submit(RequestSpec spec,
                                           std::shared_ptr<RequestObserver> observer) override;
   void Cancel(uint64_t handle) override;
   void Resume(uint64_t handle) override;
   ServerSnapshot Snapshot() const override;
 
-  // Nothing new is accepted, running and queued requests go on. `on_drained` is called once, on the
-  // engine thread, when none is left; requests that are left at `deadline` end with
-  // UNAVAILABLE/DRAINING.
+  // Refuses new requests from now on, while running and queued requests go on. Requests that are
+  // left at `deadline` end with UNAVAILABLE and DRAINING. `on_drained` is called once, on the
+  // engine thread, when no request is left.
   void Drain(SteadyTime deadline, std::function<void()> on_drained);
 
-  // WorkerEvents. The cluster calls a stream on the engine thread until it has closed it or learnt
-  // that it is gone.
+  // Implements WorkerEvents. A stream is used on the engine thread only, until the cluster has
+  // closed the stream or has learnt that it is gone.
   void OnWorkerAttached(std::shared_ptr<WorkerStream> stream, Hello hello) override;
   void OnWorkerMessage(std::shared_ptr<WorkerStream> stream, WorkerMessage message,
                        std::shared_ptr<void> receipt) override;
   void OnWorkerGone(std::shared_ptr<WorkerStream> stream, std::string reason) override;
 
-  // Grows several times a second as long as the engine thread moves.
+  // How many times the engine thread has run its loop: grows several times a second unless the
+  // thread is stalled.
   int64_t loop_count() const { return n_loops_.load(std::memory_order_relaxed); }
 
  private:
-  // The mailbox.
+  // The events of the mailbox, beside Submission.
   struct Cancellation {
     uint64_t handle;
   };
@@ -111,7 +116,9 @@ class Engine final : public Generator, public WorkerEvents {
                              WorkerSaid, WorkerGone>;
 
   void Run();
+  // Waits for events or for the next thing to do, and does everything that is due.
   void RunOnce();
+  // Ends all requests and streams after the last RunOnce.
   void RunLast();
   // One overload for each type of event.
   void Handle(Submission submission);
@@ -121,17 +128,20 @@ class Engine final : public Generator, public WorkerEvents {
   void Handle(WorkerAttached attached);
   void Handle(WorkerSaid said);
   void Handle(const WorkerGone& gone);
-  // Acts on what has happened to the group since the last call.
+  // Handles the cluster's events about the group. To be called after each call of the cluster.
   void HandleGroupEvents();
   void Handle(const GroupFormed& formed);
   void Handle(const GroupLost& lost);
   void Handle(StepDone done);
-  // Deadlines, heartbeats, snapshot.
+  // Checks deadlines and heartbeats, and takes a snapshot; every kBusyTick or kIdleTick.
   void Tick();
+  // Ends a drain if no request is left or its deadline has passed.
   void CheckDrained();
-  // Tells everybody whether requests are accepted, if that has changed.
+  // Recomputes accepting_; if it has changed, calls on_serving_changed_.
   void UpdateServing();
+  // Replaces the snapshot that Snapshot() returns.
   void UpdateSnapshot();
+  // DRAINING or NOT_READY.
   ApiError RefusalWhileNotServing() const;
 
   const EngineOptions options_;
@@ -139,9 +149,9 @@ class Engine final : public Generator, public WorkerEvents {
 
   // Thread-safe.
   Mailbox<Event> mailbox_;
-  QueueQuota quota_;  // of sequences that are submitted and have not had a slot
+  QueueQuota quota_;  // counts sequences from Submit until they have a slot or have ended
   RetryDelay retry_delay_;
-  std::atomic<uint64_t> next_handle_{1};
+  std::atomic<uint64_t> next_handle_{1};  // a request takes one handle for each candidate
   std::atomic<bool> stopping_{false};
   std::atomic<bool> accepting_{false};  // serving, not draining, and all workers are heard
   std::atomic<bool> drain_asked_{false};
@@ -155,10 +165,10 @@ class Engine final : public Generator, public WorkerEvents {
   Cluster cluster_;
   ReplicaGroup group_;
   RequestTable requests_;
-  bool announced_serving_ = false;
+  bool announced_serving_ = false;  // the argument of the last on_serving_changed_ call
   SteadyTime drain_deadline_ = SteadyTime::InfiniteFuture();
-  std::function<void()> on_drained_;
-  SteadyTime now_;
+  std::function<void()> on_drained_;  // set while a drain is under way
+  SteadyTime now_;  // read once per RunOnce: everything in it happens at the same time
   SteadyTime next_tick_ = SteadyTime::InfinitePast();
 };
 

@@ -1,4 +1,5 @@
-// What the engine counts. Each event has a name; totals grow from the engine's start.
+// The engine's counters. There is one function for each event that is counted; the totals grow from
+// the engine's start.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +14,12 @@ namespace bora {
 // Owned by the engine thread.
 class EngineStats {
  public:
-  // Time passed in which a plan was in flight, the coordinator's own work included.
+  // This much time has passed in which a plan was in flight. The coordinator's own work in that
+  // time is included.
   void WasBusy(absl::Duration time) { totals_.busy_total += time; }
-  // A plan was sent with this many prompt tokens.
+  // A plan with this many prompt tokens was made.
   void PlannedPromptTokens(int64_t n_tokens) { totals_.n_prompt_tokens_total += n_tokens; }
-  // A step is done; stage_us of its result: how long each stage computed.
+  // A step is done. Adds up how long each stage computed (stage_us, microseconds).
   void StepDone(const StepResult& result) {
     if (totals_.stage_compute_total.size() < result.stage_us.size()) {
       totals_.stage_compute_total.resize(result.stage_us.size());
@@ -26,19 +28,24 @@ class EngineStats {
       totals_.stage_compute_total[stage] += absl::Microseconds(result.stage_us[stage]);
     }
   }
-  // The step was one of requests, not of a calibration.
+  // The step that is done was one of requests, not of a calibration.
   void ServedStep() { ++totals_.n_steps_total; }
-  // A request was given a slot for the first time; n_tokens of its prompt need not be computed.
+  // A request has a slot for the first time; the prefix cache has n_tokens tokens of its prompt,
+  // which need not be computed.
   void FoundInCache(int64_t n_tokens) { totals_.n_cached_prompt_tokens_total += n_tokens; }
-  // A completion has its next token. The first one of a request came `latency` after its arrival.
+  // A candidate has its next token.
   void OutputToken() { ++totals_.n_output_tokens_total; }
+  // Candidate 0 of a request has its first token, `latency` after the request's arrival.
   void FirstToken(absl::Duration latency) { totals_.time_to_first_token.Add(latency); }
+  // A candidate has a token `gap` after its previous one.
   void TokenGap(absl::Duration gap) { totals_.token_gap.Add(gap); }
-  // A request has ended, in whatever way.
+  // A request has ended: with success, with an error or by cancellation.
   void RequestEnded() { ++totals_.n_finished_requests_total; }
-  // A group is lost that has preempted this many sequences.
+  // A group was lost whose scheduler has preempted sequences this many times. Until then the
+  // scheduler's own count is added to the total in snapshots.
   void GroupLost(int64_t n_preemptions) { totals_.n_preemptions_total += n_preemptions; }
 
+  // The counters; the fields about the present load are not filled in.
   const LoadSnapshot& totals() const { return totals_; }
 
  private:

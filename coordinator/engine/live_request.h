@@ -1,4 +1,4 @@
-// A request inside the engine.
+// The engine's state of one request.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@
 
 namespace bora {
 
-// A request from its submission to its end. Candidate i is the scheduler's sequence of the handle i
-// above the request's. Owned by the engine thread.
+// A request from its submission to its end. In the scheduler, candidate i is the sequence with the
+// handle `handle` + i. Owned by the engine thread.
 struct LiveRequest {
   struct Candidate {
     CompletionText text;
     int32_t n_output_tokens = 0;
-    SteadyTime first_token = SteadyTime::InfiniteFuture();
-    SteadyTime last_token;
+    SteadyTime first_token = SteadyTime::InfiniteFuture();  // when it came
+    SteadyTime last_token;  // when the latest one came; undefined without a token
     bool ended = false;
   };
 
@@ -37,6 +37,7 @@ struct LiveRequest {
                                           spec.include_stop_in_output, spec.sampling.min_tokens)}) {
   }
 
+  // Generated tokens of all candidates.
   int32_t n_output_tokens() const {
     int32_t n = 0;
     for (const Candidate& candidate : candidates) n += candidate.n_output_tokens;
@@ -46,15 +47,17 @@ struct LiveRequest {
   const uint64_t handle;
   const RequestSpec spec;
   const std::shared_ptr<RequestObserver> observer;
-  Scheduler* scheduler = nullptr;  // of the group that runs it; outlives the request
-  std::string account;             // of its places in the queue
-  int32_t n_queued;                // in the queue: candidates that have not had a slot yet
+  Scheduler* scheduler = nullptr;  // of the group that runs the request; outlives the request
+  std::string account;             // QueueQuota's account that its places in the queue count for
+  int32_t n_queued;                // candidates that have not had a slot yet
   std::vector<Candidate> candidates;
-  int32_t n_ended = 0;  // candidates
-  int32_t n_cached_prompt_tokens = 0;
+  int32_t n_ended = 0;                 // candidates that have ended
+  int32_t n_cached_prompt_tokens = 0;  // prompt tokens that the prefix cache had
+  // When a candidate first had a slot.
   SteadyTime first_step = SteadyTime::InfiniteFuture();
   bool running = false;  // a candidate has, or has had, a slot
-  bool forked = false;   // all candidates have sequences
+  bool forked =
+      false;  // the scheduler has the sequences of all candidates, not of candidate 0 only
 };
 
 }  // namespace bora

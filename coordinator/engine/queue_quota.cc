@@ -12,10 +12,11 @@ QueueQuota::Answer QueueQuota::Take(absl::string_view tenant, int32_t n) {
   if (!named && n_unnamed_ >= kMaxUnnamedTenants && !by_account_.contains(tenant)) {
     tenant = kOtherTenants;
   }
-  const int32_t n_waiting = n_waiting_;
+  const int32_t n_waiting = n_waiting_;  // before this call, for the answer
   const auto it = by_account_.find(tenant);
   const bool is_new = it == by_account_.end();
   if (n_waiting > 0 && n_waiting + n > limit_) {
+    // Above the limit: only for an account with no more than its equal part, and up to limit / 4.
     const int32_t n_own = is_new ? 0 : it->second;
     const int32_t n_accounts = static_cast<int32_t>(by_account_.size()) + (is_new ? 1 : 0);
     if (n_waiting + n > limit_ + limit_ / 4 || n_own + n > limit_ / n_accounts) {

@@ -8,9 +8,9 @@
 namespace bora {
 namespace {
 
-// How long before the workers are through with their plans they get the next: a part of the
-// predicted time, which the prediction may be wrong by, and the time that a plan takes to be made
-// and sent. A request that arrives until then is in the plan.
+// The next plan is made this long before the oldest plan is predicted to be done: a share of the
+// predicted time, by which the prediction may be wrong, and the time to make and send a plan. Later
+// is better as long as no worker waits: requests that arrive until then are in the plan.
 constexpr double kPlanAheadShare = 0.25;
 constexpr absl::Duration kPlanAheadMin = absl::Milliseconds(1);
 
@@ -60,6 +60,7 @@ void ReplicaGroup::Calibrate(SteadyTime now) {
                            {"ms", elapsed_us / 1e3},
                            {"decode_step_ms", model.PredictDecodeStep(1) / 1e3},
                            {"prompt_token_us", scheduler_->PromptTokenUs()}});
+    // The errors of the first predictions say nothing about the model that has been learnt.
     scheduler_->ForgetPredictionErrors();
     calibration_.reset();
     return;
@@ -73,7 +74,7 @@ void ReplicaGroup::Calibrate(SteadyTime now) {
 
 void ReplicaGroup::TakeCalibrationProgress(std::vector<SequenceProgress>* progress,
                                            SteadyTime now) {
-  // While the group calibrates it has no other sequences.
+  // While the group calibrates, the scheduler has no sequences of requests.
   for (const SequenceProgress& item : *progress) {
     const auto it = calibrating_.find(item.handle);
     if (it == calibrating_.end() || --it->second > 0) continue;
@@ -122,7 +123,7 @@ std::vector<Admission> ReplicaGroup::PlanSteps(SteadyTime now) {
       next_plan_ = due;
       break;
     }
-    if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now;
+    if (scheduler_->n_in_flight() == 0) oldest_plan_begin_ = now;  // this plan will be the oldest
     scheduler_->AdvanceTo(absl::ToInt64Microseconds(now.since_beginning()));
     std::optional<StepPlan> plan = scheduler_->PlanStep();
     if (!plan.has_value()) break;
@@ -153,7 +154,7 @@ absl::Duration ReplicaGroup::PredictedVacancy() const {
 
 void ReplicaGroup::FillSnapshot(ServerSnapshot* snapshot) const {
   if (calibration_.has_value()) {
-    snapshot->group_state = GroupState::kJoining;  // it does not serve yet
+    snapshot->group_state = GroupState::kJoining;  // the group does not serve yet
     snapshot->group_detail = "calibrating";
   }
   if (scheduler_ == nullptr) return;

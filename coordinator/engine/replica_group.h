@@ -1,8 +1,9 @@
-// One group of workers at work: from the moment it has formed until it is lost it has a scheduler,
-// is calibrated, and gets plans as early as it has use for them.
+// One group of workers, seen by the engine. From the moment when the group has formed until it is
+// lost, it has a scheduler; it is calibrated first and then gets plans, each as early as the
+// workers need it.
 //
-// The engine has one replica group; several would each have their workers, scheduler and cost
-// model, and share the requests.
+// The engine has one replica group. Several groups would each have their own workers, scheduler and
+// cost model, and share the requests.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +28,14 @@
 namespace bora {
 
 struct ReplicaGroupOptions {
-  // > 0, by name; tenants that are not named have 1.
+  // Weights by the tenants' names, > 0; other tenants have the weight 1.
   absl::flat_hash_map<std::string, double> tenant_weights;
-  // Before it serves, the group makes steps for about this long, to learn what they take. 0: it
-  // learns from requests alone.
+  // For about this long a new group runs calibration steps before it serves, so that the cost model
+  // learns their times. 0: the model learns from requests alone.
   absl::Duration calibration_budget;
-  bool run_ahead = true;            // plan before the last result is back
-  absl::Duration step_time_budget;  // of steps with decode rows; 0: no limit
+  bool run_ahead = true;  // plan the next step before the last result is back
+  absl::Duration
+      step_time_budget;  // predicted time of a step with decode rows, at most; 0: no limit
 };
 
 // Owned by the engine thread; no clock of its own.
@@ -42,62 +44,68 @@ class ReplicaGroup {
   // `cluster` and `stats` outlive the group.
   ReplicaGroup(ReplicaGroupOptions options, Cluster* cluster, EngineStats* stats);
 
-  // The workers serve together from now on. Begins the calibration unless the cost model of the
-  // epoch before is known.
+  // The group has formed: makes a scheduler for its epoch. Begins the calibration unless the cost
+  // model of an earlier epoch is known.
   void OnFormed(const GroupFormed& formed, SteadyTime now);
-  // The workers are lost. Returns the scheduler, whose sequences the caller has to end; the cost
-  // model is kept for the next epoch. Null if the group was not formed.
+  // The group is lost. Returns its scheduler, which the requests refer to until the caller has
+  // ended them; null if the group had not formed. The cost model is kept for the next epoch if the
+  // calibration was complete.
   std::unique_ptr<Scheduler> OnLost();
-  // Takes the result of the oldest plan in flight; what it means for requests. An error: the result
-  // does not fit the plan.
+  // Takes the result of the oldest plan in flight, and returns the progress of each request's
+  // sequence. An error if the result does not fit the plan. REQUIRES: the group has formed.
   absl::StatusOr<std::vector<SequenceProgress>> OnStepDone(StepResult result, SteadyTime now);
 
-  // Plans and sends steps as long as the workers have use for them, and returns the sequences of
-  // requests that were given a slot.
+  // Plans steps and sends them to the workers, as many as the workers need now. Returns the
+  // sequences of requests that were given a slot.
   std::vector<Admission> PlanSteps(SteadyTime now);
-  // When PlanSteps should be called if nothing happens before.
+  // When PlanSteps should be called next if no event comes before; infinite if only an event can
+  // make a plan possible.
   SteadyTime next_plan() const { return next_plan_; }
 
-  // Formed, and not calibrating: requests may be added to the scheduler.
+  // Whether requests may be added to the scheduler: the group has formed and is calibrated.
   bool takes_requests() const { return scheduler_ != nullptr && !calibration_.has_value(); }
   // REQUIRES: takes_requests().
   Scheduler& scheduler() { return *scheduler_; }
   bool has_steps_in_flight() const {
     return scheduler_ != nullptr && scheduler_->n_in_flight() > 0;
   }
-  // The time that the oldest plan in flight should take through all stages; zero if it is unknown.
+  // Predicted time of the oldest plan in flight from the first stage to the last; zero if unknown.
   absl::Duration PredictedStep() const;
-  // The time until a waiting sequence leaves the queue, so that another may enter; zero if unknown.
+  // Predicted time until the next waiting sequence gets a slot, which makes room in the queue; zero
+  // if unknown.
   absl::Duration PredictedVacancy() const;
+  // Fills the snapshot's present load, and its group state while the group calibrates.
   void FillSnapshot(ServerSnapshot* snapshot) const;
 
  private:
   // Begins the next round of the calibration, or ends it.
   void Calibrate(SteadyTime now);
-  // Takes what belongs to the calibration out of a step's progress.
+  // Handles and removes the progress of calibration sequences; begins the next round when all
+  // sequences of this one have ended.
   void TakeCalibrationProgress(std::vector<SequenceProgress>* progress, SteadyTime now);
-  // Limits what the workers say of the oldest plan's time to what can be: no stage took longer than
-  // the coordinator has waited since it sent the plan.
+  // Limits the stage times of the oldest plan's result to the time since the plan was sent: a
+  // worker cannot have computed for longer.
   void LimitStageTimes(StepResult* result, SteadyTime now);
-  // When the next plan should be made: the stages have a plan each, and the next is due shortly
-  // before the first of them is free. InfinitePast: now.
+  // When the next plan should be made. InfinitePast, that is now, unless each stage has a plan;
+  // then the next plan is due shortly before the oldest is predicted to be done.
   SteadyTime NextPlanDue() const;
 
   const ReplicaGroupOptions options_;
   Cluster* const cluster_;
   EngineStats* const stats_;
 
-  std::unique_ptr<Scheduler> scheduler_;  // of the current epoch; null while there is none
-  std::optional<StepCostModel> learnt_cost_model_;  // of the last epoch
+  std::unique_ptr<Scheduler> scheduler_;  // of the current epoch; null unless the group has formed
+  std::optional<StepCostModel> learnt_cost_model_;  // of the last epoch, for the next one
 
-  std::optional<Calibration> calibration_;  // under way
+  std::optional<Calibration> calibration_;  // set while it is under way
   SteadyTime calibration_begin_;
-  absl::flat_hash_map<uint64_t, int32_t> calibrating_;  // tokens that its sequences lack, by handle
+  // The sequences of the round, by handle: how many tokens each still has to generate.
+  absl::flat_hash_map<uint64_t, int32_t> calibrating_;
   // The handle of the next calibration sequence; far above the handles of requests.
   uint64_t next_calibration_handle_ = uint64_t{1} << 62;
 
   std::deque<SteadyTime> plan_times_;  // when each plan in flight was sent, oldest first
-  SteadyTime oldest_plan_begin_;       // when the oldest was sent, or became the oldest
+  SteadyTime oldest_plan_begin_;       // when the oldest plan was sent, or became the oldest
   SteadyTime next_plan_ = SteadyTime::InfiniteFuture();
 };
 

@@ -10,18 +10,20 @@
 namespace bora {
 namespace {
 
-// The microseconds until the first token above which it is too late for the request. The relative
-// error that predictions have is in the request's favour.
+// A first token that is predicted to come in more than this many microseconds is too late for the
+// request's deadline. The bound is raised by the relative error of predictions, so that a request
+// is given up only if it would be too late even then.
 double TooLateUs(const RequestSpec& spec, double prediction_error, SteadyTime now) {
   return absl::ToDoubleMicroseconds(spec.deadline - now) * (1 + prediction_error);
 }
 
 bool HasDeadline(const RequestSpec& spec) { return spec.deadline != SteadyTime::InfiniteFuture(); }
 
-// What predictions for all requests of a group have in common.
+// The parts of a prediction that are the same for all requests of a scheduler: computed once per
+// ExpireDeadlines.
 struct Outlook {
-  double prompt_token_us = 0;
-  double relative_error = 0;  // of the cost model's predictions
+  double prompt_token_us = 0;  // predicted microseconds per prompt token
+  double relative_error = 0;   // of the cost model's predictions, 90th percentile
 };
 
 Outlook OutlookOf(const Scheduler& scheduler) {
@@ -29,7 +31,7 @@ Outlook OutlookOf(const Scheduler& scheduler) {
 }
 
 RequestTiming TimingOf(const LiveRequest& request, SteadyTime now) {
-  // The first token of any candidate and the last token of any.
+  // The earliest first token and the latest last token of all candidates.
   SteadyTime first_token = now;
   SteadyTime last_token = SteadyTime::InfinitePast();
   for (const LiveRequest::Candidate& candidate : request.candidates) {
@@ -46,7 +48,7 @@ RequestTiming TimingOf(const LiveRequest& request, SteadyTime now) {
   return timing;
 }
 
-// Fills everything except the kind and its details.
+// Fills all fields except kind, stop_token_id and stop_sequence.
 void FillFinish(const LiveRequest& request, int32_t candidate_idx, SteadyTime now,
                 FinishInfo* finish) {
   finish->seed = request.spec.sampling.seed + candidate_idx;
@@ -118,7 +120,8 @@ SequenceSpec RequestTable::MakeSequence(const LiveRequest& request, int32_t cand
   sequence.prefix_cache = prefix_cache_ && spec.prefix_cache;
   sequence.cache_salt = spec.cache_salt;
   if (!sequence.prefix_cache && spec.n_candidates > 1) {
-    // The candidates share with each other only: the salt is not UTF-8, so no request can have it.
+    // The candidates share the prompt's blocks with each other, but with no other request: the salt
+    // is not UTF-8, so no other request can have it.
     sequence.prefix_cache = true;
     sequence.cache_salt = absl::StrCat("\xff", request.handle);
   }
@@ -148,11 +151,11 @@ void RequestTable::Resume(uint64_t handle) {
 
 void RequestTable::OnAdmitted(absl::Span<const Admission> admissions, SteadyTime now) {
   for (const Admission& admission : admissions) {
-    if (admission.again) continue;
+    if (admission.again) continue;  // a preempted sequence, which is not counted as waiting
     LiveRequest* request = sequences_.at(admission.handle);
     --request->n_queued;
     quota_->Give(request->account, 1);
-    if (request->running) continue;  // another candidate was first
+    if (request->running) continue;  // another candidate has had a slot before
     request->running = true;
     request->first_step = now;
     request->n_cached_prompt_tokens = admission.n_cached_tokens;
@@ -176,11 +179,11 @@ void RequestTable::Deliver(SequenceProgress progress, SteadyTime now) {
   if (progress.sampled.has_value()) {
     AppendToken(request, *progress.sampled, now, &delta);
     delta.tokens.push_back(std::move(*progress.sampled));
-    // The prompt's blocks are there for the other candidates to share.
+    // The prompt is computed: the other candidates find its blocks in the prefix cache.
     if (!request->forked) Fork(request);
   }
   if (delta.finish.has_value()) {
-    // Its slot and blocks are free for others before all candidates have ended.
+    // Frees the candidate's slot and blocks, although other candidates may still run.
     request->scheduler->Remove(progress.handle);
     EndCandidate(request, &delta);
   }
@@ -248,6 +251,7 @@ void RequestTable::ExpireDeadlines(SteadyTime now) {
     uint64_t handle;
     double first_token_us;
   };
+  // Collected first, as ending a request changes requests_.
   std::vector<uint64_t> late;
   std::vector<uint64_t> out_of_time;
   std::vector<Hopeless> hopeless;

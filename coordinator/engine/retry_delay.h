@@ -1,4 +1,4 @@
-// What a client is told to wait when the queue is full.
+// How long a client should wait before it retries, if the queue is full.
 #pragma once
 
 #include <algorithm>
@@ -10,25 +10,26 @@
 
 namespace bora {
 
-// About how long until the queue has room for one more sequence: by the cost model's prediction
-// where there is one, else by a moving average of the time between two ends of requests. The engine
-// thread writes, any thread reads.
+// Estimates the time until the queue has room for one more sequence: the scheduler's prediction if
+// there is one, else a moving average of the time between the ends of two requests. Thread-safe in
+// this sense: the engine thread calls RequestEnded and Predict, any thread calls ForVacancies.
 class RetryDelay {
  public:
   explicit RetryDelay(SteadyTime now) : last_end_(now) {}
 
-  // Until the queue has room for n more sequences.
+  // Estimated time until the queue has room for n more sequences; at most kMax.
   absl::Duration ForVacancies(int32_t n) const {
     return std::min(kMax, n * absl::Microseconds(us_.load(std::memory_order_relaxed)));
   }
-  // A request has ended.
+  // A request has ended. The new interval counts one eighth in the moving average.
   void RequestEnded(SteadyTime now) {
     const int64_t interval_us = absl::ToInt64Microseconds(std::clamp(now - last_end_, kMin, kMax));
     last_end_ = now;
     us_.store((us_.load(std::memory_order_relaxed) * 7 + interval_us) / 8,
               std::memory_order_relaxed);
   }
-  // The prediction; zero if there is none.
+  // Replaces the estimate by a prediction for one sequence; zero means that there is none, and
+  // changes nothing.
   void Predict(absl::Duration delay) {
     if (delay <= absl::ZeroDuration()) return;
     us_.store(absl::ToInt64Microseconds(std::clamp(delay, kMin, kMax)), std::memory_order_relaxed);
@@ -38,8 +39,8 @@ class RetryDelay {
   static constexpr absl::Duration kMin = absl::Milliseconds(50);
   static constexpr absl::Duration kMax = absl::Seconds(10);
 
-  std::atomic<int64_t> us_{1'000'000};
-  SteadyTime last_end_;
+  std::atomic<int64_t> us_{1'000'000};  // the estimate for one sequence, microseconds
+  SteadyTime last_end_;                 // when the last request ended
 };
 
 }  // namespace bora

@@ -11,7 +11,7 @@
 namespace bora {
 
 grpc::StatusCode ToGrpcCode(absl::StatusCode code) {
-  // Both number the canonical codes alike; what is not one of them is a bug of ours.
+  // absl and gRPC give the canonical codes the same numbers. Any other number is a bug of ours.
   const int number = static_cast<int>(code);
   if (number < 0 || number > static_cast<int>(grpc::StatusCode::UNAUTHENTICATED)) {
     return grpc::StatusCode::INTERNAL;

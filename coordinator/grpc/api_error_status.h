@@ -1,4 +1,5 @@
-// ApiError to what gRPC sends: the only place where absl's codes become gRPC's.
+// Converts an ApiError to the status and trailers that gRPC sends: the only place where absl's
+// codes become gRPC's.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -9,17 +10,21 @@
 
 namespace bora {
 
+// The value of google.rpc.ErrorInfo.domain in every error.
 inline constexpr char kErrorDomain[] = "bora.dev";
 
+// The gRPC code of the same name; INTERNAL for a number that is no canonical code.
 grpc::StatusCode ToGrpcCode(absl::StatusCode code);
 
-// The status with a serialised google.rpc.Status in its details: ErrorInfo, RequestInfo, BadRequest
-// where there are violations, RetryInfo where there is a retry delay, ResourceInfo where a model
-// was not found. gRPC sends it as grpc-status-details-bin.
+// The status with a serialised google.rpc.Status in its details, which gRPC sends as the trailer
+// grpc-status-details-bin. The details always have ErrorInfo and RequestInfo (`request_id`);
+// BadRequest if the error has violations, RetryInfo if it has a retry delay, ResourceInfo if a
+// model was not found.
 grpc::Status ToGrpcStatus(const ApiError& error, absl::string_view request_id);
 
-// Adds what belongs to the error in the trailers beside its status: grpc-retry-pushback-ms for
-// UNAVAILABLE, which gRPC's own retries obey. To be called before Finish.
+// Adds the trailers that an error needs beside its status: grpc-retry-pushback-ms if the code is
+// UNAVAILABLE and there is a retry delay. gRPC clients with a retry policy obey it.
+// REQUIRES: the call's Finish was not called yet.
 void AddErrorTrailers(const ApiError& error, grpc::CallbackServerContext* context);
 
 }  // namespace bora

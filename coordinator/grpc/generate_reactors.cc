@@ -17,6 +17,7 @@ namespace {
 
 namespace v1 = inference::v1;
 
+// Parses the request and admits it to the engine, or ends the call with the error.
 template <typename Request>
 void ParseAndAdmit(const grpc::ByteBuffer& bytes, GenerateCall* call) {
   Request request;
@@ -27,9 +28,10 @@ void ParseAndAdmit(const grpc::ByteBuffer& bytes, GenerateCall* call) {
   }
 }
 
-// What both reactors have in common: they are a reactor of gRPC and the transport of a call.
-// gRPC starts no callback inside the operation that it belongs to, as a transport promises. Deletes
-// itself in OnDone.
+// The common base of both reactors, which are a reactor of gRPC and the transport of a
+// GenerateCall. A transport must not call back from inside an operation; that holds, as gRPC never
+// runs a reactor's callback inside the function that starts the operation. Deletes itself in
+// OnDone.
 template <typename GrpcReactor, typename Transport>
 class GenerateReactor : public GrpcReactor, public Transport {
  public:
@@ -79,6 +81,7 @@ class GenerateReactor : public GrpcReactor, public Transport {
   std::string request_id_;
 };
 
+// Carries the one answer of Generate.
 class AnswerReactor final : public GenerateReactor<grpc::ServerUnaryReactor, AnswerTransport> {
  public:
   AnswerReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
@@ -94,6 +97,7 @@ class AnswerReactor final : public GenerateReactor<grpc::ServerUnaryReactor, Ans
   grpc::ByteBuffer* const response_;
 };
 
+// Carries the messages of GenerateStream.
 class StreamReactor final
     : public GenerateReactor<grpc::ServerWriteReactor<grpc::ByteBuffer>, StreamTransport> {
  public:
@@ -112,7 +116,7 @@ class StreamReactor final
   }
 
  private:
-  grpc::ByteBuffer bytes_;  // until its write is done
+  grpc::ByteBuffer bytes_;  // the message of the write under way; gRPC reads it until OnWriteDone
 };
 
 }  // namespace

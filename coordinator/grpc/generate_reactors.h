@@ -9,12 +9,14 @@
 
 namespace bora {
 
-// The reactor of a Generate call, which has begun. `response` lives as long as the call.
+// Starts a Generate call and returns its reactor, which deletes itself at the end of the call.
+// `request`, the bytes of a GenerateRequest, need only live during this function; `response` and
+// `context` live as long as the call (gRPC owns them). Called on a gRPC thread; does not block.
 grpc::ServerUnaryReactor* StartGenerate(grpc::CallbackServerContext* context,
                                         const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
                                         const CallServices& services);
 
-// The reactor of a GenerateStream call, which has begun.
+// The same for a GenerateStream call; `request` has the bytes of a GenerateStreamRequest.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerateStream(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
     const CallServices& services);

@@ -32,7 +32,8 @@ CallRecord MakeCallRecord(const char* method, const grpc::CallbackServerContext&
 }
 
 std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context) {
-  constexpr int64_t kEntryBytes = 32;  // RFC 9113, 6.5.2
+  // HTTP/2 counts 32 bytes for each entry beside its name and value: RFC 9113, 6.5.2.
+  constexpr int64_t kEntryBytes = 32;
   int64_t n_bytes = 0;
   for (const auto& [name, value] : context.client_metadata()) {
     n_bytes += static_cast<int64_t>(name.size() + value.size()) + kEntryBytes;
@@ -42,7 +43,7 @@ std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context
 }
 
 void Serialize(const google::protobuf::MessageLite& message, grpc::ByteBuffer* bytes) {
-  bytes->Clear();  // gRPC leaves the last message in it
+  bytes->Clear();  // gRPC does not empty the buffer of the last message
   bool own_buffer = false;
   const grpc::Status status = grpc::SerializationTraits<google::protobuf::MessageLite>::Serialize(
       message, bytes, &own_buffer);
@@ -50,6 +51,7 @@ void Serialize(const google::protobuf::MessageLite& message, grpc::ByteBuffer* b
 }
 
 void ResetCall(const ApiError& error, grpc::CallbackServerContext* context) {
+  // gRPC's C++ interface has no cancellation with a status of one's choice.
   grpc_call_cancel_with_status(context->c_call(),
                                static_cast<grpc_status_code>(ToGrpcCode(error.code)),
                                error.message.c_str(), nullptr);

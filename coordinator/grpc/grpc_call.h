@@ -1,5 +1,5 @@
-// What the reactors of all methods do with their gRPC call: what it says of itself before its
-// message is read, the bytes of its answers, and its ends.
+// Functions that the reactors of all methods need for their gRPC call: its record and the check of
+// its metadata before the message is read, the bytes of its answers, and its abrupt end.
 #pragma once
 
 #include <google/protobuf/message_lite.h>
@@ -13,20 +13,22 @@
 
 namespace bora {
 
-// A record with everything that the call's context knows. The request id is the value of the
-// metadata x-request-id if it is a valid id, else a new one; a request that has an id of its own
-// overrides it later.
+// A record with the facts that the call's context has: peer, deadline, request id; the arrival is
+// now. `method` must be a string literal. The request id is the value of the metadata x-request-id
+// if that is a valid id, else a random one of 16 hexadecimal digits; an id in the request's message
+// replaces it later.
 CallRecord MakeCallRecord(const char* method, const grpc::CallbackServerContext& context);
 
-// LIMIT_EXCEEDED unless the call's metadata have at most kMaxMetadataBytes. gRPC lets larger
-// metadata pass, see SetLimits in public_server.cc.
+// RESOURCE_EXHAUSTED with LIMIT_EXCEEDED if the call's metadata have more than kMaxMetadataBytes.
+// gRPC's own limit is higher, so that such a call gets an answer: see SetLimits in
+// public_server.cc.
 std::optional<ApiError> CheckMetadata(const grpc::CallbackServerContext& context);
 
-// Replaces `bytes` by the message as it goes over the wire.
+// Replaces the content of `bytes` by the serialised message.
 void Serialize(const google::protobuf::MessageLite& message, grpc::ByteBuffer* bytes);
 
-// Ends the call at once with the error's code and message, without its details, although a write is
-// under way: a status sent with Finish would wait behind the write that does not end.
+// Ends the call at once with the error's code and message, without its details. For a call with a
+// write that does not end: the status of Finish would wait behind that write.
 void ResetCall(const ApiError& error, grpc::CallbackServerContext* context);
 
 }  // namespace bora

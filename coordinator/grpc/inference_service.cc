@@ -15,8 +15,9 @@ namespace {
 
 namespace v1 = inference::v1;
 
-// A text of 1 MiB takes some 0.3 s, so that between two of them it is time to look whether anybody
-// still waits.
+// Fills the response with the token ids of each text, and their bytes if the request asks for them.
+// A text of 1 MiB takes about 0.3 s, and a request has many: before each text it is checked whether
+// the client still waits.
 std::optional<ApiError> Tokenize(const RequestValidator& validator,
                                  const grpc::CallbackServerContext& context,
                                  const v1::TokenizeRequest& request,
@@ -40,6 +41,7 @@ std::optional<ApiError> Tokenize(const RequestValidator& validator,
   return std::nullopt;
 }
 
+// Fills the response with the text of each list of ids.
 std::optional<ApiError> Detokenize(const RequestValidator& validator,
                                    const grpc::CallbackServerContext& context,
                                    const v1::DetokenizeRequest& request,

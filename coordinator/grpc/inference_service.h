@@ -1,4 +1,4 @@
-// bora.inference.v1.InferenceService over a Generator.
+// bora.inference.v1.InferenceService: generation by a Generator, and the tokenizer's methods.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -10,17 +10,18 @@
 
 namespace bora {
 
-// The methods take raw bytes: see request_parsing.h.
+// The methods take the requests' raw bytes; request_parsing.h says why.
 using RawInferenceService = inference::v1::InferenceService::WithRawCallbackMethod_Generate<
     inference::v1::InferenceService::WithRawCallbackMethod_GenerateStream<
         inference::v1::InferenceService::WithRawCallbackMethod_Tokenize<
             inference::v1::InferenceService::WithRawCallbackMethod_Detokenize<
                 inference::v1::InferenceService::Service>>>>;
 
-// Thread-safe. Called by gRPC's threads.
+// Thread-safe. gRPC's threads call the methods, each of which starts a call and returns at once;
+// `request` need only live during the method.
 class InferenceServiceImpl final : public RawInferenceService {
  public:
-  // `services` outlives this.
+  // `services` outlives the service.
   explicit InferenceServiceImpl(const CallServices& services) : services_(services) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,

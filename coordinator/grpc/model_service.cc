@@ -16,14 +16,14 @@ namespace {
 
 namespace v1 = inference::v1;
 
-// CPU time of this process since its start, in user and kernel mode.
+// Time that all cores have spent in this process, in user and kernel mode.
 absl::Duration CpuDuration() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return absl::DurationFromTimeval(usage.ru_utime) + absl::DurationFromTimeval(usage.ru_stime);
 }
 
-// A draining server counts as draining whatever the state of its group.
+// A server that drains says so, whatever the state of its group.
 v1::GroupState ToProto(const ServerSnapshot& snapshot) {
   if (snapshot.draining) return v1::GROUP_STATE_DRAINING;
   switch (snapshot.group_state) {
@@ -115,7 +115,7 @@ void FillLoad(const LoadSnapshot& load, int32_t block_size, v1::Load* out) {
   FillHistogram(load.token_gap, out->mutable_token_gap());
 }
 
-// Fills in the values that apply to requests without their own: the model's, or else the API's.
+// Reports the defaults in force: the model's, and the API's where the model has none.
 void FillSamplingDefaults(const SamplingDefaults& defaults, v1::SamplingDefaults* out) {
   const SamplingParams params = DefaultSampling(defaults);
   out->set_temperature(params.temperature);

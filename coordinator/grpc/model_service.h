@@ -1,4 +1,5 @@
-// bora.inference.v1.ModelService: facts that were known at start, and the engine's snapshot.
+// bora.inference.v1.ModelService: reports facts that are fixed at the start, and the engine's
+// snapshot.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -14,23 +15,24 @@
 
 namespace bora {
 
-// What ListModels and GetModel answer. `weights_digest` is empty before a worker has loaded.
+// The model as ListModels and GetModel report it. `weights_digest`: ServerSnapshot::weights_digest.
 inference::v1::Model MakeModel(const ModelFacts& model, const Tokenizer& tokenizer,
                                const std::string& weights_digest);
 
-// What GetServerInfo answers at the time `now`, for a server that runs since `start`.
+// The answer of GetServerInfo at the time `now`, for a server that was started at `start`.
 inference::v1::ServerInfo MakeServerInfo(const ServerFacts& facts, const ServerSnapshot& snapshot,
                                          SteadyTime start, SteadyTime now);
 
+// The methods take the requests' raw bytes; request_parsing.h says why.
 using RawModelService = inference::v1::ModelService::WithRawCallbackMethod_ListModels<
     inference::v1::ModelService::WithRawCallbackMethod_GetModel<
         inference::v1::ModelService::WithRawCallbackMethod_GetServerInfo<
             inference::v1::ModelService::Service>>>;
 
-// Thread-safe. Called by gRPC's threads.
+// Thread-safe. gRPC's threads call the methods.
 class ModelServiceImpl final : public RawModelService {
  public:
-  // Both outlive this.
+  // `facts` and `services` outlive the service. The server's uptime counts from here.
   ModelServiceImpl(const ServerFacts& facts, const CallServices& services);
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
@@ -44,6 +46,7 @@ class ModelServiceImpl final : public RawModelService {
                                           grpc::ByteBuffer* response) override;
 
  private:
+  // The served model, with the digest of the weights that the group has now.
   inference::v1::Model CurrentModel() const;
 
   const ServerFacts& facts_;

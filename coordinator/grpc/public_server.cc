@@ -23,44 +23,49 @@
 namespace bora {
 namespace {
 
+// The names of health checks that SetServing answers; "" is the server as a whole.
 constexpr const char* kReadinessNames[] = {"", "readiness", "bora.inference.v1.InferenceService",
                                            "bora.inference.v1.ModelService"};
 constexpr char kLivenessName[] = "liveness";
 
-// A request that waits for a thread holds its message, of 4 MiB at most. A burst of prompts is what
-// the engine's queue is for, so that many of them may wait: 256 MiB. A text of 1 MiB takes 0.3 s,
-// so that the last of those that wait is done in 5 s if nothing else needs the core.
+// A request that waits for a thread of the task pool holds its message in memory, 4 MiB at most.
+// Many prompts may wait, as the engine's queue is made for bursts of them: 64 * 4 MiB = 256 MiB.
+// Few texts may wait: a text of 1 MiB takes 0.3 s, so 16 of them are done within 5 s if no other
+// thread needs the core.
 constexpr size_t kMaxWaitingPrompts = 64;
 constexpr size_t kMaxWaitingTexts = 16;
-// For the transport to write what calls that have ended have left to it.
+// How long Shutdown gives gRPC to write the last bytes of calls that have ended.
 constexpr absl::Duration kLastBytesTime = absl::Milliseconds(100);
 
-// Prompts are tokenized on half of the cores, two at most: the rest is for the engine's thread and
-// for workers on this machine.
+// The number of threads that tokenize prompts: half of the cores, at least one and at most two. The
+// other cores are left to the engine thread and to workers on this machine.
 int PromptThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 2);
 }
 
+// Whether only processes of this machine can reach the address.
 bool IsLoopback(absl::string_view address) {
   if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:"))
     return true;
   const absl::string_view host = address.substr(0, address.rfind(':'));
   if (host == "localhost" || host == "[::1]") return true;
-  // Digits and dots only: "127.example.com" is a name like any other.
+  // Only digits and dots: "127.example.com" is a name, which may stand for any address.
   return absl::StartsWith(host, "127.") &&
          host.find_first_not_of("0123456789.") == absl::string_view::npos;
 }
 
-// Dead peers are found within 40 s; silent connections cost a descriptor for 5 s at most, idle ones
-// for 5 minutes; long-lived ones are closed after 30 minutes so that balancers can move them, with
-// a grace above the longest stream. Streams, messages and headers of one connection are bounded:
-// what a connection may hold is kMaxConnectionStreams times a message.
+// Bounds what connections and calls can take. Dead peers are found within 40 s (a ping after 30 s,
+// 10 s for its answer). A connection without a handshake costs a descriptor for 5 s at most, an
+// idle one for 5 minutes. Long-lived connections are closed after 30 minutes, with a grace period
+// above the longest stream, so that balancers can move them. The number of streams and the sizes of
+// messages and headers are bounded, so that one connection holds at most kMaxConnectionStreams
+// times a message.
 //
 // gRPC's own limits of a call are above those that this server promises (kMaxMessageBytes,
-// kMaxMetadataBytes), so that a call a little too large gets an answer that says why. For metadata
-// there is no other way: gRPC 1.51 ends the connection, with all its calls, when a call's metadata
-// are larger than its limit, since it leaves the rest of the header block unread and loses the
-// compression state. 1 MiB is what Go's HTTP server takes; proxies let less pass.
+// kMaxMetadataBytes), so that a call that is a little too large gets an answer with the reason. For
+// metadata there is no other way: if a call's metadata exceed gRPC 1.51's limit, gRPC ends the
+// connection with all its calls, since it leaves the rest of the header block unread and loses the
+// compression state. The limit of 1 MiB is the one of Go's HTTP server; proxies let less pass.
 void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -73,7 +78,8 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 1000 * kMaxConnectionIdleS);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConnectionStreams);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);
-  // See request_compression.h. What is called deflate cannot be told from a message.
+  // The server decompresses gzip itself, see request_compression.h. Deflate is off, because its
+  // bytes cannot be told from an uncompressed message.
   builder->AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5'000);
@@ -129,13 +135,14 @@ absl::StatusOr<std::unique_ptr<PublicServer>> PublicServer::Start(
 }
 
 absl::Status PublicServer::Listen(const std::string& address) {
-  // Never undone: gRPC's own shutdown, when the last server goes, can wait 10 s for a poller that
-  // has nothing to do (measured after a refused 10 MB message), and a drained process should exit
-  // at once.
+  // Keeps gRPC's library initialised until the process exits; there is no grpc_shutdown for this.
+  // The library's shutdown after the last server can wait 10 s for an idle poller (measured after a
+  // refused 10 MB message), and a drained process should exit at once.
   grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
-  // gRPC's health service has no descriptor of protobuf's, and reflection would name a service that
-  // it cannot describe, for which some clients refuse the whole server: this links ours.
+  // gRPC's own health service does not bring protobuf's descriptor of its messages. Reflection
+  // would then list a service that it cannot describe, and some clients refuse the whole server for
+  // that. This line links the descriptor of our copy of health.proto.
   grpc::health::v1::HealthCheckRequest::descriptor();
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -167,8 +174,9 @@ void PublicServer::SetLive(bool live) {
 
 void PublicServer::Shutdown(SteadyTime deadline) {
   if (server_ == nullptr) return;
-  // Streams of Health/Watch never end by themselves: only our own calls are worth the wait. Those
-  // that are done may still have bytes under way.
+  // server_->Shutdown alone would wait until its deadline for streams of Health/Watch, which never
+  // end by themselves; so this loop waits for the calls of our services. Calls that have ended may
+  // still have bytes under way: kLastBytesTime is for them.
   while (n_live_calls() > 0 && SteadyNow() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }

@@ -1,5 +1,5 @@
-// The listener that clients connect to: InferenceService, ModelService, health and reflection, with
-// settings that bound what a client can hold.
+// The listener that clients connect to: InferenceService, ModelService, health checks and
+// reflection, with settings that bound the memory, descriptors and threads that clients can take.
 #pragma once
 
 #include <grpcpp/server.h>
@@ -29,51 +29,60 @@
 namespace bora {
 
 struct PublicServerOptions {
-  std::string listen_address = "127.0.0.1:50051";  // host:port, port 0 = any; or unix:PATH
-  // There is no encryption yet: without this only loopback addresses and Unix sockets are allowed.
+  // "host:port", where port 0 means any free port; or "unix:PATH".
+  std::string listen_address = "127.0.0.1:50051";
+  // Allows addresses other than loopback addresses and Unix sockets. Connections are not encrypted.
   bool insecure_listen = false;
   AccessLogOptions access_log;
-  absl::Duration slow_reader_timeout = absl::Seconds(30);  // as GenerateStream's comment says
+  // A call ends if its client does not read a message for this long; promised by the comment of
+  // GenerateStream in inference_service.proto.
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
 
-// OK if the listener may be plaintext; INVALID_ARGUMENT names the address and the option else.
+// INVALID_ARGUMENT, with the address and the flag that would allow it, if the address is malformed
+// or if plaintext is not allowed on it; else OK.
 absl::Status CheckListenAddress(const PublicServerOptions& options);
 
 // Thread-safe after Start.
 class PublicServer {
  public:
-  // Listens and serves at once; health is NOT_SERVING until SetServing. `engine` and `tokenizer`
-  // outlive the server. INVALID_ARGUMENT: see CheckListenAddress; UNAVAILABLE: the address cannot
-  // be had.
+  // Listens and takes calls at once; health checks answer NOT_SERVING until SetServing(true).
+  // `engine` and `tokenizer` must outlive the server. INVALID_ARGUMENT: see CheckListenAddress;
+  // UNAVAILABLE: the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<PublicServer>> Start(const PublicServerOptions& options,
                                                              const ModelFacts& model,
                                                              const ServerFacts& facts,
                                                              Generator* engine,
                                                              const Tokenizer& tokenizer);
-  // As Shutdown(SteadyNow()).
+  // Does what Shutdown(SteadyNow()) does.
   ~PublicServer();
 
   // The port that was bound; 0 for a Unix socket.
   int port() const { return port_; }
-  // What health checks of "", the services and "readiness" answer.
+  // Sets the answer of health checks for "", for the names of the services and for "readiness":
+  // SERVING or NOT_SERVING.
   void SetServing(bool serving);
-  // What health checks of "liveness" answer: SERVING until told otherwise.
+  // Sets the answer of health checks for "liveness"; SERVING at first. An orchestrator restarts a
+  // server that is not live.
   void SetLive(bool live);
-  // Waits until `deadline` for calls of our services that run, while the engine refuses new ones,
-  // then cancels what is left; watchers of the health are not waited for. Blocks until the last is
-  // gone. The engine must still be there. Later calls do nothing.
+  // Waits until `deadline` for the running calls of our services to end, then cancels the rest, and
+  // returns when no call is left. Does not wait for streams of Health/Watch, which never end. Calls
+  // that arrive meanwhile are still taken, so the engine should refuse them (Engine::Drain). A
+  // later call has nothing left to do. REQUIRES: the engine still exists.
   void Shutdown(SteadyTime deadline);
 
   AccessLog& access_log() { return access_log_; }
 
-  // Calls whose reactor exists.
+  // Calls of our services that have not ended.
   int64_t n_live_calls() const { return n_live_calls_.load(std::memory_order_relaxed); }
 
  private:
   PublicServer(const PublicServerOptions& options, const ModelFacts& model,
                const ServerFacts& facts, Generator* engine, const Tokenizer& tokenizer);
+  // Starts gRPC's server. UNAVAILABLE if the address cannot be bound.
   absl::Status Listen(const std::string& address);
 
+  // In the order of their dependence: each member may use those above it.
   const ModelFacts model_;
   const ServerFacts facts_;
   const RequestValidator validator_;

@@ -16,9 +16,10 @@ namespace bora {
 namespace {
 
 constexpr uint8_t kGzipMagic[] = {0x1f, 0x8b};
-// Output grows by pieces of this size; most prompts fit one.
+// The output buffer grows by pieces of this size, and most prompts fit one. The content's size is
+// not known before it is inflated: the size in a gzip stream is the sender's claim, at its end.
 constexpr size_t kPieceBytes = 64 << 10;
-// For zlib: the largest window, and a gzip header instead of zlib's own.
+// zlib's windowBits: 15 for the largest window, plus 16 for a gzip header instead of zlib's own.
 constexpr int kGzipWindowBits = 15 + 16;
 
 ApiError BrokenGzip(size_t n_bytes) {
@@ -56,18 +57,18 @@ std::optional<ApiError> Inflate(int64_t limit_bytes, grpc::ByteBuffer* bytes) {
     stream.avail_in = static_cast<uInt>(slice.size());
     do {
       const size_t n_before = plain.size();
-      // One byte beyond the limit shows that there is more.
+      // Room for one byte beyond the limit: if it is used, the content exceeds the limit.
       const size_t n_room = std::min(kPieceBytes, static_cast<size_t>(limit_bytes) + 1 - n_before);
       plain.resize(n_before + n_room);
       stream.next_out = reinterpret_cast<Bytef*>(plain.data() + n_before);
       stream.avail_out = static_cast<uInt>(n_room);
       result = inflate(&stream, Z_NO_FLUSH);
-      if (result == Z_BUF_ERROR) result = Z_OK;  // it waits for the next slice
+      if (result == Z_BUF_ERROR) result = Z_OK;  // no progress without the next slice
       plain.resize(n_before + n_room - stream.avail_out);
       if (static_cast<int64_t>(plain.size()) > limit_bytes) {
         return MessageTooLarge(limit_bytes + 1, /*exact=*/false);
       }
-      // Without room for output, input that was taken may have more to give.
+      // If the output buffer is full, zlib may have output left from input that it has consumed.
     } while (result == Z_OK && (stream.avail_in > 0 || stream.avail_out == 0));
     if (result != Z_OK && (result != Z_STREAM_END || stream.avail_in > 0)) {
       return BrokenGzip(bytes->Length());

@@ -1,6 +1,6 @@
-// Requests that a client has compressed. gRPC would inflate a message whole before it looks at the
-// size, so that 4 MiB on the wire become 4 GiB in memory; therefore its own decompression is off on
-// the public listener, and this one stops at the limit.
+// Decompresses requests that a client has compressed. gRPC inflates a whole message before it
+// checks the size, so that 4 MiB on the wire may become 4 GiB in memory. Therefore gRPC's
+// decompression is off on the public listener, and this one stops at a limit.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -12,13 +12,14 @@
 
 namespace bora {
 
-// Whether the bytes begin as a gzip stream does. No message of protobuf begins so: the first byte
+// Whether the bytes begin with the magic number of gzip. No protobuf message does: its first byte
 // would be a tag of wire type 7, which does not exist.
 bool IsGzip(const grpc::ByteBuffer& bytes);
 
-// Replaces the gzip stream `bytes` by what it holds. INVALID_FIELD if it is no whole gzip stream;
-// RESOURCE_EXHAUSTED with LIMIT_EXCEEDED, and no more than `limit_bytes` inflated, if it holds more
-// than `limit_bytes`.
+// Replaces the gzip stream in `bytes` by its decompressed content; nullopt if that succeeds.
+// INVALID_ARGUMENT with INVALID_FIELD if `bytes` are not exactly one whole gzip stream.
+// RESOURCE_EXHAUSTED with LIMIT_EXCEEDED if the content has more than `limit_bytes` bytes;
+// inflating stops one byte beyond the limit then. `bytes` are unchanged after an error.
 std::optional<ApiError> Inflate(int64_t limit_bytes, grpc::ByteBuffer* bytes);
 
 }  // namespace bora

@@ -21,6 +21,8 @@ namespace {
 
 namespace pb = google::protobuf;
 
+// Turns the string fields of the message and of its nested messages into bytes fields. Both have
+// the same form on the wire, but a parser does not check bytes for UTF-8.
 void StringsToBytes(pb::DescriptorProto* message) {
   for (pb::FieldDescriptorProto& field : *message->mutable_field()) {
     if (field.type() == pb::FieldDescriptorProto::TYPE_STRING) {
@@ -30,7 +32,7 @@ void StringsToBytes(pb::DescriptorProto* message) {
   for (pb::DescriptorProto& nested : *message->mutable_nested_type()) StringsToBytes(&nested);
 }
 
-// Adds the file and what it imports to `pool`, with every string field as a bytes field.
+// Adds the file and its imports to `pool`, with bytes fields in place of string fields.
 void AddWithoutStrings(const pb::FileDescriptor& file, pb::DescriptorPool* pool) {
   if (pool->FindFileByName(file.name()) != nullptr) return;
   for (int i = 0; i < file.dependency_count(); ++i) AddWithoutStrings(*file.dependency(i), pool);
@@ -40,7 +42,9 @@ void AddWithoutStrings(const pb::FileDescriptor& file, pb::DescriptorPool* pool)
   pool->BuildFile(proto);
 }
 
-// Adds a violation for each field of `message` that is a string in `original` and not UTF-8.
+// Adds a violation for each field of `message` that `original` declares as a string and that is not
+// UTF-8, until *n_found is Violations::kMaxPerList. `prefix`: the path of `message` in the request,
+// with a dot at its end, or empty.
 void FindInvalidUtf8(const pb::Message& message, const pb::Descriptor& original,
                      const std::string& prefix, int* n_found, Violations* violations) {
   const pb::Reflection& reflection = *message.GetReflection();
@@ -80,11 +84,11 @@ std::optional<ApiError> ParseRequest(const grpc::ByteBuffer& bytes, pb::Message*
   if (bytes.Length() > kMaxMessageBytes) {
     return MessageTooLarge(static_cast<int64_t>(bytes.Length()), /*exact=*/true);
   }
-  grpc::ByteBuffer plain(bytes);  // shares the slices
+  grpc::ByteBuffer plain(bytes);  // shares the memory of `bytes`
   if (IsGzip(plain)) {
     if (std::optional<ApiError> error = Inflate(kMaxMessageBytes, &plain)) return error;
   }
-  grpc::ByteBuffer copy(plain);  // parsing consumes it
+  grpc::ByteBuffer copy(plain);  // parsing consumes its buffer
   if (grpc::SerializationTraits<pb::Message>::Deserialize(&copy, message).ok()) {
     return std::nullopt;
   }
@@ -104,6 +108,8 @@ bool TakesLong(const grpc::ByteBuffer& bytes) {
 
 ApiError DiagnoseUnparsable(absl::string_view bytes, const pb::Message& message) {
   const pb::Descriptor& original = *message.GetDescriptor();
+  // Parses once more by a copy of the message's type whose strings are bytes: if that succeeds,
+  // only UTF-8 was at fault, and the parsed message shows where.
   pb::DescriptorPool pool;
   AddWithoutStrings(*original.file(), &pool);
   pb::DynamicMessageFactory factory(&pool);

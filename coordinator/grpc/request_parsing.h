@@ -1,6 +1,6 @@
-// Bytes of a request to its message. Generated services would answer bytes that do not parse (among
-// them any string field that is not UTF-8) with UNIMPLEMENTED and no text, which no client can make
-// sense of; so the services take raw bytes and parse them here.
+// Parses the bytes of a request. If gRPC's generated services parsed them, a request that does not
+// parse (a string field that is not UTF-8 is enough) would be answered with UNIMPLEMENTED and no
+// message, which tells a client nothing. Therefore the services take raw bytes and parse them here.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -13,21 +13,21 @@
 
 namespace bora {
 
-// Fills `message` from `bytes`, which may be compressed (request_compression.h), or tells what is
-// wrong: INVALID_ARGUMENT with INVALID_FIELD that names the string fields that are not UTF-8, or
-// the message's type if the bytes are no such message; RESOURCE_EXHAUSTED with LIMIT_EXCEEDED if
-// they are more than kMaxMessageBytes, before or after decompression.
+// Fills `message` from `bytes`, which may be compressed by gzip (request_compression.h); nullopt if
+// that succeeds. INVALID_ARGUMENT with INVALID_FIELD if the bytes are not such a message: the error
+// names the string fields that are not UTF-8, or else the message's type. RESOURCE_EXHAUSTED with
+// LIMIT_EXCEEDED if there are more than kMaxMessageBytes before or after decompression.
 std::optional<ApiError> ParseRequest(const grpc::ByteBuffer& bytes,
                                      google::protobuf::Message* message);
 
-// Whether ParseRequest takes so long that it must not run on a thread of gRPC, which may have as
-// few as two for all callbacks: more than 16 KiB, of which tokenizing takes 5 ms at 3 MB/s, or
-// compressed, so that nobody knows how many bytes it is. A request that is too large is refused at
-// once.
+// Whether handling the request may take too long for a thread of gRPC, which may have as few as two
+// threads for all callbacks. True for more than 16 KiB, whose tokenizing takes 5 ms at 3 MB/s, and
+// for compressed requests, whose size is not known. False for requests above kMaxMessageBytes,
+// since ParseRequest refuses them at once.
 bool TakesLong(const grpc::ByteBuffer& bytes);
 
-// The same as ParseRequest for bytes in memory that `message`'s parser has refused: which fields
-// are at fault.
+// The error for bytes that the parser of `message`'s type has refused: names the string fields that
+// are not UTF-8, or else the type. `message` gives the type alone. Costs much more than parsing.
 ApiError DiagnoseUnparsable(absl::string_view bytes, const google::protobuf::Message& message);
 
 }  // namespace bora

@@ -1,4 +1,5 @@
-// Unary methods that are a function from request to answer: all of them except Generate.
+// The reactor of unary methods that are a function from request to answer: all unary methods except
+// Generate.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -24,14 +25,15 @@
 
 namespace bora {
 
-// Carries out one call. Run is called on gRPC's thread or, for a large request, on one of the task
-// pool; gRPC keeps context and response until OnDone, which only follows the Finish in Run. Deletes
-// itself in OnDone.
+// Carries out one call. Run is called on gRPC's thread or, for a request that takes long, on a
+// thread of the task pool. gRPC keeps context and response until OnDone, which comes only after Run
+// or Fail has called Finish. Deletes itself in OnDone.
 template <typename Request, typename Response>
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
-  // Fills the answer or returns an error. If the call is cancelled, also by its deadline, the
-  // handler may leave the rest undone. Called once at most, on a gRPC thread or the task pool's.
+  // Fills the answer, or returns an error. If the call is cancelled meanwhile (by its client or its
+  // deadline), the answer is not sent, so that the handler may return early. Called once at most,
+  // on the thread of Run.
   using Handler = std::function<std::optional<ApiError>(const Request&, Response*)>;
 
   UnaryReactor(const char* method, grpc::CallbackServerContext* context, grpc::ByteBuffer* response,
@@ -44,6 +46,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     services_.n_live_calls->fetch_add(1, std::memory_order_relaxed);
   }
 
+  // Runs the call now or later. `bytes`, the request, need only live during this function.
   void Start(const grpc::ByteBuffer& bytes) {
     context_->AddTrailingMetadata("x-request-id", record_.request_id);
     if (const std::optional<ApiError> error = CheckMetadata(*context_)) {
@@ -58,7 +61,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     }
   }
 
-  // Run asks the context whether the call is cancelled, and calls Finish in any case.
+  // Nothing to do: Run asks the context whether the call is cancelled, and calls Finish in any
+  // case.
   void OnCancel() override {}
   void OnDone() override {
     services_.access_log->Record(record_, SteadyNow() - record_.arrival);
@@ -67,11 +71,12 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   }
 
  private:
+  // Parses the request, calls the handler and ends the call.
   void Run(const grpc::ByteBuffer& bytes) {
     Request request;
     Response answer;
     std::optional<ApiError> error;
-    // The request may have waited for long, until the client gave up.
+    // The client may have given up while the request waited for a thread of the pool.
     if (!context_->IsCancelled()) error = ParseRequest(bytes, &request);
     if (!error.has_value() && !context_->IsCancelled()) error = handler_(request, &answer);
     if (context_->IsCancelled()) {
@@ -104,7 +109,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   CallRecord record_;
 };
 
-// The reactor of a call that `handler` answers; the call has begun.
+// Starts a call that `handler` answers, and returns its reactor. `request` need only live during
+// this function; `context`, `response` and `services` until the end of the call.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* RunUnary(const char* method, grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* response,

@@ -12,7 +12,7 @@
 namespace bora {
 namespace {
 
-// Lives until OnDone.
+// Ends a call at once with UNIMPLEMENTED and the reason. Deletes itself in OnDone.
 class Refusal final : public grpc::ServerGenericBidiReactor {
  public:
   explicit Refusal(const std::string& reason) {

@@ -1,6 +1,6 @@
-// Answers calls of methods that a server does not have: with the reason, where gRPC itself says
-// UNIMPLEMENTED and nothing else. A worker that dials the port for clients, or a client on the port
-// for workers, learns so.
+// Answers calls of methods that a server does not have with UNIMPLEMENTED and a message; gRPC
+// itself sends no message. A worker that dials the clients' port, and a client that dials the
+// workers' port, learn of their mistake from it.
 #pragma once
 
 #include <grpcpp/generic/async_generic_service.h>
@@ -15,7 +15,8 @@ namespace bora {
 // Thread-safe. Outlives the server that it is registered with.
 class UnknownMethods final : public grpc::CallbackGenericService {
  public:
-  // Methods that begin with `other_prefix` are another port's; `hint` says so.
+  // A call of a method that begins with `other_prefix`, which belongs to another port, is answered
+  // with `hint` and logged.
   UnknownMethods(absl::string_view other_prefix, absl::string_view hint)
       : other_prefix_(other_prefix), hint_(hint) {}
 
@@ -25,10 +26,11 @@ class UnknownMethods final : public grpc::CallbackGenericService {
  private:
   const std::string other_prefix_;
   const std::string hint_;
-  LogRate log_rate_{absl::Seconds(1)};
+  LogRate log_rate_{absl::Seconds(1)};  // of lines about calls on the wrong port
 };
 
-// What the two ports of a coordinator say about each other's methods.
+// The prefixes of the methods of a coordinator's two ports, and the hints that each port gives for
+// the other's methods.
 inline constexpr absl::string_view kWorkerMethods = "/bora.worker.";
 inline constexpr absl::string_view kOnClientPort =
     "this is the coordinator's client port (--listen): workers dial its worker port, "

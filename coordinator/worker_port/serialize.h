@@ -1,4 +1,4 @@
-// Protobuf messages as the bytes that gRPC sends.
+// Serialises protobuf messages of the worker port to the bytes that gRPC sends.
 #pragma once
 
 #include <grpcpp/impl/codegen/proto_utils.h>
@@ -9,6 +9,8 @@
 
 namespace bora {
 
+// The bytes of a generated message. This process builds all the messages that it serialises, so a
+// failure is a bug and ends the process.
 template <typename Message>
 grpc::ByteBuffer Serialize(const Message& message) {
   grpc::ByteBuffer bytes;

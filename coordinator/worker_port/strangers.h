@@ -1,5 +1,6 @@
-// The streams of the worker port that have not proved the credential yet. Their number is bounded,
-// and a new one displaces another when the bound is reached: strangers never keep a worker out.
+// The streams of the worker port whose peers have not proved yet that they know the credential.
+// Their number is bounded. When the bound is reached, a new stream displaces an old one instead of
+// being refused, so that strangers cannot keep a worker out.
 #pragma once
 
 #include <cstddef>
@@ -12,11 +13,12 @@
 
 namespace bora {
 
+// A bounded collection of streams, each from a host. Stream: a type with == (a shared pointer).
 // Pure. Owned by one thread at a time.
 template <typename Stream>
 class Strangers {
  public:
-  // max_streams > 0.
+  // REQUIRES: max_streams > 0.
   explicit Strangers(size_t max_streams) : max_streams_(max_streams) {
     CHECK_GT(max_streams, size_t{0});
   }
@@ -32,7 +34,8 @@ class Strangers {
     return displaced;
   }
 
-  // Removes the stream; false if it is not, or no longer, in the collection.
+  // Removes the stream. Returns false if it is not in the collection, for example because it was
+  // displaced.
   bool Remove(const Stream& stream) {
     for (auto it = streams_.begin(); it != streams_.end(); ++it) {
       if (!(it->stream == stream)) continue;
@@ -56,6 +59,7 @@ class Strangers {
     streams_.erase(it);
   }
 
+  // Linear in the number of streams, which max_streams_ bounds.
   Stream TakeOldestOfBusiestHost() {
     auto victim = streams_.begin();
     for (auto it = streams_.begin(); it != streams_.end(); ++it) {
@@ -67,8 +71,8 @@ class Strangers {
   }
 
   const size_t max_streams_;
-  std::list<Entry> streams_;  // oldest first
-  absl::flat_hash_map<std::string, int> n_by_host_;
+  std::list<Entry> streams_;                         // oldest first
+  absl::flat_hash_map<std::string, int> n_by_host_;  // streams of each host, > 0
 };
 
 }  // namespace bora

@@ -34,7 +34,7 @@ void WorkerOutbox::Post(std::shared_ptr<WireSink> sink, std::shared_ptr<const St
 }
 
 void WorkerOutbox::Run() {
-  pb::CoordinatorMessage proto;  // reused: its fields keep their memory
+  pb::CoordinatorMessage proto;  // used again for every message: its fields keep their memory
   std::shared_ptr<const StepPlan> last_plan;
   grpc::ByteBuffer plan_bytes;  // of last_plan; a copy shares the memory
   while (true) {
@@ -42,6 +42,7 @@ void WorkerOutbox::Run() {
     if (items.empty()) return;  // stopped
     for (Item& item : items) {
       if (auto* plan = std::get_if<std::shared_ptr<const StepPlan>>(&item.message)) {
+        // last_plan keeps the plan alive, so that equal addresses mean the same plan.
         if (*plan != last_plan) {
           last_plan = std::move(*plan);
           ToProto(*last_plan, &proto);

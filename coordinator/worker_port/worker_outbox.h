@@ -1,6 +1,6 @@
-// Messages on their way from the engine to the workers: put into their form on the wire and written
-// by a thread of its own, so that the engine thread goes on at once, and a plan for many ranks is
-// converted and serialised once.
+// Messages on their way from the engine to the workers. A thread of the outbox converts, serialises
+// and writes them, so that the engine thread does not wait, and a plan for many ranks is serialised
+// once.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -15,27 +15,32 @@
 
 namespace bora {
 
-// Takes serialised messages for one worker. Called on the outbox's thread; must not block.
+// Takes serialised messages for one worker.
 class WireSink {
  public:
   virtual ~WireSink() = default;
+  // Sends the message after those of earlier calls. `is_heartbeat`: the message is a heartbeat,
+  // which the sink may drop if another one already waits. Called on the outbox's thread; must not
+  // block.
   virtual void Write(grpc::ByteBuffer message, bool is_heartbeat) = 0;
 };
 
-// Thread-safe. Messages of one thread reach a sink in the order in which they were posted.
+// Thread-safe. Messages that one thread posts for a sink reach the sink in that order.
 class WorkerOutbox {
  public:
   WorkerOutbox();
-  // As Stop.
+  // Does what Stop does.
   ~WorkerOutbox();
   WorkerOutbox(const WorkerOutbox&) = delete;
   WorkerOutbox& operator=(const WorkerOutbox&) = delete;
 
-  // What is posted after Stop is dropped.
+  // Writes the message to the sink, later and on the outbox's thread; returns at once. Messages
+  // that are posted after Stop are dropped.
   void Post(std::shared_ptr<WireSink> sink, CoordinatorMessage message);
-  // A plan that is posted for one sink after another is serialised for the first of them only.
+  // The same for a plan. If one plan is posted for several sinks without other plans in between, it
+  // is serialised once.
   void Post(std::shared_ptr<WireSink> sink, std::shared_ptr<const StepPlan> plan);
-  // Writes what has been posted and joins the thread. Later calls do nothing.
+  // Writes all messages that have been posted, then joins the thread. Later calls do nothing.
   void Stop();
 
  private:
@@ -46,7 +51,8 @@ class WorkerOutbox {
 
   void Run();
 
-  // Unbounded: the engine has few plans in flight, and a sink closes when too much waits in it.
+  // Unbounded, since its length is bounded elsewhere: the engine has few plans in flight, and
+  // writing to a sink never blocks (a sink in which too many messages wait closes its stream).
   Mailbox<Item> items_;
   std::thread thread_;
 };

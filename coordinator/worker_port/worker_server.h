@@ -1,5 +1,5 @@
-// The listener that workers connect to, with settings that bound the memory and descriptors that a
-// stranger can take.
+// The listener that workers connect to. Its settings bound the memory and the descriptors that a
+// peer without the credential can take.
 #pragma once
 
 #include <grpcpp/server.h>
@@ -17,17 +17,19 @@ namespace bora {
 // Thread-safe after Start.
 class WorkerServer {
  public:
-  // Listens on `address`, host:port with port 0 = any. `events` outlives the server. UNAVAILABLE:
-  // the address cannot be had.
+  // Listens on `address`, "host:port", where port 0 means any free port. `events` must outlive the
+  // server; it is called on gRPC's threads. UNAVAILABLE if the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(const std::string& address,
                                                              WorkerServiceOptions options,
                                                              WorkerEvents* events);
+  // Shuts down without waiting for streams.
   ~WorkerServer();
 
   // The port that was bound.
   int port() const { return port_; }
-  // Refuses new streams, waits until `deadline` for those there are, then cancels them. Later calls
-  // do nothing.
+  // Refuses new streams, waits until `deadline` for the open streams to end and then cancels them.
+  // Returns when all streams have ended and no message is written any more. A later call has
+  // nothing left to do.
   void Shutdown(SteadyTime deadline);
 
  private:

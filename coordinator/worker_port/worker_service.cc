@@ -27,23 +27,26 @@ namespace {
 
 namespace pb = worker::v1alpha1;
 
-// A stream that has not proved the credential is a stranger. At most kMaxStrangers exist at a time,
-// each for at most kHelloTimeout. gRPC 1.51 buffers a message until it is complete, whatever its
-// length (measured: 60 MiB), as soon as the application asks for one. So a stranger's first message
-// is asked for only after the header of its call has shown that it has the credential; until then
-// gRPC buffers 64 KiB of a stream. An attacker that has recorded such a header can repeat it, and
-// then fails the challenge.
+// A stream whose peer has not proved that it knows the credential is a stranger. At most
+// kMaxStrangers exist at a time, each for at most kHelloTimeout. As soon as the application asks
+// gRPC 1.51 for a message, gRPC buffers the message until it is complete, whatever its length
+// (measured: 60 MiB). Therefore a stranger's first message is read only after the header of its
+// call has shown knowledge of the credential; until then gRPC buffers 64 KiB of the stream. An
+// attacker that has recorded such a header can repeat it, but then fails the challenge.
 constexpr size_t kMaxStrangers = 64;
 constexpr std::chrono::seconds kHelloTimeout(5);
-// Bytes of all messages before the worker is attached: nonces, a proof, names and addresses.
+// Limit of the bytes of all messages before the worker is attached. They contain nonces, a proof,
+// names and addresses.
 constexpr size_t kMaxFirstBytes = 64 << 10;
-// Messages that wait for a worker that does not read. A healthy worker never has so many waiting:
-// the number of plans in flight is bounded by the stages, and heartbeats are not repeated.
+// How many messages may wait for a worker that does not read; one more closes its stream. A healthy
+// worker never has so many waiting: the stages bound the number of plans in flight, and at most one
+// heartbeat waits at the end of the queue.
 constexpr size_t kMaxQueuedMessages = 256;
-// Messages of a worker that wait for the engine. A worker sends two messages a second, five while
-// it loads, and one for each of the few plans in flight: this is half a minute of messages.
+// How many messages of a worker may wait for the engine. A worker sends two messages a second, five
+// while it loads, and one for each of the few plans in flight: this is half a minute of messages.
 constexpr int64_t kMaxWaitingMessages = 256;
-// The time that a worker has to read the messages before the status that ends its stream.
+// How long a worker may take to read the message under way before the status that ends its stream;
+// then the stream is cancelled without a status.
 constexpr std::chrono::seconds kCloseTimeout(1);
 
 // "ipv4:10.0.0.1:5123" without the port: the same for all connections of a host.
@@ -51,9 +54,10 @@ std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind('
 
 }  // namespace
 
-// One worker's stream: gRPC calls the On... functions of the reactor on its threads. The cluster
-// knows the reactor's writer, which it calls on the engine thread; the outbox calls the writer on a
-// thread of its own. The reactor lives until OnDone, the writer as long as it is referred to.
+// One worker's stream. gRPC calls the On... functions of the reactor on its threads. The rest of
+// the coordinator knows only the reactor's writer: the cluster calls it on the engine thread, the
+// outbox on its own thread. The reactor lives until OnDone, the writer until the last reference to
+// it is gone.
 class WorkerServiceImpl::Reactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
@@ -110,15 +114,19 @@ class WorkerServiceImpl::Reactor final
   }
 
  private:
+  // kAuthenticated: the worker has proved the credential; kAttached: it has also sent its hello,
+  // and the engine knows the stream.
   enum class Phase { kStranger, kAuthenticated, kAttached };
 
+  // OK if the header of the call shows knowledge of the credential. A replay also passes.
   absl::Status CheckGate() const {
     const auto header = context_->client_metadata().find(kGateHeader);
     if (header == context_->client_metadata().end()) return auth_.CheckGate("");
     return auth_.CheckGate(absl::string_view(header->second.data(), header->second.size()));
   }
 
-  // Handles the message in incoming_. The stream has to end with the error that it returns.
+  // Handles the message in incoming_. If it returns an error, the caller must end the stream with
+  // that error.
   absl::Status TakeIncoming() {
     const int64_t n_bytes = static_cast<int64_t>(incoming_.Length());
     std::shared_ptr<void> receipt;
@@ -153,6 +161,7 @@ class WorkerServiceImpl::Reactor final
     return absl::OkStatus();
   }
 
+  // Checks the worker's answer to the challenge and sends the coordinator's own proof.
   absl::Status Authenticate(const pb::WorkerMessage& proto) {
     if (!proto.has_auth_response()) {
       return absl::UnauthenticatedError("a worker must answer the challenge first");
@@ -166,7 +175,7 @@ class WorkerServiceImpl::Reactor final
     return absl::OkStatus();
   }
 
-  // Thread-safe.
+  // Writes to the stream, one message at a time, and closes it. Thread-safe.
   class Writer final : public WorkerStream,
                        public WireSink,
                        public std::enable_shared_from_this<Writer> {
@@ -184,7 +193,7 @@ class WorkerServiceImpl::Reactor final
     void Write(grpc::ByteBuffer message, bool is_heartbeat) override {
       absl::MutexLock lock(&mutex_);
       if (reactor_ == nullptr || closing_) return;
-      // One waiting heartbeat says as much as several.
+      // Several waiting heartbeats would tell the worker no more than one does.
       if (is_heartbeat && ends_in_heartbeat_ && !queue_.empty()) return;
       if (queue_.size() >= kMaxQueuedMessages) {
         CloseLocked(absl::ResourceExhaustedError(
@@ -229,7 +238,8 @@ class WorkerServiceImpl::Reactor final
       }
     }
 
-    // The reactor is about to be deleted. Returns why the stream has ended.
+    // To be called before the reactor is deleted: the writer does not use it any more. Returns the
+    // reason why the stream has ended, for people.
     std::string Detach() {
       absl::MutexLock lock(&mutex_);
       reactor_ = nullptr;
@@ -246,6 +256,8 @@ class WorkerServiceImpl::Reactor final
       reactor_->StartWrite(&outgoing_);
     }
 
+    // Drops waiting messages and ends the stream after the write under way, if there is one. The
+    // first reason counts.
     void CloseLocked(absl::Status reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       if (reactor_ == nullptr || closing_) return;
       closing_ = true;
@@ -254,8 +266,9 @@ class WorkerServiceImpl::Reactor final
       if (!writing_) {
         FinishLocked();
       } else {
-        // The write may never end when the worker has stopped reading. The alarm is part of the
-        // writer and keeps its function after the function has run: it must not own the writer.
+        // The write may never end if the worker has stopped reading. The alarm holds a weak
+        // pointer: it is a member of the writer and keeps its function even after running it, so
+        // that a shared pointer would keep the writer alive for ever.
         close_alarm_.Set(std::chrono::system_clock::now() + kCloseTimeout,
                          [weak_self = weak_from_this()](bool expired) {
                            const std::shared_ptr<Writer> self = weak_self.lock();
@@ -274,14 +287,15 @@ class WorkerServiceImpl::Reactor final
     absl::Mutex mutex_;
     Reactor* reactor_ ABSL_GUARDED_BY(mutex_);
     std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
-    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;  // the last message of queue_ is one
-    grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);
-    bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-    bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-    bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-    bool attached_ ABSL_GUARDED_BY(mutex_) = false;
-    grpc::Alarm close_alarm_ ABSL_GUARDED_BY(mutex_);
-    absl::Status reason_ ABSL_GUARDED_BY(mutex_);
+    // The last message that was put into queue_ is a heartbeat.
+    bool ends_in_heartbeat_ ABSL_GUARDED_BY(mutex_) = false;
+    grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);  // the message of the write under way
+    bool writing_ ABSL_GUARDED_BY(mutex_) = false;       // a write is under way
+    bool closing_ ABSL_GUARDED_BY(mutex_) = false;       // no new message is taken
+    bool finished_ ABSL_GUARDED_BY(mutex_) = false;      // Finish was called
+    bool attached_ ABSL_GUARDED_BY(mutex_) = false;      // the worker has sent its hello
+    grpc::Alarm close_alarm_ ABSL_GUARDED_BY(mutex_);    // ends a close that takes too long
+    absl::Status reason_ ABSL_GUARDED_BY(mutex_);        // why the stream is closed
   };
 
   WorkerServiceImpl* const service_;
@@ -290,7 +304,7 @@ class WorkerServiceImpl::Reactor final
   const std::shared_ptr<WorkerInbox> inbox_;
   const CoordinatorAuth auth_;
   grpc::Alarm hello_alarm_;
-  // Used by the gRPC thread that reads; gRPC runs one read at a time.
+  // Used only by the gRPC thread that reads; gRPC runs one read at a time.
   grpc::ByteBuffer incoming_;
   Phase phase_ = Phase::kStranger;
   size_t n_first_bytes_ = 0;

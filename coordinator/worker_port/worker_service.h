@@ -1,6 +1,6 @@
-// The coordinator's end of the worker streams: takes messages of workers to the engine and messages
-// of the cluster to the workers. No message reaches the engine before the worker has proved that it
-// has the credential.
+// The coordinator's end of the worker streams: passes messages of workers to the engine and
+// messages of the cluster to the workers. No message reaches the engine before the worker has
+// proved that it knows the credential.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,9 @@
 namespace bora {
 
 struct WorkerServiceOptions {
-  std::string credential;  // empty: workers must have none
-  // Bounds on the lists of a worker's messages; a message with longer ones ends its stream.
+  std::string credential;  // the secret that workers must know; empty: workers must have none
+  // Bounds on the lengths of lists in a worker's messages. A message with a longer list ends its
+  // stream.
   WorkerMessageLimits limits;
 };
 
@@ -31,27 +32,29 @@ using RawWorkerService = worker::v1alpha1::WorkerService::WithRawCallbackMethod_
 // Thread-safe. Outlives the server that it is registered with.
 class WorkerServiceImpl final : public RawWorkerService {
  public:
-  // `events` outlives the service.
+  // `events` outlives the service and is called on gRPC's threads.
   WorkerServiceImpl(WorkerServiceOptions options, WorkerEvents* events);
 
+  // Begins a stream with a worker: authentication, then hello, then messages in both directions.
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Attach(
       grpc::CallbackServerContext* context) override;
 
-  // Nothing is written to workers any more.
+  // Writes the messages that wait, and drops all later ones. Blocks until that is done.
   void StopOutbox() { outbox_->Stop(); }
 
  private:
   class Reactor;
 
-  // Counts the stream as a stranger until it is removed. If there are too many strangers, another
-  // one is closed.
+  // Counts the stream as a stranger until RemoveStranger. If there are too many strangers then, one
+  // of them is closed, see Strangers::Add. `peer`: the stream's address in gRPC's form.
   void AddStranger(const std::shared_ptr<WorkerStream>& stream, const std::string& peer);
   void RemoveStranger(const std::shared_ptr<WorkerStream>& stream);
 
   const WorkerServiceOptions options_;
   WorkerEvents* const events_;
-  const std::shared_ptr<WorkerOutbox> outbox_;  // of all streams, which may outlive the service
-  LogRate log_rate_{absl::Milliseconds(100)};
+  // The outbox of all streams. Shared, since a stream's writer may outlive the service.
+  const std::shared_ptr<WorkerOutbox> outbox_;
+  LogRate log_rate_{absl::Milliseconds(100)};  // of lines about strangers
   absl::Mutex mutex_;
   Strangers<std::shared_ptr<WorkerStream>> strangers_ ABSL_GUARDED_BY(mutex_);
 };

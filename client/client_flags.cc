@@ -106,8 +106,8 @@ void AddGenerate(CommandFlags* table, GenerateOptions* options) {
   table->Flag("n", IntegerFlag(&options->n).Default("1"),
               "Completions of the prompt; they are printed when all are there.");
   table->Flag("priority", ChoiceFlag(&options->priority, {"interactive", "standard", "batch"}),
-              "Who is served first.");
-  table->Flag("tenant", TextFlag(&options->tenant, "NAME"), "On whose behalf.");
+              "Class of the request: which requests are served first.");
+  table->Flag("tenant", TextFlag(&options->tenant, "NAME"), "Tenant that the request counts for.");
   table->Flag("request-id", TextFlag(&options->request_id, "ID").Default("made by the server"),
               "Name of the request in logs and errors.");
   AddSampling(table, options);
@@ -201,7 +201,7 @@ CommandLine ClientCommandLine(ClientFlags* flags) {
 
   status.Flag("wait",
               DurationFlag(&flags->status.wait, absl::ZeroDuration(), absl::Hours(24)).Default(""),
-              "Until the server serves, so long at most; exit 3 if it does not.");
+              "Wait until the server serves, at most this long; exit 3 if it does not.");
 
   AddPlan(&command_line.AddCommand("plan", kPlanSummary), &flags->plan);
   return command_line;

@@ -53,8 +53,9 @@ struct RankShape {
   int64_t local_n_kv_heads = 0;
   // FFN columns [tp_rank * local_hidden_dim, (tp_rank + 1) * local_hidden_dim).
   int64_t local_hidden_dim = 0;
-  // Rows [vocab_begin, vocab_end) of the embedding and the LM head, padded to local_vocab_size
-  // rows, which is equal on all ranks. The last ranks may have fewer real rows, or none.
+  // Rows [vocab_begin, vocab_end) of the LM head, padded to local_vocab_size rows, which is equal
+  // on all ranks. The last ranks may have fewer real rows, or none. The embedding table is whole on
+  // every rank of the first stage.
   int64_t local_vocab_size = 0;
   int64_t vocab_begin = 0;
   int64_t vocab_end = 0;

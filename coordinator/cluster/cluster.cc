@@ -24,7 +24,8 @@ void Cluster::OnAttached(std::shared_ptr<WorkerStream> stream, const Hello& hell
 
 void Cluster::OnMessage(const WorkerStream* stream, WorkerMessage message, SteadyTime now) {
   AttachedWorker* worker = registry_.Find(stream);
-  if (worker == nullptr) return;
+  if (worker == nullptr) return;  // dropped while the message was in the mailbox
+  // A message of any type shows that the worker is alive; a heartbeat has no other purpose.
   registry_.Hear(worker, now);
   if (auto* progress = std::get_if<LoadProgress>(&message)) {
     group_.OnLoadProgress(worker, *progress, now);
@@ -47,6 +48,7 @@ void Cluster::OnGone(const WorkerStream* stream, const std::string& reason, Stea
 }
 
 void Cluster::Tick(SteadyTime now, absl::Duration predicted_step) {
+  // Dropping a worker removes it alone from the registry: the other pointers stay valid.
   for (AttachedWorker* worker : registry_.FindLost(now)) {
     const int64_t silent_ms = absl::ToInt64Milliseconds(worker->silence.length());
     group_.Drop(worker,
@@ -85,6 +87,7 @@ void Cluster::FillSnapshot(ServerSnapshot* snapshot) const {
     out.last_heartbeat = worker->last_heard;
     if (worker->rank >= 0) group_.FillPlace(*worker, &out);
   }
+  // By stage and tensor rank; spares last, by their ids.
   std::sort(snapshot->workers.begin(), snapshot->workers.end(),
             [](const WorkerSnapshot& a, const WorkerSnapshot& b) {
               const bool a_spare = a.stage < 0;

@@ -1,5 +1,5 @@
-// What happens to a group of workers, as data: the group's owner takes the events after each call
-// and acts on them in their order.
+// Events of a group of workers, as data. The group's owner takes the events after each call and
+// handles them in order.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,15 @@ namespace bora {
 // Every place is filled and all ranks have joined: plans of this epoch may be sent.
 struct GroupFormed {
   int64_t epoch = 0;
-  GroupLimits limits;
+  GroupLimits limits;  // with the number of KV blocks that fits all ranks
 };
 
-// The epoch has ended: no plan that is in flight will be answered.
+// The epoch of the last GroupFormed has ended: no plan in flight will have a result.
 struct GroupLost {
   std::string detail;  // why, for people
 };
 
-// The oldest plan in flight is done. If the result does not fit the plan, the owner says so by
+// The oldest plan in flight is done. If the result does not fit the plan, the owner calls
 // Cluster::RejectStepResult.
 struct StepDone {
   StepResult result;

@@ -3,7 +3,7 @@
 namespace bora {
 namespace {
 
-// The higher, the better the free rank suits the worker.
+// How well the free rank suits the worker, from 0 (badly) to 3: see ChooseRank.
 int Score(const ClusterOptions& options, const std::vector<AttachedWorker*>& ranks,
           const AttachedWorker& worker, int32_t rank) {
   if (worker.hello.loaded.has_value() && worker.hello.loaded->load == LoadForRank(options, rank)) {

@@ -1,9 +1,10 @@
-// Whether the workers of a group have read the same weights.
+// Checks that the workers of a group have read the same weights.
 //
-// Two measures. The fingerprint is of a checkpoint as far as opening it tells: every worker must
-// have the group's. Digests are of the bytes that a rank has read: ranks that read the same bytes
-// must have the same digests, and a worker that takes the place of another must have read what that
-// one had. The weights of a group change only if none of its workers holds the old ones any more.
+// There are two measures. A fingerprint identifies a checkpoint by the data that opening it shows:
+// all workers must have the group's fingerprint. Digests are computed from the bytes of weights
+// that a rank has read: ranks that read the same part of the model must have the same digests, and
+// a worker that replaces another must have the digests of its predecessor. The weights of a group
+// change only when no worker of the group holds the old ones any more.
 #pragma once
 
 #include <cstdint>
@@ -21,38 +22,44 @@ namespace bora {
 // Owned by the engine thread.
 class WeightAgreement {
  public:
-  // `options` outlives it.
+  // `options` outlives the agreement. If options.fingerprint is set, it is the group's for ever.
   explicit WeightAgreement(const ClusterOptions& options);
 
-  // What a worker's fingerprint means to a group whose fingerprint n_holders workers have.
+  // The answer to a worker's fingerprint.
   enum class Verdict {
-    kAgrees,   // it is the group's, or it becomes the group's because there was none
-    kRefused,  // the group keeps its own
-    // More workers have come with this fingerprint than hold the group's: the holders have to go,
-    // and the group takes this one (TakeFingerprint).
+    kAgrees,   // it is the group's, or becomes the group's because the group had none
+    kRefused,  // it is not the group's
+    // It is not the group's, but more workers have come with it than hold the group's, which is
+    // neither configured nor has a group formed with it. The caller must drop the holders and call
+    // TakeFingerprint.
     kOutvotesTheGroup,
   };
+  // Judges the fingerprint of a worker that has loaded. n_holders: workers of the group that have
+  // loaded weights with the group's fingerprint. A fingerprint that is not the group's gets a vote.
   Verdict Judge(const std::string& fingerprint, int32_t n_holders);
-  // Workers that have come with this fingerprint while the group's was another.
+  // How many workers have come with this fingerprint while the group's was another.
   int32_t n_votes(const std::string& fingerprint) const;
+  // Replaces the group's fingerprint, and forgets all votes.
   void TakeFingerprint(const std::string& fingerprint);
-  // No worker of the group has loaded weights any more: unless the fingerprint was configured, the
-  // next worker brings one.
+  // To be called when no worker of the group holds loaded weights any more. The group then takes
+  // the fingerprint of the next worker, unless options.fingerprint is set.
   void ForgetFingerprint();
+  // The group's fingerprint; empty while unknown.
   const std::string& fingerprint() const { return fingerprint_; }
 
-  // FAILED_PRECONDITION, with `worker` as the subject of the message, if a worker for this rank has
-  // read other bytes than the rank's worker in the group that formed last.
+  // FAILED_PRECONDITION if a worker for this rank has read other bytes than the rank's worker in
+  // the group that formed last; OK if no group has formed. `worker`: its name for the message.
   absl::Status CheckPlace(const std::string& worker, int32_t rank,
                           const WeightDigests& digests) const;
-  // Two ranks that have read other bytes of the same weights; digests: [n_ranks].
+  // Finds two ranks that have read different bytes of the same weights; nullopt if there are none.
+  // `digests`: [n_ranks].
   std::optional<DigestMismatch> FindMismatch(const std::vector<WeightDigests>& digests) const;
-  // A group forms that has read this, [n_ranks]: its fingerprint holds from now on, and a warning
-  // is logged if its weights are not those of the group before.
+  // A group forms, whose ranks have these digests, [n_ranks]. From now on the group's fingerprint
+  // cannot be outvoted. Logs a warning if the weights are not those of the previous group.
   void Settle(std::vector<WeightDigests> digests);
-  // No worker is left that a new one would have to agree with.
+  // No worker is attached any more, so that a new one need not agree with the last group.
   void ForgetPlaces() { place_digests_.clear(); }
-  // Of the group that formed last; empty before the first.
+  // Text that identifies the weights of the group that formed last; empty before the first.
   const std::string& weights_digest() const { return weights_digest_; }
 
  private:
@@ -60,7 +67,7 @@ class WeightAgreement {
   const DigestLayout layout_;
   std::string fingerprint_;  // empty: unknown
   bool is_settled_ = false;  // the fingerprint was configured, or a group has formed with it
-  // Workers that came with another fingerprint since fingerprint_ was known.
+  // How many workers came with each other fingerprint since fingerprint_ was known.
   absl::flat_hash_map<std::string, int32_t> n_votes_;
   std::vector<WeightDigests> place_digests_;  // [n_ranks] of the group that formed last, or empty
   std::string weights_digest_;

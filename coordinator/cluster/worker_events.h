@@ -1,4 +1,4 @@
-// What the coordinator's end of the worker streams tells whoever decides about workers: the engine.
+// The events that the coordinator's end of the worker streams reports to the engine.
 #pragma once
 
 #include <memory>
@@ -9,16 +9,19 @@
 
 namespace bora {
 
-// Thread-safe. Streams are compared by address; a stream is told of in this order: attached,
-// messages, gone.
+// Thread-safe; called on gRPC's threads, and returns at once. A stream is identified by its
+// address. The calls for one stream come in this order: OnWorkerAttached, any number of
+// OnWorkerMessage, OnWorkerGone.
 class WorkerEvents {
  public:
   virtual ~WorkerEvents() = default;
-  // An authenticated worker has said what it is.
+  // A worker has authenticated and has sent its hello.
   virtual void OnWorkerAttached(std::shared_ptr<WorkerStream> stream, Hello hello) = 0;
-  // `receipt` is let go of when the message has been dealt with: it counts what waits.
+  // The worker has sent a message. The implementation keeps `receipt` until it has handled the
+  // message: the number of receipts bounds the messages that wait (WorkerInbox).
   virtual void OnWorkerMessage(std::shared_ptr<WorkerStream> stream, WorkerMessage message,
                                std::shared_ptr<void> receipt) = 0;
+  // The stream has ended, for this reason (for people).
   virtual void OnWorkerGone(std::shared_ptr<WorkerStream> stream, std::string reason) = 0;
 };
 

@@ -14,11 +14,11 @@
 namespace bora {
 namespace {
 
-// Before the epoch after one that has ended. Joins that fail one after another are repeated ever
-// later: their reason, for example memory that is short, may stay.
+// The pause between the end of an epoch and the begin of the next. It doubles with each join that
+// fails after another, up to the maximum: the reason, for example too little memory, may stay.
 constexpr absl::Duration kJoinRetryDelay = absl::Milliseconds(300);
 constexpr absl::Duration kJoinRetryDelayMax = absl::Seconds(5);
-// After an epoch that cannot begin because the KV cache is too small.
+// The pause after an epoch could not begin because the KV cache is too small.
 constexpr absl::Duration kBlocksRetryDelay = absl::Seconds(5);
 
 }  // namespace
@@ -48,7 +48,8 @@ bool WorkerGroup::all_heard() const {
 // Places.
 
 void WorkerGroup::FillPlaces(SteadyTime now) {
-  // Workers that hold weights choose first, so that no other takes the place that they fit.
+  // Workers that hold weights choose first, so that no other worker takes the place of their
+  // weights.
   for (const bool with_weights : {true, false}) {
     for (const auto& worker : registry_->workers()) {
       if (worker->rank >= 0 || worker->hello.loaded.has_value() != with_weights) continue;
@@ -70,10 +71,11 @@ void WorkerGroup::Place(AttachedWorker* worker, int32_t rank, SteadyTime now) {
   worker->last_progress = now;
   worker->load_bytes = LoadProgress();
   ranks_[rank] = worker;
-  // With this worker the next join may succeed.
+  // With this worker the next join may succeed: the delay of earlier failures does not count.
   n_failed_joins_ = 0;
   next_join_ = std::min(next_join_, now + kJoinRetryDelay);
   const LoadModel load = LoadForRank(options_, rank);
+  // A stage on several hosts works, but each of its layers exchanges data over the network.
   for (const AttachedWorker* other : ranks_) {
     if (other == nullptr || other->rank / options_.tp_size() != load.stage ||
         other->hello.endpoint.host_id == worker->hello.endpoint.host_id) {
@@ -103,6 +105,7 @@ void WorkerGroup::OnGone(AttachedWorker* worker, const std::string& reason, Stea
 
 void WorkerGroup::Vacate(const AttachedWorker& worker, const std::string& reason, SteadyTime now) {
   ranks_[worker.rank] = nullptr;
+  // Without a worker that has loaded, the group may take another checkpoint.
   const bool any_has_weights =
       std::any_of(ranks_.begin(), ranks_.end(), [](const AttachedWorker* rank) {
         return rank != nullptr && rank->state >= WorkerState::kLoaded;
@@ -129,6 +132,8 @@ void WorkerGroup::OnLoadProgress(AttachedWorker* worker, const LoadProgress& pro
                                  SteadyTime now) {
   if (worker->state != WorkerState::kLoading || progress.total_bytes <= 0) return;
   worker->load_bytes = progress;
+  // Only a new maximum counts as progress, so that a worker cannot keep its place by reporting the
+  // same bytes again.
   if (progress.loaded_bytes > worker->loaded_bytes &&
       progress.loaded_bytes <= progress.total_bytes) {
     worker->loaded_bytes = progress.loaded_bytes;
@@ -140,6 +145,7 @@ void WorkerGroup::OnLoadProgress(AttachedWorker* worker, const LoadProgress& pro
 }
 
 void WorkerGroup::DropStalledLoaders(SteadyTime now) {
+  // Collected first: dropping a worker changes ranks_.
   std::vector<AttachedWorker*> stalled;
   for (AttachedWorker* worker : ranks_) {
     if (worker != nullptr && worker->state == WorkerState::kLoading &&
@@ -176,7 +182,7 @@ void WorkerGroup::OnLoadResult(AttachedWorker* worker, LoadResult result, Steady
   worker->state = WorkerState::kLoaded;
   worker->load_progress = 1;
   worker->loaded = std::move(result.loaded);
-  worker->hello.loaded = worker->loaded;
+  worker->hello.loaded = worker->loaded;  // placement finds it here, see ChooseRank
   MaybeBeginEpoch(now);
 }
 
@@ -242,11 +248,13 @@ bool WorkerGroup::CheckCopies(SteadyTime now) {
 
 absl::StatusOr<int32_t> WorkerGroup::CountBlocks() const {
   const GroupLimits& limits = options_.limits;
-  // More than every slot can fill is of no use.
+  // No more blocks than are used if every slot has a sequence of the greatest length.
   int64_t n_blocks =
       int64_t{limits.max_num_seqs} * CeilDiv(limits.max_model_len, limits.block_size);
   for (const AttachedWorker* worker : ranks_) {
     n_blocks = std::min(n_blocks, worker->loaded.max_blocks);
+    // Memory that a worker has set aside for its KV cache may be used up, unless the operator has
+    // given a size.
     if (worker->loaded.kv_memory_is_reserved && !options_.kv_cache_bytes_given) continue;
     n_blocks = std::min(n_blocks, options_.kv_cache_bytes_max /
                                       std::max<int64_t>(worker->loaded.kv_block_bytes, 1));
@@ -265,6 +273,7 @@ void WorkerGroup::MaybeBeginEpoch(SteadyTime now) {
   if (!AllAre(WorkerState::kLoaded) || !CheckCopies(now)) return;
   const absl::StatusOr<int32_t> n_blocks = CountBlocks();
   if (!n_blocks.ok()) {
+    // Logged once, although it is tried again and again.
     if (detail_ != n_blocks.status().message()) {
       LogError("group cannot form", {{"reason", n_blocks.status().message()}});
     }
@@ -278,7 +287,8 @@ void WorkerGroup::MaybeBeginEpoch(SteadyTime now) {
 }
 
 void WorkerGroup::BeginEpoch(SteadyTime now) {
-  // Greater than every epoch that these workers have been in, also with another coordinator.
+  // A new epoch is greater than every epoch that these workers have been in, also under another
+  // coordinator, so that they can tell messages of old epochs.
   for (const AttachedWorker* worker : ranks_) {
     epoch_ = std::max(epoch_, worker->hello.latest_epoch);
   }
@@ -360,7 +370,7 @@ void WorkerGroup::OnStepResult(AttachedWorker* worker, StepResult result, Steady
     Drop(worker, absl::InvalidArgumentError("a step result that this worker does not owe"), now);
     return;
   }
-  // A result of an epoch that has ended may have been under way.
+  // The result may belong to an epoch that has ended while the result was under way.
   if (!serving() || result.epoch != epoch_) return;
   if (step_watch_.n_in_flight() == 0) {
     Drop(worker, absl::InvalidArgumentError("a step result without a plan"), now);

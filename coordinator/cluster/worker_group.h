@@ -1,9 +1,10 @@
-// One group of workers: which worker has which place, and the epochs in which they serve together.
+// One group of workers: which worker has which place, and the epochs in which the workers serve
+// together. The states of a group are:
 //
 //   waiting for workers -> loading -> joining (a new epoch) -> serving
 //
-// Loss of any worker ends the epoch: the survivors leave it and keep their weights, and the next
-// epoch begins as soon as every place is filled by a worker that has its weights.
+// The loss of any worker ends the epoch. The other workers leave the epoch and keep their weights,
+// and the next epoch begins as soon as every place has a worker that has loaded its weights.
 #pragma once
 
 #include <cstdint>
@@ -27,74 +28,98 @@
 
 namespace bora {
 
-// Owned by the engine thread; no clock, thread or I/O of its own. What happens is appended to the
-// events that TakeEvents returns.
+// Owned by the engine thread; no clock, thread or I/O of its own. The owner learns of changes by
+// TakeEvents.
 class WorkerGroup {
  public:
-  // `options` and `registry` outlive the group. `make_secret` returns 32 random bytes.
+  // `options` and `registry` outlive the group. `make_secret` returns 32 random bytes, by which the
+  // ranks of an epoch authenticate each other.
   WorkerGroup(const ClusterOptions& options, WorkerRegistry* registry,
               std::function<std::string()> make_secret);
 
-  // Gives free places to spares of the registry.
+  // Gives free places to spares of the registry, which begin to load.
   void FillPlaces(SteadyTime now);
 
-  // Messages of a worker of the registry.
+  // Messages of a worker of the registry. A result that the worker does not owe, and a load that
+  // has failed, drop the worker; a join or step that has failed ends the epoch.
   void OnLoadProgress(AttachedWorker* worker, const LoadProgress& progress, SteadyTime now);
   void OnLoadResult(AttachedWorker* worker, LoadResult result, SteadyTime now);
   void OnJoinResult(AttachedWorker* worker, const JoinResult& result, SteadyTime now);
   void OnStepResult(AttachedWorker* worker, StepResult result, SteadyTime now);
   void OnStepFailed(const AttachedWorker& worker, const StepFailed& failed, SteadyTime now);
 
-  // Ends the worker's stream and takes its place away.
+  // Closes the worker's stream with the reason, and removes the worker from the registry and from
+  // its place. *worker is deleted.
   void Drop(AttachedWorker* worker, const absl::Status& reason, SteadyTime now);
-  // The stream of the worker has ended by itself.
+  // The worker's stream has ended by itself: removes the worker as Drop does.
   void OnGone(AttachedWorker* worker, const std::string& reason, SteadyTime now);
-  // Drops workers that load and get no further, ends joins that take too long and epochs whose
-  // oldest step hangs, and begins the next epoch if its time has come. Called several times a
-  // second. predicted_step: see StepWatch::Limit.
+  // Drops workers whose load makes no progress, ends joins that take too long and epochs whose
+  // oldest step hangs, and begins the next epoch if it is due. Call several times a second.
+  // predicted_step: see StepWatch::Limit.
   void Tick(SteadyTime now, absl::Duration predicted_step);
 
   // Sends a plan to every rank. REQUIRES: serving(), and the plan is of this epoch.
   void Broadcast(const std::shared_ptr<const StepPlan>& plan, SteadyTime now);
-  // Drops the worker that has said the last StepDone's result.
+  // Drops the worker that has sent the result of the last StepDone; nothing if the epoch has ended
+  // meanwhile.
   void RejectStepResult(const absl::Status& reason, SteadyTime now);
-  // The registry has closed every stream.
+  // Forgets all workers. To be called after the registry has closed every stream.
   void ForgetAll();
 
+  // Returns the events since the last call, in the order in which they happened.
   std::vector<GroupEvent> TakeEvents();
 
+  // Whether the group has formed and plans may be sent.
   bool serving() const { return state_ == GroupState::kServing; }
-  // No rank is suspect.
+  // Whether no rank is suspect.
   bool all_heard() const;
+  // The current epoch, or the last one; 0 before the first.
   int64_t epoch() const { return epoch_; }
   const std::string& fingerprint() const { return weights_.fingerprint(); }
-  // Fills the snapshot's state, detail, epoch and digest.
+  // Fills the snapshot's group_state, group_detail, epoch and weights_digest.
   void FillSnapshot(ServerSnapshot* snapshot) const;
-  // Fills what a worker has by its place in this group. REQUIRES: worker.rank >= 0.
+  // Fills the fields that follow from the worker's place: stage, tensor rank, layers and memory.
+  // REQUIRES: worker.rank >= 0.
   void FillPlace(const AttachedWorker& worker, WorkerSnapshot* snapshot) const;
 
  private:
+  // Gives a free rank to a spare and tells it what to load.
   void Place(AttachedWorker* worker, int32_t rank, SteadyTime now);
-  // OK if the worker's checkpoint is the group's.
+  // OK if the worker's checkpoint is the group's. If the worker's checkpoint outvotes the group's,
+  // drops the workers that hold the group's, and returns OK.
   absl::Status CheckFingerprint(const AttachedWorker& worker, const std::string& fingerprint,
                                 SteadyTime now);
+  // OK if the worker has loaded what its rank needs, from the group's checkpoint.
   absl::Status CheckLoaded(const AttachedWorker& worker, const LoadedModel& loaded, SteadyTime now);
-  // Takes the place of a worker away that is not in the registry any more.
+  // Frees the place of a worker that was removed from the registry; ends the epoch if the worker
+  // was in it.
   void Vacate(const AttachedWorker& worker, const std::string& reason, SteadyTime now);
+  // Drops workers that have loaded nothing for load_stall_timeout.
   void DropStalledLoaders(SteadyTime now);
+  // Begins the next epoch if all ranks have loaded, agree about the weights and have memory for the
+  // KV cache, unless the retry delay has not passed.
   void MaybeBeginEpoch(SteadyTime now);
+  // Tells all ranks to join a new epoch.
   void BeginEpoch(SteadyTime now);
-  // Whether all copies of the same bytes agree; if not, the newer of two workers is dropped.
+  // Whether ranks that read the same part of the model have read the same bytes. If two of them
+  // have not, drops the worker that attached later, and returns false.
   bool CheckCopies(SteadyTime now);
+  // The number of KV blocks for which every rank has memory; RESOURCE_EXHAUSTED if one sequence of
+  // max_model_len tokens would not fit. REQUIRES: every place is filled.
   absl::StatusOr<int32_t> CountBlocks() const;
   void OnAllJoined(SteadyTime now);
+  // Ends the epoch: its workers keep their places and weights, and the next epoch is scheduled.
+  // Nothing if no epoch has begun.
   void EndEpoch(const std::string& reason, SteadyTime now);
+  // Whether every place is filled by a worker in this state.
   bool AllAre(WorkerState state) const;
-  // REQUIRES: every place is filled.
-  std::vector<WeightDigests> RankDigests() const;  // [n_ranks]
-  // Tensor rank 0 of the last stage.
+  // The digests of all ranks, [n_ranks]. REQUIRES: every place is filled.
+  std::vector<WeightDigests> RankDigests() const;
+  // The rank that sends the results of steps: tensor rank 0 of the last stage.
   int32_t answering_rank() const { return options_.n_ranks() - options_.tp_size(); }
+  // For people: which ranks are suspect.
   std::string DescribeSuspects() const;
+  // For people: how many workers are attached and have loaded, and the last trouble.
   std::string DescribeProgress() const;
 
   const ClusterOptions& options_;
@@ -105,15 +130,16 @@ class WorkerGroup {
   // Places.
   std::vector<AttachedWorker*> ranks_;  // [n_ranks], null for a free place
   GroupState state_ = GroupState::kWaitingForWorkers;
-  std::string detail_;  // of the last trouble, for people
+  std::string detail_;  // for people: the last trouble; empty since a group has formed
   WeightAgreement weights_;
 
   // The epoch.
   int64_t epoch_ = 0;
-  GroupLimits limits_;
-  SteadyTime join_begin_;
+  GroupLimits limits_;     // of the current epoch, with its number of KV blocks
+  SteadyTime join_begin_;  // when the current epoch began
   SteadyTime next_join_ = SteadyTime::InfinitePast();  // the next epoch begins no sooner
-  int32_t n_failed_joins_ = 0;                         // since a group last formed
+  // Failed joins since a group last formed or a worker was placed.
+  int32_t n_failed_joins_ = 0;
   StepWatch step_watch_;
 };
 

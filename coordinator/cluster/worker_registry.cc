@@ -31,7 +31,8 @@ absl::Status WorkerRegistry::CheckHello(const Hello& hello) const {
   return absl::OkStatus();
 }
 
-// Ranks that exchange data must do it by the same library of the same version.
+// Ranks that exchange data must use the same library in the same version. A group of one rank
+// exchanges none.
 absl::Status WorkerRegistry::CheckCollectives(const Hello& hello) const {
   if (options_.n_ranks() == 1) return absl::OkStatus();
   if (hello.collectives == "none") {

@@ -1,4 +1,5 @@
-// The workers that are attached, each with what it has said of itself and whether it is heard.
+// The attached workers: for each its stream, its hello, the time of its last message, and its place
+// in a group.
 #pragma once
 
 #include <cstdint>
@@ -22,25 +23,23 @@ struct AttachedWorker {
   Hello hello;
   int64_t worker_id = 0;
 
-  // Whether it is heard. A suspect worker has been silent for longer than suspect_timeout.
-  SteadyTime last_heard;
-  PeerSilence silence;
-  bool suspect = false;
+  SteadyTime last_heard;  // when the last message was handled
+  PeerSilence silence;    // how long the worker has been silent while this process listened
+  bool suspect = false;   // silent for longer than suspect_timeout
 
-  // Its place in a group: a rank, or -1 for a spare.
-  int32_t rank = -1;
+  int32_t rank = -1;  // its place in a group; -1 for a spare
   WorkerState state = WorkerState::kSpare;
 
-  // While it loads: the most bytes that it has reported and when, and its last report.
-  int64_t loaded_bytes = 0;
-  SteadyTime last_progress;
-  LoadProgress load_bytes;
+  // While the worker loads.
+  int64_t loaded_bytes = 0;  // the most bytes that it has reported
+  SteadyTime last_progress;  // when it reported them
+  LoadProgress load_bytes;   // its last report
   double load_progress = 0;  // [0, 1]
-  // Once it has loaded.
+  // What the worker has loaded; empty until then.
   LoadedModel loaded;
 };
 
-// "worker 3 on gpu-7"
+// The worker's name in messages: "worker 3 on gpu-7".
 std::string DescribeWorker(const AttachedWorker& worker);
 
 // Owned by the engine thread; no clock, thread or I/O of its own.
@@ -49,32 +48,36 @@ class WorkerRegistry {
   // `options` outlives the registry.
   explicit WorkerRegistry(const ClusterOptions& options) : options_(options) {}
 
-  // Takes a worker in and welcomes it. Null if it is refused (another build, a way of exchanging
-  // data that the others do not have, too many spares): then its stream has been closed with the
-  // reason.
+  // Registers a worker as a spare and sends it the welcome. A worker is refused if it is of another
+  // build, exchanges data by another library than the others, or if there are too many spares: then
+  // Attach closes its stream with the reason and returns null. The pointer is valid until Remove or
+  // CloseAll.
   AttachedWorker* Attach(std::shared_ptr<WorkerStream> stream, const Hello& hello, SteadyTime now);
-  // Null for a stream that is not, or no longer, an attached worker's.
+  // The worker with this stream; null unless it is attached.
   AttachedWorker* Find(const WorkerStream* stream) const;
-  // Notes a sign of life.
+  // Notes that a message of the worker has come.
   void Hear(AttachedWorker* worker, SteadyTime now);
   // Marks silent workers as suspect and returns those that have been silent for longer than
   // heartbeat_timeout.
   std::vector<AttachedWorker*> FindLost(SteadyTime now);
-  // Sends a heartbeat to every worker if heartbeat_interval has passed since the last ones.
+  // Sends a heartbeat to every worker, if heartbeat_interval has passed since the last heartbeats.
   void SendHeartbeats(SteadyTime now);
-  // Forgets the worker, whose stream is closed or gone for this reason.
+  // Removes the worker, whose stream is closed or has ended for this reason, and logs it. The
+  // caller gets the worker's data. REQUIRES: the worker is attached.
   std::unique_ptr<AttachedWorker> Remove(AttachedWorker* worker, const std::string& reason);
-  // Closes every stream and forgets all workers.
+  // Closes every stream with UNAVAILABLE and the reason, and removes all workers.
   void CloseAll(const std::string& reason);
 
   const std::vector<std::unique_ptr<AttachedWorker>>& workers() const { return workers_; }
 
  private:
+  // OK if the worker may be attached.
   absl::Status CheckHello(const Hello& hello) const;
+  // OK if the worker can exchange data with the attached workers.
   absl::Status CheckCollectives(const Hello& hello) const;
 
   const ClusterOptions& options_;
-  LogRate refusal_lines_{absl::Milliseconds(200)};
+  LogRate refusal_lines_{absl::Milliseconds(200)};  // of lines about refused workers
   std::vector<std::unique_ptr<AttachedWorker>> workers_;
   int64_t next_worker_id_ = 1;
   SteadyTime next_heartbeat_ = SteadyTime::InfinitePast();

@@ -3,9 +3,10 @@
 // and a slot.
 //
 // The queue takes up to `limit` sequences of any tenants. Beyond that, up to limit / 4 more are
-// taken from tenants that have no more than an equal part of `limit` waiting, so that a tenant that
-// sends little is admitted although another has filled the queue. An empty queue takes any one
-// request: otherwise a request of more than `limit` candidates could never be served.
+// taken from tenants that, with the new request, have no more than an equal part of `limit`
+// waiting: so a tenant that sends little is admitted although another has filled the queue. An
+// empty queue takes any one request: otherwise a request of more than `limit` candidates could
+// never be served.
 //
 // Sequences are counted by account. A tenant with a weight has its own account. The names of all
 // other tenants may be inventions of a client: the first kMaxUnnamedTenants of them that wait have

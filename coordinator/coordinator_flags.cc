@@ -29,17 +29,21 @@ constexpr char kEpilogue[] =
     "Exit codes: 0 told to stop, 1 cannot start, 2 bad usage (also a model that cannot be served), "
     "128 + N at once by signal N.";
 
+// 1 PiB: more than any machine has.
 constexpr int64_t kMaxKvCacheBytes = int64_t{1} << 50;
-// Most of what one machine's descriptors and a step's arrays can hold.
+// Upper limits of --max-num-seqs and --max-num-batched-tokens, set by the descriptors of one
+// machine and the arrays of a step.
 constexpr int64_t kHighestMaxNumSeqs = 4096;
 constexpr int64_t kMaxBatchedTokensLimit = 65536;
 
+// The choices of a flag: `first`, then `names`.
 std::vector<std::string> Choices(std::string first, std::vector<std::string> names) {
   names.insert(names.begin(), std::move(first));
   return names;
 }
 
-// "int8: workers keep their matrices in ..."
+// The help of --quantization, from the table of weight formats: "int8: workers keep their matrices
+// in ..." for each of them.
 std::string QuantizationHelp() {
   std::vector<std::string> lines;
   for (const WeightFormatInfo& info : kWeightFormats) {

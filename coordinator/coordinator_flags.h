@@ -9,23 +9,25 @@
 
 namespace bora {
 
-// What the flags say, with their defaults.
+// The values of the flags, initially their defaults. The help texts in coordinator_flags.cc say
+// what each flag means.
 struct CoordinatorFlags {
   ServerFlags server;
-  std::string listen = "127.0.0.1:50051";
-  std::string worker_listen = "127.0.0.1:50052";
+  std::string listen = "127.0.0.1:50051";         // clients' port: host:port or unix:PATH
+  std::string worker_listen = "127.0.0.1:50052";  // workers' port
   bool insecure_listen = false;
-  std::string worker_credential_file;  // empty: the environment variable
-  // With what follows it, a drain ends within the 30 s after which Kubernetes kills.
+  std::string worker_credential_file;  // empty: BORA_WORKER_CREDENTIAL in the environment
+  // How long requests may take to end after SIGTERM. Together with the steps that follow, a drain
+  // ends within the 30 s after which Kubernetes kills the process.
   absl::Duration shutdown_timeout = absl::Seconds(25);
   std::string log_level = "info";
   std::string log_format = "json";
-  std::string access_log = "all";
-  double access_log_sample = 1;
+  std::string access_log = "all";  // an AccessLogMode
+  double access_log_sample = 1;    // [0, 1]
   bool exit_with_parent = false;
 };
 
-// The program's flags; they set `flags`, which outlives the result.
+// The program's command line. Parsing it sets `flags`, which must outlive the result.
 CommandLine CoordinatorCommandLine(CoordinatorFlags* flags);
 
 }  // namespace bora

@@ -1,5 +1,5 @@
-// bora-coordinator: the process that clients and workers connect to. Wires flags, engine and
-// listeners together.
+// bora-coordinator: the process that clients and workers connect to. Makes engine and listeners
+// from the flags, waits for a stop signal, and shuts down in order.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -37,9 +37,10 @@ namespace bora {
 namespace {
 
 constexpr char kProgram[] = "bora-coordinator";
-// After --shutdown-timeout, until everything is closed.
+// How long closing everything may take after --shutdown-timeout, before the process is ended.
 constexpr absl::Duration kStopMargin = absl::Seconds(10);
 
+// The options of the clients' listener.
 PublicServerOptions PublicOptions(const CoordinatorFlags& flags) {
   PublicServerOptions options;
   options.listen_address = flags.listen;
@@ -50,6 +51,8 @@ PublicServerOptions PublicOptions(const CoordinatorFlags& flags) {
   return options;
 }
 
+// OK if the workers' listener may be plaintext on its address, as for clients. A listener that
+// other machines can reach also needs a credential.
 absl::Status CheckWorkerListen(const CoordinatorFlags& flags) {
   PublicServerOptions as_public = PublicOptions(flags);
   as_public.listen_address = flags.worker_listen;
@@ -63,7 +66,8 @@ absl::Status CheckWorkerListen(const CoordinatorFlags& flags) {
   return absl::OkStatus();
 }
 
-// Waits for a stop signal and returns the time at which it came.
+// Waits for a stop signal and returns the time at which it came. From then on the process has
+// shutdown_timeout + kStopMargin to end by itself.
 SteadyTime WaitForStop(StopSignals* signals, absl::Duration shutdown_timeout) {
   auto told = std::make_shared<absl::Notification>();
   signals->OnStop([told] { told->Notify(); }, shutdown_timeout + kStopMargin);
@@ -72,6 +76,7 @@ SteadyTime WaitForStop(StopSignals* signals, absl::Duration shutdown_timeout) {
   return SteadyNow();
 }
 
+// Prints the reason why the process cannot start, and returns its exit code.
 int Fail(const absl::Status& status) {
   ErrorList errors;
   errors.Add(status);
@@ -79,9 +84,9 @@ int Fail(const absl::Status& status) {
   return kExitCannotStart;
 }
 
-// Every request may come over a connection of its own, and every worker has one. The process itself
-// takes 10 descriptors when it is idle and some for moments: 64 are counted for that, and 64 for
-// strangers on the worker port.
+// How many descriptors the process needs. Every request may come over a connection of its own, and
+// every worker has one. The process itself takes 10 descriptors when it is idle and more for short
+// times: 64 are counted for that, and 64 for peers on the worker port that have not authenticated.
 DescriptorNeeds NeedsOf(const ServerConfig& config) {
   const ServerFacts& facts = config.server_facts;
   DescriptorNeeds needs;
@@ -91,8 +96,8 @@ DescriptorNeeds NeedsOf(const ServerConfig& config) {
   return needs;
 }
 
-// Warns if the control groups leave less memory than prompts of full length take in all slots and
-// places of the queue, beside the memory of the idle process.
+// Logs a warning if the control groups leave less memory than the process may need: 64 MiB when it
+// is idle, and the token ids of a prompt of full length for each slot and each place in the queue.
 void WarnOfLittleMemory(const ServerConfig& config) {
   constexpr int64_t kIdleBytes = 64 << 20;
   const ServerFacts& facts = config.server_facts;
@@ -107,9 +112,10 @@ void WarnOfLittleMemory(const ServerConfig& config) {
                                {"for", "as many prompts of full length as may run and wait"}});
 }
 
-// Collects all errors that keep the process from starting and can be found together: `usage` has
-// those of the command line, `addresses` those of listening. Fills in the credential, and returns
-// the configuration if there are no errors.
+// Checks everything that can be checked before the process starts, so that an operator sees all
+// errors at once. Adds errors of flags and model files to `usage`, and addresses that cannot be
+// listened on to `addresses`. Fills in the credential in `flags`. Returns the configuration unless
+// `usage` has errors.
 absl::StatusOr<ServerConfig> CheckStart(CoordinatorFlags* flags, ErrorList* usage,
                                         ErrorList* addresses) {
   absl::StatusOr<std::string> credential =
@@ -131,6 +137,7 @@ absl::StatusOr<ServerConfig> CheckStart(CoordinatorFlags* flags, ErrorList* usag
   return config;
 }
 
+// Runs the coordinator until a stop signal, and returns the exit code.
 int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* signals) {
   ErrorList usage;
   ErrorList addresses;
@@ -147,6 +154,8 @@ int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* 
   const absl::Status descriptors = CheckDescriptors(RaiseDescriptorLimit(), NeedsOf(*config));
   if (!descriptors.ok()) return Fail(descriptors);
 
+  // The engine reports to the clients' listener, which needs the engine: so the engine gets a
+  // pointer that is set before the engine's thread starts.
   std::atomic<PublicServer*> public_server{nullptr};
   Engine engine(config->engine, *config->tokenizer, [&public_server](bool serving) {
     LogInfo(serving ? "serving" : "not serving");
@@ -178,6 +187,7 @@ int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* 
   sources.flush_refusals = [&clients] { (*clients)->access_log().FlushRefusals(); };
   auto reporter = std::make_unique<Reporter>(std::move(sources));
 
+  // In this order: requests end, their last messages are written, then the workers are let go.
   const SteadyTime deadline = WaitForStop(signals, flags.shutdown_timeout) + flags.shutdown_timeout;
   auto drained = std::make_shared<absl::Notification>();
   engine.Drain(deadline, [drained] { drained->Notify(); });
@@ -195,10 +205,11 @@ int Run(CoordinatorFlags flags, const CommandLine::Parsed& parsed, StopSignals* 
 }  // namespace bora
 
 int main(int argc, char** argv) {
-  const pid_t parent = getppid();
+  const pid_t parent = getppid();  // read first: the parent may end at any time
   bora::CoordinatorFlags flags;
   const bora::CommandLine::Parsed parsed = bora::CoordinatorCommandLine(&flags).Parse(argc, argv);
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
+  // Before any thread starts, so that all of them inherit the mask.
   bora::BlockStopSignals();
   if (flags.exit_with_parent && !bora::EndWithParent(parent)) return 0;
   bora::StartLog("coordinator", flags.log_level, flags.log_format);
@@ -208,11 +219,11 @@ int main(int argc, char** argv) {
   if (!bora::UseSteadyWaits()) {
     bora::LogWarning("this Abseil sleeps by the system clock: setting it back delays timers");
   }
-  // Debian builds Abseil with assertions: every lock would look for cycles in a global graph.
+  // Debian builds Abseil with assertions, and every lock would search a global graph for cycles.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const int exit_code = bora::Run(std::move(flags), parsed, &signals);
   bora::FlushLog();
   std::fflush(stdout);
-  // The signal thread still waits: leave without running destructors under it.
+  // The signal thread is still waiting: exit without destroying objects that it uses.
   _exit(exit_code);
 }

@@ -27,12 +27,14 @@
 namespace bora {
 namespace {
 
-// A model whose steps take long shows in a few of them what they take.
+// How long a new group calibrates. Enough for slow models too: the longer a step takes, the fewer
+// steps show its cost.
 constexpr absl::Duration kCalibrationBudget = absl::Seconds(2);
-constexpr int64_t kDefaultKvCacheBytes = int64_t{1} << 30;
+constexpr int64_t kDefaultKvCacheBytes = int64_t{1} << 30;  // of each worker
 constexpr double kMinTenantWeight = 0.001;
 constexpr double kMaxTenantWeight = 1000;
 
+// The weights of words like "NAME=WEIGHT", by name; INVALID_ARGUMENT names the first bad word.
 absl::StatusOr<absl::flat_hash_map<std::string, double>> ParseTenantWeights(
     const std::vector<std::string>& words) {
   absl::flat_hash_map<std::string, double> weights;
@@ -53,12 +55,15 @@ absl::StatusOr<absl::flat_hash_map<std::string, double>> ParseTenantWeights(
   return weights;
 }
 
-// What the weights on disk are, as far as the coordinator must know.
+// Facts about the weights on disk that the coordinator needs.
 struct WeightFacts {
-  std::string fingerprint;  // empty when the weights are not here
+  std::string fingerprint;  // empty if the weights are not on this machine
+  // Name of the type that they are stored in; bfloat16 if it is unknown.
   std::string dtype = std::string(InfoOf(DType::kBf16).name);
 };
 
+// Opens the checkpoint if it is on this machine, without reading its weights; for dummy weights,
+// computes their fingerprint.
 absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
                                            const ModelDirectory& directory) {
   WeightFacts facts;
@@ -69,13 +74,15 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   }
   absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(flags.model, directory);
   if (absl::IsNotFound(checkpoint.status())) {
-    // A coordinator needs config and tokenizer only; the first worker's checkpoint will count.
+    // The coordinator needs only config and tokenizer. The workers agree on a checkpoint then, see
+    // WeightAgreement.
     LogWarning("the weights are not on this machine", {{"reason", checkpoint.status().message()}});
     return facts;
   }
   RETURN_IF_ERROR(checkpoint.status());
   facts.fingerprint = checkpoint->fingerprint().ToHex();
   LogInfo("the weights are on this machine too", {{"fingerprint", facts.fingerprint}});
+  // The type of the last norm stands for all weights.
   const FileDType stored = checkpoint->Find(TensorId{TensorKind::kNorm}).dtype;
   if (const auto dtype = WeightTypeOf(stored)) facts.dtype = std::string(InfoOf(*dtype).name);
   const int64_t n_float16 = checkpoint->CountStored(FileDType::kF16);
@@ -86,7 +93,8 @@ absl::StatusOr<WeightFacts> InspectWeights(const ServerFlags& flags,
   return facts;
 }
 
-// Refuses a generation_config.json that names ids which the model does not have.
+// Reads the generation_config.json that flags.generation_config chooses. INVALID_ARGUMENT if it
+// names ids that the model does not have, or if the flag names a directory without such a file.
 absl::StatusOr<GenerationConfig> OpenGenerationConfig(const ServerFlags& flags,
                                                       const ModelConfig& model) {
   const bool is_other_dir = flags.generation_config != "auto" &&
@@ -115,7 +123,8 @@ absl::StatusOr<GenerationConfig> OpenGenerationConfig(const ServerFlags& flags,
   return generation;
 }
 
-// No tokenizer.model at `path`: what is there instead, and what to do.
+// The error if there is no file at `path`: names tokenizer files that the directory has instead,
+// and says what to do.
 absl::Status NoTokenizerError(const std::string& path) {
   const std::filesystem::path dir = std::filesystem::path(path).parent_path();
   std::vector<std::string> unread;          // formats of other tokenizers
@@ -138,8 +147,9 @@ absl::Status NoTokenizerError(const std::string& path) {
   return absl::NotFoundError(text);
 }
 
-// The vocabulary of tokenizer.model and behind it the tokens that a fine-tune has added. Ids of the
-// model beyond both, rows that only pad its matrices, are never drawn.
+// The tokenizer with the vocabulary of tokenizer.model, followed by the tokens that a fine-tune has
+// added. The model may have more ids than both, whose rows only pad its matrices: such an id is
+// never sampled.
 absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const ServerFlags& flags,
                                                                const ModelConfig& model,
                                                                const GenerationConfig& generation) {
@@ -169,8 +179,8 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> OpenTokenizer(const ServerFlags
   return std::make_unique<const Tokenizer>(*std::move(tokenizer));
 }
 
-// The ids that end a completion: those of config.json, of generation_config.json and the
-// tokenizer's. Says where they contradict each other.
+// The ids that end a completion: all ids of config.json and generation_config.json, and the
+// tokenizer's; ascending and unique. Logs a warning if model and tokenizer contradict each other.
 std::vector<int32_t> EosIds(const ModelConfig& model, const GenerationConfig& generation,
                             const Tokenizer& tokenizer) {
   if (tokenizer.bos_id() != model.bos_id) {
@@ -193,7 +203,7 @@ std::vector<int32_t> EosIds(const ModelConfig& model, const GenerationConfig& ge
   return ids;
 }
 
-// What the model's files say. Members are there unless reading them failed.
+// The contents of the model's files. A member whose file could not be read keeps its initial value.
 struct ModelFiles {
   ModelConfig model;
   GenerationConfig generation;
@@ -201,6 +211,8 @@ struct ModelFiles {
   WeightFacts weights;
 };
 
+// Reads all files of the model and adds every error to `errors`. Without a readable config nothing
+// else is read.
 ModelFiles ReadModelFiles(const ServerFlags& flags, ErrorList* errors) {
   ModelFiles files;
   absl::StatusOr<ModelDirectory> directory = ReadModelDirectory(flags.model);
@@ -216,6 +228,7 @@ ModelFiles ReadModelFiles(const ServerFlags& flags, ErrorList* errors) {
   return files;
 }
 
+// OK if the length is in the range of positions and the model has that context.
 absl::Status CheckMaxModelLen(const ModelConfig& model, int64_t max_model_len) {
   if (max_model_len < 2 || max_model_len > kMaxPosition) {
     return absl::InvalidArgumentError(
@@ -224,10 +237,14 @@ absl::Status CheckMaxModelLen(const ModelConfig& model, int64_t max_model_len) {
   return CheckContextLength(model, max_model_len);
 }
 
-// For --kv-cache-memory-bytes: what a request of full length takes is the least that is of use.
+// The KV cache of each worker in bytes: --kv-cache-memory-bytes, or by default 1 GiB, or the need
+// of one request of max_model_len tokens if that is more. INVALID_ARGUMENT if the flag is less than
+// the need of such a request, which could then never run. The need is
+//   2 (K and V) * n_layers * local_n_kv_heads * head_dim * bytes of a value
+// per token, for the stage with the most layers.
 absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig& model,
                                      const Partition& partition, const ClusterOptions& cluster) {
-  int64_t n_layers = 0;  // of the stage with most
+  int64_t n_layers = 0;  // of the stage with the most layers
   for (const LayerRange& stage : partition.stages) n_layers = std::max(n_layers, stage.n_layers());
   ASSIGN_OR_RETURN(const DType dtype, ParseDType(cluster.load.dtype));
   const int64_t value_bytes = DTypeBytes(InfoOf(dtype).kv_dtype);
@@ -243,7 +260,8 @@ absl::StatusOr<int64_t> KvCacheBytes(const ServerFlags& flags, const ModelConfig
       " tokens takes on a worker"));
 }
 
-// The model's context length, or its sliding window where that is shorter.
+// The model's context length, or its sliding window if that is shorter: attention here always
+// covers the whole context, which is the same up to the window's length.
 int64_t DefaultContextLength(const ModelConfig& model) {
   const int64_t window = model.sliding_window.value_or(model.max_position);
   if (window < model.max_position) {
@@ -258,7 +276,7 @@ ModelFacts MakeModelFacts(const ServerFlags& flags, const ModelConfig& model, co
   ModelFacts facts;
   facts.name = flags.served_model_name;
   if (facts.name.empty()) {
-    // "dir/" and "dir" are the same model.
+    // The last part of the path, also for "dir/".
     std::filesystem::path path = std::filesystem::path(flags.model).lexically_normal();
     if (path.filename().empty()) path = path.parent_path();
     facts.name = path.filename().string();
@@ -327,7 +345,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.fingerprint = weights.fingerprint;
   cluster.n_kv_heads = config.model.n_kv_heads;
   cluster.tied_head = config.model.tie_word_embeddings;
-  // Workers may have another working directory.
+  // An absolute path, since workers may have another working directory.
   cluster.load.model_path = std::filesystem::absolute(flags.model).lexically_normal().string();
   cluster.load.dummy_weights = flags.load_format == "dummy";
   cluster.load.dummy_seed = flags.seed;
@@ -343,7 +361,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   cluster.limits.max_num_seqs = flags.max_num_seqs;
   cluster.limits.max_num_batched_tokens = flags.max_num_batched_tokens;
   cluster.limits.max_model_len = static_cast<int32_t>(max_model_len);
-  // What has no piece is never drawn.
+  // Only ids with a piece are sampled; the model may have more ids, see OpenTokenizer.
   cluster.limits.vocab_size = config.tokenizer->vocab_size();
   ASSIGN_OR_RETURN(cluster.kv_cache_bytes_max,
                    KvCacheBytes(flags, config.model, *partition, cluster));
@@ -357,7 +375,7 @@ absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags) {
   config.model_facts =
       MakeModelFacts(flags, config.model, cluster.load, generation, *config.tokenizer);
   config.server_facts = MakeServerFacts(flags, cluster.limits);
-  // A request's own stop ids are added to them.
+  // The list of a request's stop ids has kMaxStopTokenIds places, and these ids take some of them.
   const size_t n_eos_ids = config.model_facts.eos_token_ids.size();
   if (n_eos_ids < 1 || n_eos_ids > kMaxStopTokenIds) {
     return absl::InvalidArgumentError(

@@ -1,5 +1,5 @@
-// From flags and a model directory to everything the coordinator needs: which model, divided how,
-// within which limits.
+// Turns flags and a model directory into everything that the coordinator needs: the model, its
+// division over workers, and the limits.
 #pragma once
 
 #include <cstdint>
@@ -16,37 +16,39 @@
 
 namespace bora {
 
-// The flags that decide about model and group, with their defaults; coordinator_flags.cc names them
-// and checks their ranges.
+// The flags about model, group and requests, with their defaults. coordinator_flags.cc names the
+// flags and checks their ranges.
 struct ServerFlags {
-  std::string model;
+  std::string model;              // the model directory
   std::string served_model_name;  // empty: the directory's name
-  std::string tokenizer;          // empty: tokenizer.model in the model's directory
-  // Where a request's unset sampling fields come from: auto, the model directory's
-  // generation_config.json; none (or vllm, as it is called there), the API's own defaults; or
-  // another directory with such a file.
+  std::string tokenizer;  // path of a SentencePiece file; empty: tokenizer.model of the model
+  // Where the values of a request's unset sampling parameters come from. "auto":
+  // generation_config.json in the model directory; "none" (or "vllm", the name of that choice in
+  // vLLM): the API's own defaults; any other value: a directory with a generation_config.json.
   std::string generation_config = "auto";
-  std::string load_format = "auto";
-  std::string dtype = "auto";
-  std::string quantization = "none";
+  std::string load_format = "auto";   // "auto": a checkpoint; "dummy": random weights from `seed`
+  std::string dtype = "auto";         // type of the weights; "auto": as the checkpoint has it
+  std::string quantization = "none";  // format that workers keep their matrices in
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
-  std::vector<int64_t> layers_per_stage;  // empty: balanced
-  int32_t max_model_len = 0;  // 0: the model's context, or its sliding window if that is shorter
-  int32_t max_num_seqs = 64;
-  int32_t max_num_batched_tokens = 128;
-  int32_t max_num_queued_reqs = 1024;
-  int64_t kv_cache_memory_bytes = 0;  // 0: chosen
+  std::vector<int64_t> layers_per_stage;  // [pipeline_parallel_size]; empty: balanced
+  // Tokens of prompt and completion together, at most. 0: the model's context, or its sliding
+  // window if that is shorter.
+  int32_t max_model_len = 0;
+  int32_t max_num_seqs = 64;             // sequences that run at the same time
+  int32_t max_num_batched_tokens = 128;  // tokens of one step
+  int32_t max_num_queued_reqs = 1024;    // sequences that wait for a slot
+  int64_t kv_cache_memory_bytes = 0;  // of each worker; 0: KvCacheBytes in server_config.cc chooses
   bool enable_prefix_caching = true;
-  bool async_scheduling = true;
-  std::vector<std::string> tenant_weights;  // name=weight
-  int32_t step_time_budget_ms = 100;
-  absl::Duration heartbeat_timeout = absl::Seconds(5);
-  uint64_t seed = 0;
-  std::string worker_credential;
+  bool async_scheduling = true;             // plan a step before the last result is back
+  std::vector<std::string> tenant_weights;  // "NAME=WEIGHT"
+  int32_t step_time_budget_ms = 100;        // time of a step with decode rows; 0: no limit
+  absl::Duration heartbeat_timeout = absl::Seconds(5);  // silence after which a worker is lost
+  uint64_t seed = 0;                                    // of dummy weights
+  std::string worker_credential;  // the secret that workers must know; empty: none
 };
 
-// Immutable after construction.
+// Everything that the coordinator's parts are constructed from. Immutable after construction.
 struct ServerConfig {
   ModelConfig model;
   std::unique_ptr<const Tokenizer> tokenizer;
@@ -55,13 +57,13 @@ struct ServerConfig {
   EngineOptions engine;
 };
 
-// Reads the model's config, tokenizer and, where its weights are here, their fingerprint, and
-// checks that all of it fits together. Errors name the flag or file, the value and the limit; each
-// has a line of the message.
+// Reads the model's config, tokenizer and, if its weights are on this machine, their fingerprint,
+// and checks that flags and files fit together. Several errors are reported together, each in a
+// line of its own that names the flag or file, the value and the limit.
 absl::StatusOr<ServerConfig> MakeServerConfig(const ServerFlags& flags);
 
-// What of the above can be said when some flags are wrong: whether model, tokenizer and weights can
-// be read. OK without a model.
+// The part of MakeServerConfig's checks that is possible although other flags are wrong: whether
+// model, tokenizer and weights can be read. OK if flags.model is empty.
 absl::Status CheckModelFiles(const ServerFlags& flags);
 
 }  // namespace bora

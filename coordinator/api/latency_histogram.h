@@ -1,6 +1,5 @@
 // A histogram of durations whose bucket bounds grow by a constant factor. The counters only grow: a
-// reader that wants the durations of a period subtracts the counters at its begin from those at its
-// end.
+// reader that wants a period's durations subtracts the counters at its start from those at its end.
 #pragma once
 
 #include <algorithm>

@@ -40,11 +40,11 @@ struct WorkerSnapshot {
 // The scheduler's load now, and totals since the engine's start (names end in _total).
 struct LoadSnapshot {
   int32_t n_running = 0;  // sequences with a slot
-  int32_t n_waiting = 0;  // sequences in the queue
+  int32_t n_waiting = 0;  // sequences without a slot, preempted ones included
   int64_t n_waiting_prompt_tokens = 0;
   int32_t n_blocks = 0;         // KV blocks of the group
-  int32_t n_blocks_used = 0;    // blocks that sequences hold
-  int32_t n_blocks_cached = 0;  // blocks that keep a prefix
+  int32_t n_blocks_used = 0;    // blocks that sequences hold; a shared block counts once
+  int32_t n_blocks_cached = 0;  // blocks that no sequence holds and the prefix cache keeps
   int32_t n_steps_in_flight = 0;
   int64_t n_output_tokens_total = 0;
   int64_t n_prompt_tokens_total = 0;         // prompt tokens in all plans

@@ -122,6 +122,7 @@ bool GenerateCall::OnDelta(OutputDelta delta) {
   engine_ended_ = delta.last;
   parts_->Add(std::move(delta));
   if (stream_ == nullptr) {
+    // A whole answer is bounded by kMaxMessageBytes, so that the engine is never paused for it.
     if (engine_ended_) KickPump();
     return true;
   }

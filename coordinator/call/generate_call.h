@@ -82,9 +82,11 @@ class GenerateCall final : public RequestObserver,
   // The function of the engine that is to be called after the mutex has been released.
   enum class EngineCall { kNone, kResume, kCancel };
 
+  // The common constructor: `transport` is `stream` or `answer`, and the other one is null.
   GenerateCall(CallRecord record, StreamTransport* stream, AnswerTransport* answer,
                CallTransport* transport, const CallServices& services);
 
+  // Both forms of Admit. The mutex is not held while the prompt is tokenized.
   template <typename Request>
   void AdmitRequest(const Request& request);
   // Stores the engine's handle. Calls to the engine that were due before the handle was known are
@@ -93,7 +95,8 @@ class GenerateCall final : public RequestObserver,
   // Calls the engine's function for this request; nothing if the handle is not known yet.
   void Tell(EngineCall call);
 
-  // Starts the next operation if none is under way and there is something to send.
+  // Starts the next operation if none is under way: sends what is ready, or ends the call. Returns
+  // kResume if the engine is paused and few bytes are left to send.
   EngineCall Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends the next message of a stream, or the whole answer.
   void SendNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

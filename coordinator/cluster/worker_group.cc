@@ -14,7 +14,7 @@
 namespace bora {
 namespace {
 
-// The pause between the end of an epoch and the begin of the next. It doubles with each join that
+// The pause between the end of an epoch and the start of the next. It doubles with each join that
 // fails after another, up to the maximum: the reason, for example too little memory, may stay.
 constexpr absl::Duration kJoinRetryDelay = absl::Milliseconds(300);
 constexpr absl::Duration kJoinRetryDelayMax = absl::Seconds(5);
@@ -253,8 +253,8 @@ absl::StatusOr<int32_t> WorkerGroup::CountBlocks() const {
       int64_t{limits.max_num_seqs} * CeilDiv(limits.max_model_len, limits.block_size);
   for (const AttachedWorker* worker : ranks_) {
     n_blocks = std::min(n_blocks, worker->loaded.max_blocks);
-    // Memory that a worker has set aside for its KV cache may be used up, unless the operator has
-    // given a size.
+    // A worker that has set memory aside for its KV cache uses all of it, unless the operator has
+    // chosen a size.
     if (worker->loaded.kv_memory_is_reserved && !options_.kv_cache_bytes_given) continue;
     n_blocks = std::min(n_blocks, options_.kv_cache_bytes_max /
                                       std::max<int64_t>(worker->loaded.kv_block_bytes, 1));

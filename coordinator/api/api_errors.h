@@ -95,7 +95,7 @@ ApiError QueueFull(absl::string_view queue, absl::string_view what, int64_t n_wa
 // kNotReady: the group of workers does not serve yet; `detail` says what is missing.
 ApiError NotReady(const std::string& detail);
 
-// kDraining: the call arrived after the shutdown had begun.
+// kDraining: the call arrived after the shutdown had begun, or the engine was stopped.
 ApiError Draining();
 // kDraining: the request was admitted, but had not ended when the time for draining was over.
 ApiError EndedByShutdown();

@@ -29,7 +29,7 @@ constexpr absl::Duration kWaitPoll = absl::Milliseconds(200);
 grpc::Status Fetch(const GlobalOptions& global, Client* client, StatusSample* sample) {
   {
     CallScope call(global);
-    const grpc::Status status = client->models().GetServerInfo(call.get(), {}, &sample->info);
+    grpc::Status status = client->models().GetServerInfo(call.get(), {}, &sample->info);
     if (!status.ok()) return status;
   }
   // Taken directly after the answer with the counters: a rate is the difference of two counters

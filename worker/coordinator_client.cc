@@ -171,21 +171,21 @@ absl::Status CoordinatorClient::Serve(WorkerAgent* agent) {
 
 absl::Status CoordinatorClient::SayHello(const WorkerAgent& agent, WorkerAuth* auth,
                                          Stream* stream) const {
-  const absl::Status ended = absl::UnavailableError("the stream ended");
+  const auto ended = [] { return absl::UnavailableError("the stream ended"); };
   pb::CoordinatorMessage incoming;
-  if (!stream->Read(&incoming)) return ended;
+  if (!stream->Read(&incoming)) return ended();
   if (!incoming.has_auth_challenge()) {
     return absl::InvalidArgumentError("the coordinator does not begin with a challenge");
   }
   pb::WorkerMessage outgoing;
   ASSIGN_OR_RETURN(*outgoing.mutable_auth_response(), auth->Respond(incoming.auth_challenge()));
-  if (!stream->Write(outgoing) || !stream->Read(&incoming)) return ended;
+  if (!stream->Write(outgoing) || !stream->Read(&incoming)) return ended();
   if (!incoming.has_auth_confirmation()) {
     return absl::InvalidArgumentError("the coordinator does not confirm the credential");
   }
   RETURN_IF_ERROR(auth->Check(incoming.auth_confirmation()));
   ToProto(WorkerMessage(agent.MakeHello()), &outgoing);
-  return stream->Write(outgoing) ? absl::OkStatus() : ended;
+  return stream->Write(outgoing) ? absl::OkStatus() : ended();
 }
 
 absl::Status CoordinatorClient::ReadMessages(WorkerAgent* agent, int64_t connection_id,

@@ -187,6 +187,7 @@ class Reader {
       }
     }
     std::vector<std::string> names;
+    names.reserve(spellings.size());
     for (const auto& [spelling, flag] : spellings) names.push_back(spelling);
     const std::optional<std::string> nearest = Nearest(dashed, names);
     Error(absl::StrCat("unknown flag ", name,

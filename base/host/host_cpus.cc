@@ -95,6 +95,7 @@ int ThreadsPerRank(int n_cpus, int n_ranks) {
 std::vector<int> CpusOfRank(const std::vector<int>& cpus, int place, int n_threads) {
   CHECK(!cpus.empty());
   std::vector<int> mine;
+  mine.reserve(n_threads);
   for (int i = 0; i < n_threads; ++i) {
     mine.push_back(cpus[static_cast<size_t>(place * n_threads + i) % cpus.size()]);
   }

@@ -25,7 +25,7 @@ namespace {
 namespace v1 = inference::v1;
 namespace pb = google::protobuf;
 
-constexpr int64_t kMaxTimeLimitSeconds = 24 * 60 * 60;
+constexpr int64_t kMaxTimeLimitSeconds = int64_t{24} * 60 * 60;
 
 // Counts the bytes that begin a code point. The text is valid UTF-8, since protobuf refuses any
 // other string (see request_parsing.h).

@@ -29,7 +29,8 @@ AnswerParts::AnswerParts(const Tokenizer& tokenizer, const ResponseOptions& opti
 void AnswerParts::Add(OutputDelta delta) {
   CHECK(!final_.has_value()) << "delta after the last";
   if (delta.last) final_ = delta.finish;
-  candidates_[delta.candidate].Add(std::move(delta));
+  auto& candidate = candidates_[delta.candidate];
+  candidate.Add(std::move(delta));
 }
 
 bool AnswerParts::HasMessage() const {

@@ -250,7 +250,7 @@ class WorkerServiceImpl::Reactor final
 
    private:
     void WriteNextLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      outgoing_ = std::move(queue_.front());
+      outgoing_.Swap(&queue_.front());
       queue_.pop_front();
       writing_ = true;
       reactor_->StartWrite(&outgoing_);

@@ -459,7 +459,7 @@ void ForEachTile(const AttentionCall& call, const Tiling& tiling, Add add) {
 constexpr int64_t kItemsPerThread = 4;
 int64_t ItemsOf(const AttentionCall& call, const Item& tile, double share_ns) {
   const double n_items = ItemNs(call, tile) / std::max(kWakeNs, share_ns / kItemsPerThread);
-  return std::clamp<int64_t>(static_cast<int64_t>(n_items + 0.5), 1, tile.split_end);
+  return std::clamp<int64_t>(std::llround(n_items), 1, tile.split_end);
 }
 
 // Divides the call into items, runs them, then merges the partial results of tiles that were cut.

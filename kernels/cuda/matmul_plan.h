@@ -82,10 +82,10 @@ inline constexpr MatMulTile kMatMulTiles[kNMatMulTiles] = {
 constexpr int64_t TileSharedBytes(const MatMulTile& tile, int64_t n_block_leaves) {
   SharedBytes bytes;
   for (int i = 0; i < tile.n_stages; ++i) {
-    bytes.Add<Bf16>(tile.n_leaf_warps * tile.rows() * kStageCols);
-    bytes.Add<Bf16>(tile.n_leaf_warps * tile.tokens() * kStageCols);
+    bytes.Add<Bf16>(int64_t{tile.n_leaf_warps} * tile.rows() * kStageCols);
+    bytes.Add<Bf16>(int64_t{tile.n_leaf_warps} * tile.tokens() * kStageCols);
   }
-  const int64_t n_sums = tile.rows() * tile.tokens();
+  const int64_t n_sums = int64_t{tile.rows()} * tile.tokens();
   if (tile.n_leaf_warps > 1) bytes.Add<float>(n_sums).Add<float>(n_sums);
   if (tile.n_leaf_warps == 1 && n_block_leaves > 2) bytes.Add<float>(n_sums);
   return bytes.bytes();

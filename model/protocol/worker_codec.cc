@@ -14,6 +14,9 @@
 namespace bora {
 namespace {
 
+// Numbers of all digests of a rank: high and low half of each part.
+constexpr int64_t kNDigestNumbers = int64_t{2} * kNDigestParts;
+
 namespace pb = worker::v1alpha1;
 
 // Bits of a row's flags in StepPlan.rows of the protocol.
@@ -147,7 +150,7 @@ absl::StatusOr<LoadedModel> Read(const pb::LoadedModel& proto) {
   // Without digests from the sender they stay 0, as for dummy weights.
   if (proto.digests_size() == 0) return loaded;
   RETURN_IF_ERROR(
-      CheckRange("digests.size", proto.digests_size(), 2 * kNDigestParts, 2 * kNDigestParts));
+      CheckRange("digests.size", proto.digests_size(), kNDigestNumbers, kNDigestNumbers));
   for (int i = 0; i < kNDigestParts; ++i) {
     loaded.digests.parts[i] = {proto.digests(2 * i), proto.digests(2 * i + 1)};
   }

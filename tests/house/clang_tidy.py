@@ -73,8 +73,10 @@ def look_at(path):
 
 def main(asked):
     files = compiled_files()
-    with open(os.path.join(SOURCE_DIR, ".clang-tidy"), "rb") as file:
-        checks = file.read() + output_of(TIDY, "--version").encode()
+    checks = output_of(TIDY, "--version").encode()
+    for config in (".clang-tidy", "kernels/.clang-tidy"):
+        with open(os.path.join(SOURCE_DIR, config), "rb") as file:
+            checks += file.read()
     deps = dependencies()
     marks = {}
     for path, entry in files.items():

@@ -167,7 +167,7 @@ absl::StatusOr<std::unique_ptr<Mesh>> Listener::Connect(const MeshOptions& optio
   return mesh;
 }
 
-void Listener::AbortEpochsBefore(int64_t epoch, absl::Status reason) {
+void Listener::AbortEpochsBefore(int64_t epoch, const absl::Status& reason) {
   impl_->AbortEpochsBefore(epoch, reason);
 }
 

@@ -49,7 +49,7 @@ class Listener {
   // refuses such epochs from now on; all of these get ABORTED with the message of `reason`. A
   // worker calls this when a new epoch is announced, and needs to end nothing else of the
   // transport. Does nothing if an equal or later epoch was given before.
-  void AbortEpochsBefore(int64_t epoch, absl::Status reason);
+  void AbortEpochsBefore(int64_t epoch, const absl::Status& reason);
 
   // Number of connections closed because they failed to authenticate (stranger, wrong secret,
   // replay, garbage, timeout) or came for an epoch that is not being connected here.

@@ -65,11 +65,11 @@ Mesh::~Mesh() {
 
 LinkKind Mesh::link_kind(int peer) const {
   const absl::StatusOr<Link*> link = FindLink(peer);
-  CHECK_OK(link.status());
+  CHECK(link.ok()) << link.status();
   return (*link)->kind();
 }
 
-void Mesh::Abort(absl::Status reason) { abort_signal_->Raise(reason); }
+void Mesh::Abort(const absl::Status& reason) { abort_signal_->Raise(reason); }
 
 absl::StatusOr<Link*> Mesh::FindLink(int peer) const {
   for (const auto& link : links_) {
@@ -112,7 +112,7 @@ void Mesh::AddRecv(uint32_t operation, int peer, absl::Span<uint8_t> message) {
 }
 
 absl::Status Mesh::RunTransfers(absl::FunctionRef<void()> after_progress) {
-  const absl::Status status = MoveAll(after_progress);
+  absl::Status status = MoveAll(after_progress);
   sends_.clear();
   recvs_.clear();
   if (!status.ok()) failed_ = status;
@@ -211,7 +211,7 @@ absl::StatusOr<bool> Mesh::Sleep() {
     link->BeginSleep(unfinished(recvs_, link.get()), unfinished(sends_, link.get()));
   }
   // Bytes that a peer moved before it could see that this rank sleeps do not ring the doorbell.
-  const absl::StatusOr<bool> moved = MoveSome();
+  absl::StatusOr<bool> moved = MoveSome();
   poll_requests_[0] = {abort_signal_->fd(), POLLIN, 0};
   poll_requests_[1] = {doorbell_.get(), POLLIN, 0};
   for (size_t i = 0; i < links_.size(); ++i) poll_requests_[2 + i] = links_[i]->PollRequest();

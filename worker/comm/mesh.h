@@ -161,7 +161,7 @@ class Mesh {
 
   // The current call and all later ones return ABORTED with the message of `reason`. Any thread may
   // call this, at any time before destruction. Peers do not notice until this Mesh is destroyed.
-  void Abort(absl::Status reason);
+  void Abort(const absl::Status& reason);
 
  private:
   friend class MeshBuilder;

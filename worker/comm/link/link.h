@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -57,7 +58,8 @@ enum class LinkState {
 class Link {
  public:
   // `peer` is a rank id; `name` describes the peer in messages: "rank 3 (10.0.0.5:40123)".
-  Link(int peer, std::string name, LinkKind kind) : peer_(peer), name_(name), kind_(kind) {}
+  Link(int peer, std::string name, LinkKind kind)
+      : peer_(peer), name_(std::move(name)), kind_(kind) {}
   virtual ~Link() = default;
 
   int peer() const { return peer_; }

@@ -170,7 +170,7 @@ int Run(const WorkerFlags& flags, const CommandLine::Parsed& parsed, StopSignals
   agent_options.build_id = BuildId();
   agent_options.host = HostName();
   WorkerAgent agent(agent_options, *std::move(loader), *std::move(listener),
-                    [&client](int64_t connection_id, WorkerMessage message) {
+                    [&client](int64_t connection_id, const WorkerMessage& message) {
                       return client->Send(connection_id, message);
                     });
 

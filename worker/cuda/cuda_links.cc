@@ -92,7 +92,7 @@ class Builder {
     RETURN_IF_ERROR(Try(std::vector<float>(n, static_cast<float>(me)), sum,
                         [&](float* data) { return communicator.AllReduceSum(stream, data, n); }));
     // Rank i sends 100 i + j to rank j.
-    std::vector<float> to_all(2 * n, 0), exchanged(2 * n);
+    std::vector<float> to_all(size_t{2} * n, 0), exchanged(size_t{2} * n);
     for (int i = 0; i < n; ++i) {
       to_all[i] = exchanged[i] = static_cast<float>(100 * me + i);
       exchanged[n + i] = static_cast<float>(100 * i + me);

@@ -24,7 +24,7 @@ bool Draws(const StepPlan& plan) {
 int64_t CudaPipeline::DeviceBytes(const RankShape& shape, const GroupLimits& limits, int64_t dim) {
   const int n_edges = (shape.has_embedding ? 0 : 1) + (shape.has_head ? 0 : 1);
   if (n_edges == 0) return 0;
-  return 2 * n_edges * ResidualBytes(limits.max_num_batched_tokens, dim) +
+  return int64_t{2} * n_edges * ResidualBytes(limits.max_num_batched_tokens, dim) +
          kFeedbackWindow * limits.max_num_seqs * static_cast<int64_t>(sizeof(int32_t));
 }
 

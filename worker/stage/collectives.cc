@@ -9,6 +9,7 @@ namespace bora {
 
 std::vector<int> TensorGroup(const RankPlace& place) {
   std::vector<int> group;
+  group.reserve(place.tp_size);
   for (int i = 0; i < place.tp_size; ++i) group.push_back(place.RankOf(place.stage, i));
   return group;
 }
